@@ -1,0 +1,2 @@
+//! Egret's kernel programs.
+fn main() {}

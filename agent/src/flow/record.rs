@@ -1,0 +1,163 @@
+//! One flow as one side saw it: the JSON of `egret flows -o json` and of the admin socket.
+
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{mesh::SpiffeId, reason::Reason};
+
+/// Joins the records that agent and gateway keep of the same connection: 128 random bits, 32 hex digits on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(u128);
+
+impl FlowId {
+    /// A fresh id.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A string that is no flow id.
+#[derive(Debug, thiserror::Error)]
+#[error("a flow id is 32 hexadecimal digits")]
+pub struct FlowIdError;
+
+impl FromStr for FlowId {
+    type Err = FlowIdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s.len() != 32 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(FlowIdError);
+        }
+        u128::from_str_radix(s, 16).map(Self).map_err(|_| FlowIdError)
+    }
+}
+
+impl Serialize for FlowId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FlowId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which end of the tunnel recorded it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The node agent: the workload's connection.
+    Agent,
+    /// The egress gateway: what became of it.
+    Gateway,
+}
+
+/// What was decided about a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It went through.
+    Allowed,
+    /// A policy or the registry refused it.
+    Denied,
+    /// It was allowed, and something broke.
+    Failed,
+}
+
+impl Verdict {
+    /// The verdict that a reason stands for.
+    pub const fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::Completed | Reason::ClientGone => Self::Allowed,
+            Reason::PolicyDenied | Reason::NotRegistered | Reason::NoRoute | Reason::TlsRequired => {
+                Self::Denied
+            }
+            Reason::NoDestination
+            | Reason::NoEndpoint
+            | Reason::Credential
+            | Reason::UpstreamResolve
+            | Reason::UpstreamConnect
+            | Reason::UpstreamTls
+            | Reason::UpstreamReset
+            | Reason::UpstreamTimeout
+            | Reason::BadRequest
+            | Reason::GatewayUnreachable
+            | Reason::GatewayRefused
+            | Reason::IdentityUnavailable
+            | Reason::OriginalDestinationMiss
+            | Reason::Draining
+            | Reason::Internal => Self::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// A flow: one captured connection, as one side saw it.
+///
+/// `sent` and `received` are bytes of the application's stream, from the workload's view.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowRecord {
+    /// Joins the two sides.
+    pub id: FlowId,
+    /// Which side this is.
+    pub side: Side,
+    /// When the connection was accepted.
+    pub started: Timestamp,
+    /// Milliseconds from accept to close; absent while it is open.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub duration_ms: Option<u64>,
+    /// The workload.
+    pub workload: SpiffeId,
+    /// The address it dialled.
+    pub original_destination: SocketAddr,
+    /// `http`, `tls`, `tcp`; absent until known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub protocol: Option<Arc<str>>,
+    /// Host of the last request, or server name of the TLS connection.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub host: Option<Arc<str>>,
+    /// Decision on the worst of its requests.
+    pub verdict: Verdict,
+    /// Why the flow, or the worst of its requests, ended as it did.
+    pub reason: Reason,
+    /// The sentence behind `reason`, and the object or rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<Arc<str>>,
+    /// Last upstream cluster, such as `outbound|443||test.com`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream_cluster: Option<Arc<str>>,
+    /// Last upstream endpoint.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream_host: Option<SocketAddr>,
+    /// HTTP requests carried.
+    pub requests: u64,
+    /// Bytes from the workload.
+    pub sent: u64,
+    /// Bytes to the workload.
+    pub received: u64,
+}

@@ -1,0 +1,24 @@
+//! Egret: the code map. Every module opens with what it is, who calls it and what it leaves to others.
+//!
+//! ```text
+//!  cli ──► app ──► node ──────► hbone ──► tls          source ──► mesh (Snapshot)
+//!                │   └► datapath (aya)                              ▲
+//!                └► gateway ──► hbone, tls, dns                     │
+//!                      └──────► route, authz, balance ──────────────┘
+//! ```
+//!
+//! Invariants:
+//! - `mesh`, `route`, `authz` and `balance` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
+//! - Only `datapath` names aya; only `tls::provider` names a cryptography crate.
+//! - A connection or request ends for exactly one [`reason::Reason`].
+//! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
+
+pub mod authz;
+pub mod datapath;
+pub mod flow;
+pub mod hbone;
+pub mod mesh;
+pub mod reason;
+pub mod route;
+pub mod source;
+pub mod tls;

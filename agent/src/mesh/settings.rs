@@ -1,0 +1,57 @@
+//! Mesh-wide settings, under the names of Istio's MeshConfig where it has one.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+/// What happens to hosts that no ServiceEntry registers (MeshConfig `outboundTrafficPolicy.mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OutboundTrafficPolicy {
+    /// Passed through to the original destination, and logged.
+    #[default]
+    AllowAny,
+    /// Refused.
+    RegistryOnly,
+}
+
+/// The egress gateway as the Istio objects see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Its namespace: Secrets named by `credentialName` are read from here and nowhere else.
+    pub namespace: String,
+    /// Its pod labels, for the `selector` of Gateways and AuthorizationPolicies.
+    pub labels: BTreeMap<String, String>,
+    /// The host names by which a VirtualService's mesh stage points at it.
+    pub hosts: Vec<String>,
+}
+
+/// The mesh-wide settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Namespace whose objects apply to the whole mesh.
+    pub root_namespace: String,
+    /// Unregistered hosts.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// The egress gateway.
+    pub gateway: GatewaySettings,
+    /// Destinations that are never captured: cluster-internal ranges and what the operator excludes.
+    pub bypass: Vec<IpNet>,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            outbound_traffic_policy: OutboundTrafficPolicy::default(),
+            gateway: GatewaySettings {
+                namespace: "istio-system".to_owned(),
+                labels: BTreeMap::from([("istio".to_owned(), "egressgateway".to_owned())]),
+                hosts: vec!["istio-egressgateway.istio-system.svc.cluster.local".to_owned()],
+            },
+            bypass: Vec::new(),
+        }
+    }
+}

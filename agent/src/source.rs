@@ -1,0 +1,7 @@
+//! Where configuration comes from, and what was wrong with it.
+//!
+//! Sources feed objects into one index; the index compiles to a [`Snapshot`](crate::mesh::Snapshot). `app` starts a source and hands out the
+//! receiver; `cli::check` loads once.
+
+pub mod directory;
+pub mod report;

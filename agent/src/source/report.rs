@@ -1,0 +1,79 @@
+//! What a load found: problems with place and remedy. Shown by `egret check`, `status` and the log.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// In force, with something to know.
+    Warning,
+    /// The object is refused; its last good version, if any, stays in force.
+    Error,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// Stable code, such as `EG0101`.
+    pub code: String,
+    /// File, relative to the directory.
+    pub file: String,
+    /// Document in the file, from 1.
+    pub document: usize,
+    /// Line in the file, from 1, where known.
+    pub line: Option<u64>,
+    /// The object as `Kind namespace/name`, where known.
+    pub object: Option<String>,
+    /// Path of the field, such as `spec.http[0].route[1].weight`.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        write!(f, "{severity}[{}] {}", self.code, self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, " (document {})", self.document)?;
+        if let Some(object) = &self.object {
+            write!(f, " {object}")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, " {field}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, "; {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of one load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Objects in force.
+    pub objects: usize,
+    /// Everything found.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether any object was refused.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}

@@ -1,0 +1,2 @@
+//! Egret's tasks.
+fn main() {}
