@@ -72,13 +72,16 @@ fn build(out: &Path) -> Result<PathBuf> {
         .env(format!("CARGO_TARGET_{}_LINKER", target.replace('-', "_").to_uppercase()), &linker)
         // The linker optimises the whole program itself.
         .env("CARGO_PROFILE_RELEASE_LTO", "off");
-    let output =
-        command.output().map_err(|error| format!("{} cannot be run: {error}", display(command.get_program())))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("{} cannot be run: {error}", display(command.get_program())))?;
     if !output.status.success() {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             println!("cargo::warning={line}");
         }
-        return Err("the kernel programs (agent-ebpf) do not compile; the compiler's messages are above".into());
+        return Err(
+            "the kernel programs (agent-ebpf) do not compile; the compiler's messages are above".into()
+        );
     }
     Ok(target_dir.join(target).join("release/egret-ebpf"))
 }

@@ -4,7 +4,10 @@
 //! Both sides compile it. Everything that a map holds is `repr(C)` without padding, addresses and ports are bytes in
 //! network order, and fields are private: nothing can be misread on the other side. No code here touches a map.
 #![no_std]
-#![expect(clippy::inline_always, reason = "kernel programs must not make calls that the verifier has to follow")]
+#![expect(
+    clippy::inline_always,
+    reason = "kernel programs must not make calls that the verifier has to follow"
+)]
 
 mod decision;
 mod endpoint;

@@ -6,8 +6,14 @@ pub const POLICY: &str = "egret_policy";
 pub const CAPTURED: &str = "egret_captured";
 /// Hash: key, [`crate::OriginalKey`]; value, [`crate::Original`].
 pub const ORIGINAL: &str = "egret_original";
-/// Prefix trie: key, prefix length in bits (host order) and v4-mapped address; value, one byte that is not read.
+/// Prefix trie: key, prefix length in bits (host order) and v4-mapped address; value, one byte:
+/// the family that the range is for.
 pub const BYPASS: &str = "egret_bypass";
+/// Value in [`BYPASS`] of a range of IPv4 addresses.
+pub const BYPASS_V4: u8 = 4;
+/// Value in [`BYPASS`] of a range of IPv6 addresses. A short one (`::/0`) also matches v4-mapped addresses in the trie, but is
+/// not meant for them.
+pub const BYPASS_V6: u8 = 6;
 /// Per-CPU array: index, number of a [`crate::Decision`]; value, count.
 pub const DECISIONS: &str = "egret_decisions";
 

@@ -25,10 +25,10 @@ pub struct Attempt {
     pub destination: Endpoint,
 }
 
-/// Decides. `bypassed` tells whether an address (16 bytes) is in a bypassed range, and is asked only when it matters.
+/// Decides. `bypassed` tells whether a destination is in a bypassed range, and is asked only when it matters.
 /// [`Decision::Captured`] means "to be captured": the caller still has to remember the destination and rewrite it.
 #[inline(always)]
-pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&[u8; 16]) -> bool) -> Decision {
+pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&Endpoint) -> bool) -> Decision {
     // UDP and the rest are the backstop's business, not this hook's. MPTCP counts as TCP: it must not be a way out.
     if attempt.kind != SOCK_STREAM || (attempt.protocol != IPPROTO_TCP && attempt.protocol != IPPROTO_MPTCP) {
         return Decision::PassedNotTcp;
@@ -47,7 +47,7 @@ pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&[u8; 
     if attempt.destination.port() == 0 {
         return Decision::RefusedPortZero;
     }
-    if bypassed(&address) {
+    if bypassed(&attempt.destination) {
         return Decision::BypassedRange;
     }
     if policy.no_route(v4.is_some()) {

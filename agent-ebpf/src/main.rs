@@ -3,8 +3,14 @@
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![expect(clippy::inline_always, reason = "kernel programs must not make calls that the verifier has to follow")]
-#![cfg_attr(not(target_arch = "bpf"), expect(unfulfilled_lint_expectations, reason = "nothing is compiled here"))]
+#![expect(
+    clippy::inline_always,
+    reason = "kernel programs must not make calls that the verifier has to follow"
+)]
+#![cfg_attr(
+    not(target_arch = "bpf"),
+    expect(unfulfilled_lint_expectations, reason = "nothing is compiled here")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod connect;

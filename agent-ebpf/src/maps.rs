@@ -4,7 +4,7 @@
 
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
-use agent_common::{Captured, Decision, Original, OriginalKey, Policy, names};
+use agent_common::{Captured, Decision, Endpoint, Original, OriginalKey, Policy, names};
 use aya_ebpf::{
     bindings::bpf_sock,
     btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
@@ -27,7 +27,7 @@ pub(crate) static CAPTURED: SocketStorage<Captured> = SocketStorage::new();
 #[btf_map(name = "egret_original")]
 pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAPACITY }> = HashMap::new();
 
-/// Key: prefix of a v4-mapped address. Value: unused. Written by user space, read by connect.
+/// Key: prefix of a v4-mapped address. Value: the range's family. Written by user space, read by connect.
 #[btf_map(name = "egret_bypass")]
 pub(crate) static BYPASS: LpmTrie<[u8; 16], u8, { names::BYPASS_CAPACITY }> = LpmTrie::new();
 
@@ -44,10 +44,11 @@ pub(crate) fn count(decision: Decision) {
     }
 }
 
-/// Whether an address is in a bypassed range.
+/// Whether a destination is in a bypassed range of its own family.
 #[inline(always)]
-pub(crate) fn is_bypassed(address: &[u8; 16]) -> bool {
-    BYPASS.get(&Key::new(128, *address)).is_some()
+pub(crate) fn is_bypassed(destination: &Endpoint) -> bool {
+    let family = if destination.address_v4().is_some() { names::BYPASS_V4 } else { names::BYPASS_V6 };
+    BYPASS.get(&Key::new(128, destination.address())).is_some_and(|range| *range == family)
 }
 
 const BPF_MAP_TYPE_CGROUP_STORAGE: usize = 19;

@@ -8,7 +8,7 @@ use super::*;
 use crate::verdict::{Verdict, verdict};
 
 const POLICY: Policy = Policy::new(7, 15_001, 15_006);
-const NO_RANGE: fn(&[u8; 16]) -> bool = |_| false;
+const NO_RANGE: fn(&Endpoint) -> bool = |_| false;
 
 fn tcp(destination: &str) -> Attempt {
     let destination: SocketAddr = destination.parse().unwrap();
@@ -101,10 +101,8 @@ fn a_device_other_than_loopback_is_refused() {
 #[test]
 fn nothing_is_let_out_by_accident() {
     for decision in Decision::ALL {
-        let open = matches!(
-            decision,
-            Decision::PassedNotTcp | Decision::BypassedLoopback | Decision::BypassedRange
-        );
+        let open =
+            matches!(decision, Decision::PassedNotTcp | Decision::BypassedLoopback | Decision::BypassedRange);
         assert_eq!(verdict(*decision) == Verdict::Pass, open, "{}", decision.name());
     }
 }
