@@ -1,1 +1,4 @@
 //! Harness of the end-to-end tests.
+
+pub mod cgroup;
+pub mod privileges;
