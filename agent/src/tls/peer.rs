@@ -26,7 +26,7 @@ use x509_parser::{
 use crate::{mesh::SpiffeId, tls::provider::provider};
 
 /// Why a certificate carries no usable identity.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum IdentityFault {
     /// Not a certificate.
     #[error("it is not a valid X.509 certificate")]
@@ -51,6 +51,13 @@ pub(super) enum IdentityFault {
         /// Whose it should be.
         expected: SpiffeId,
     },
+}
+
+impl fmt::Debug for IdentityFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // rustls prints the faults of verifiers in this form only.
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The identity in a certificate.
