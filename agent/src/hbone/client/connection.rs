@@ -183,14 +183,17 @@ pub(super) async fn establish(
     poll_fn(|cx| {
         let over = poll_driven(cx, &drain, |cx| Pin::new(&mut connection).poll(cx));
         if let Poll::Ready(over) = over {
-            return Poll::Ready(over.and_then(|()| {
-                Err(Broken::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")))
-            }));
+            return Poll::Ready(match over {
+                Ok(()) => Err(Error::Dial(
+                    address,
+                    io::Error::other("it closed the connection at once; it may be shutting down"),
+                )),
+                Err(e) => Err(broken(address, e)),
+            });
         }
-        pings.poll_pong(cx).map_ok(|_| ()).map_err(Broken::Http2)
+        pings.poll_pong(cx).map_ok(|_| ()).map_err(|e| broken(address, Broken::Http2(e)))
     })
-    .await
-    .map_err(|e| broken(address, e))?;
+    .await?;
 
     if send.current_max_send_streams() == 0 {
         // Tunnels would wait for a place for ever.

@@ -152,18 +152,22 @@ async fn connect_for(
         let mut slots = pool.slots.lock();
         let slot = slots.by_key.entry(key.clone()).or_default();
         slot.dialling = None;
-        match made {
+        let result = match made {
+            // It says GOAWAY with its first breath; to dial again at once would only repeat that.
+            Ok(connection) if connection.is_over() => {
+                let error = io::Error::other("it is shutting down");
+                Err(Arc::new(Error::Dial(key.gateway.address, error)))
+            }
             Ok(connection) => {
                 slot.connections.push((number, connection));
                 Ok(())
             }
-            Err(e) => {
-                if slot.connections.is_empty() {
-                    slots.by_key.remove(&key);
-                }
-                Err(Arc::new(e))
-            }
+            Err(e) => Err(Arc::new(e)),
+        };
+        if slot.connections.is_empty() {
+            slots.by_key.remove(&key);
         }
+        result
     };
     outcome.send_replace(Some(result));
 }

@@ -119,6 +119,15 @@ async fn draining_finishes_streams_and_sends_new_ones_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_only_says_goaway_is_given_up() {
+    let mesh = Mesh::start(echo).await;
+    mesh.drain.cancel();
+    let error = mesh.open().await.unwrap_err();
+    assert!(error.to_string().contains("shutting down"), "{error}");
+    assert!(mesh.dialled() <= 4);
+}
+
+#[tokio::test]
 async fn a_goaway_moves_new_tunnels_to_a_new_connection() {
     let mesh = Mesh::start(echo).await;
     let mut old = mesh.open().await.unwrap();
