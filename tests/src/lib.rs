@@ -6,14 +6,19 @@
 //!
 //! Run the tests with `cargo xtask test`. By hand: `cargo test -p egret-tests`, as root.
 
+pub mod bpf;
 pub mod capture;
+pub mod config;
 pub mod curl;
+pub mod egret;
 pub mod external;
 pub mod json_log;
 pub mod netns;
 #[cfg(feature = "service")]
 pub mod pki;
 pub mod process;
+pub mod residue;
+pub mod scenario;
 #[cfg(feature = "service")]
 pub mod service;
 pub mod wait;
