@@ -29,7 +29,7 @@ pub type Attachment = (u32, u32);
 struct Query {
     target_fd: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     prog_ids: u64,
     prog_cnt: u32,
@@ -70,7 +70,7 @@ pub fn is_loaded(program: u32) -> Result<bool> {
     }
 }
 
-fn query(cgroup: &Path, query_flags: u32) -> Result<BTreeSet<Attachment>> {
+fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {
     let directory = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
     let mut found = BTreeSet::new();
     for attach_type in 0..ATTACH_TYPES {
@@ -78,7 +78,7 @@ fn query(cgroup: &Path, query_flags: u32) -> Result<BTreeSet<Attachment>> {
         let mut attribute = Query {
             target_fd: directory.as_raw_fd().cast_unsigned(),
             attach_type,
-            query_flags,
+            flags,
             prog_ids: ids.as_mut_ptr() as u64,
             prog_cnt: MAX_PROGRAMS as u32,
             ..Query::default()

@@ -103,9 +103,8 @@ fn read(socket: &OwnedFd, texts: &[String], stop: &AtomicBool) -> Result<Report>
                 look(&frame[..length], index, texts, &mut report);
             }
             Err(Errno::EAGAIN) if stopping => break,
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // An interface went down.
-            Err(Errno::ENETDOWN) => {}
+            // ENETDOWN: some interface went down; the others are still captured.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
             Err(error) => return Err(error).context("reading packets"),
         }
     }

@@ -59,7 +59,7 @@ pub fn run(command: &mut Command) -> Result<Answer> {
         answer.status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         head.clone_into(&mut answer.head);
         let informational = answer.status.is_some_and(|status| status < 200);
-        rest = body.to_owned();
+        rest = String::from(body);
         if !informational {
             break;
         }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What `egret up` gets until everything serves.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// What a change of a file gets until it is in force.
 const RELOAD: Duration = Duration::from_secs(15);
 

@@ -195,6 +195,11 @@ impl World {
         Ok(Outcome { command, answer, gateway, external, failures })
     }
 
+    /// Ends Egret as Ctrl-C does, then the rest.
+    pub fn stop(self) -> Result<()> {
+        self.egret.interrupt()
+    }
+
     /// Whether the gateway logged exactly the requests that the steps sent through it: a line that came late, after its
     /// step had been judged, shows here.
     pub fn gateway_lines_are_complete(&self) -> Result<bool> {

@@ -48,14 +48,14 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Pki { out, host } => pki::write(&out, &host),
         Command::Serve { http, https, certificate, key, client_ca, log } => {
-            serve(Settings { http, https, certificate, key, client_ca, log })
+            serve(&Settings { http, https, certificate, key, client_ca, log })
         }
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn serve(settings: Settings) -> Result<()> {
-    let service = Service::bind(&settings).await?;
+async fn serve(settings: &Settings) -> Result<()> {
+    let service = Service::bind(settings).await?;
     let (http, https) = service.addresses()?;
     writeln!(std::io::stderr(), "ready http={http} https={https}")?;
     service.run().await
