@@ -56,24 +56,21 @@ impl Part {
 pub struct Egret {
     binary: PathBuf,
     run_dir: PathBuf,
+    tunnel_port: u16,
     process: Process,
 }
 
 impl Egret {
     /// Starts `binary` on the files in `config`, and waits until it serves. Its tunnel port is any free one.
     pub fn up(binary: &Path, config: &Path, run_dir: &Path) -> Result<Self> {
-        Self::start(binary, config, run_dir, free_port()?)
-    }
-
-    /// Like [`Egret::up`], with the gateway's tunnels on `port` of 127.0.0.1.
-    pub fn start(binary: &Path, config: &Path, run_dir: &Path, port: u16) -> Result<Self> {
+        let tunnel_port = free_port()?;
         let mut command = Command::new(binary);
         command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
-        command.args(["--hbone-address", &format!("127.0.0.1:{port}")]);
+        command.args(["--hbone-address", &format!("127.0.0.1:{tunnel_port}")]);
         command.stdout(Stdio::null());
         let mut process = Process::spawn("egret up", &mut command)?;
         process.wait_for_line(" ready", START)?;
-        Ok(Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), process })
+        Ok(Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnel_port, process })
     }
 
     /// The binary.
@@ -84,6 +81,11 @@ impl Egret {
     /// Its run directory.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// The port of the gateway's tunnels, on 127.0.0.1.
+    pub fn tunnel_port(&self) -> u16 {
+        self.tunnel_port
     }
 
     /// The supervisor.

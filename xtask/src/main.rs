@@ -3,8 +3,6 @@
 mod demo;
 mod toolchain;
 
-use std::process::ExitCode;
-
 use clap::Parser;
 
 /// Egret's tasks.
@@ -15,8 +13,8 @@ enum Task {
     Demo(demo::Options),
 }
 
-fn main() -> ExitCode {
+fn main() -> anyhow::Result<()> {
     match Task::parse() {
-        Task::Demo(options) => demo::main(&options),
+        Task::Demo(options) => demo::run(&options),
     }
 }
