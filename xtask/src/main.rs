@@ -2,24 +2,29 @@
 
 mod clippy;
 mod command;
+mod demo;
 mod ebpf;
 mod toolchain;
 
 use clap::Parser;
 
+/// Egret's tasks.
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Egret's tasks")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Find or install what the kernel programs are built with.
+    /// Start everything on this machine and walk through the scenario with a real curl
+    Demo(demo::Options),
+    /// Find or install what the kernel programs are built with
     Toolchain,
-    /// Build the kernel programs alone and print where the object is.
+    /// Build the kernel programs alone and print where the object is
     BuildEbpf,
-    /// Lint everything, the kernel programs on their own target.
+    /// Lint everything, the kernel programs on their own target
     Clippy,
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Demo(options) => demo::run(&options),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Clippy => clippy::run(),
