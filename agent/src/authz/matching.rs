@@ -41,6 +41,7 @@ impl Subject<'_> {
             && both(&source.namespaces, &source.not_namespaces, |n| n.matches(id.namespace()))
             && both(&source.service_accounts, &source.not_service_accounts, |a| is_account(a, id))
             && both(&source.ip_blocks, &source.not_ip_blocks, |block| block.contains(address))
+            && both(&source.remote_ip_blocks, &[], |block| block.contains(address))
     }
 
     /// `cluster.local` in a policy stands for the mesh's own trust domain, whatever it is called (as in Istio).
