@@ -16,10 +16,14 @@
 pub mod authz;
 pub mod ca;
 pub mod datapath;
+pub mod dns;
 pub mod flow;
+pub mod gateway;
 pub mod hbone;
 pub mod mesh;
+pub mod net;
 pub mod reason;
 pub mod route;
 pub mod source;
+pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,3 @@
+//! What Egret tells the outside about its traffic.
+
+pub mod access_log;
