@@ -14,6 +14,7 @@
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
 
 pub mod authz;
+pub mod ca;
 pub mod datapath;
 pub mod flow;
 pub mod hbone;

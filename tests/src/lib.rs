@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod capture;
+pub mod cgroup;
 pub mod config;
 pub mod curl;
 pub mod egret;
@@ -16,6 +17,7 @@ pub mod json_log;
 pub mod netns;
 #[cfg(feature = "service")]
 pub mod pki;
+pub mod privileges;
 pub mod process;
 pub mod residue;
 pub mod scenario;

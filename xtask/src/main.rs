@@ -1,6 +1,9 @@
-//! Egret's tasks. `cargo xtask help` lists them.
+//! Egret's tasks: `cargo xtask <task>`. One file per task; this one only lists them.
 
+mod clippy;
+mod command;
 mod demo;
+mod ebpf;
 mod toolchain;
 
 use clap::Parser;
@@ -11,10 +14,19 @@ use clap::Parser;
 enum Task {
     /// Start everything on this machine and walk through the scenario with a real curl
     Demo(demo::Options),
+    /// Find or install what the kernel programs are built with
+    Toolchain,
+    /// Build the kernel programs alone and print where the object is
+    BuildEbpf,
+    /// Lint everything, the kernel programs on their own target
+    Clippy,
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo(options) => demo::run(&options),
+        Task::Toolchain => toolchain::ensure(),
+        Task::BuildEbpf => ebpf::run(),
+        Task::Clippy => clippy::run(),
     }
 }

@@ -1,0 +1,115 @@
+//! The CA protocol on a Unix socket. Who may connect is decided by the kernel's word on the caller (`SO_PEERCRED`).
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, server::Grpc};
+use tonic_prost::ProstCodec;
+
+use super::{
+    Authority,
+    protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, impersonated},
+};
+use crate::mesh::SpiffeId;
+
+/// A pause after `accept` fails, which it does when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the CA protocol on `listener` until `drain`, then finishes what is in progress. The socket's mode should be 0600;
+/// callers other than root and the user of this process are turned away in any case.
+pub async fn serve(listener: UnixListener, authority: Authority, drain: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = drain.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if is_trusted(&stream) => {
+                connections.spawn(connection(stream, authority.clone(), drain.clone()));
+            }
+            Ok(_) => {}
+            Err(e) => {
+                tracing::warn!(error = %e, "the CA socket cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+fn is_trusted(stream: &UnixStream) -> bool {
+    match stream.peer_cred() {
+        Ok(caller) if caller.uid() == 0 || caller.uid() == nix::unistd::geteuid().as_raw() => true,
+        Ok(caller) => {
+            tracing::warn!(uid = caller.uid(), pid = caller.pid(), "a caller of the CA socket was refused");
+            false
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, "a caller of the CA socket is unknown and was refused");
+            false
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, authority: Authority, drain: CancellationToken) {
+    let service = service_fn(move |request| respond(authority.clone(), request));
+    let mut connection = pin!(
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!(error = %e, "a connection to the CA socket broke");
+    }
+}
+
+async fn respond(
+    authority: Authority,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
+    if request.uri().path() != CREATE_CERTIFICATE {
+        return Ok(Status::unimplemented("this CA knows CreateCertificate only").into_http());
+    }
+    let method = tower::service_fn(move |request: Request<IstioCertificateRequest>| {
+        let authority = authority.clone();
+        async move { create_certificate(&authority, request.get_ref()).map(Response::new) }
+    });
+    Ok(Grpc::new(ProstCodec::default()).unary(method, request).await)
+}
+
+fn create_certificate(
+    authority: &Authority,
+    request: &IstioCertificateRequest,
+) -> Result<IstioCertificateResponse, Status> {
+    // The socket lets in only who may ask for every identity; the certificate request's own names mean nothing.
+    let identity: SpiffeId = impersonated(request.metadata.as_ref())
+        .ok_or_else(|| Status::invalid_argument("the request names no ImpersonatedIdentity"))?
+        .parse()
+        .map_err(|e: crate::mesh::IdentityError| Status::invalid_argument(e.to_string()))?;
+    if identity.trust_domain() != authority.trust_domain() {
+        return Err(Status::permission_denied(format!(
+            "{identity} is not signed here: this CA's trust domain is {}",
+            authority.trust_domain()
+        )));
+    }
+    let validity = u64::try_from(request.validity_duration).ok().filter(|&s| s > 0).map(Duration::from_secs);
+    let cert_chain = authority
+        .sign(&identity, &request.csr, validity)
+        .map_err(|e| Status::invalid_argument(e.to_string()))?;
+    tracing::info!(%identity, "certificate issued");
+    Ok(IstioCertificateResponse { cert_chain })
+}

@@ -1,0 +1,38 @@
+//! What the machine allows, for tests that need root and a kernel with eBPF. Called first by each of them.
+
+use std::{env, fmt::Display};
+
+use crate::cgroup;
+
+/// With this set to 1, a test that the machine does not allow is left out, with a note, instead of failing.
+pub const ALLOW_SKIP: &str = "EGRET_TESTS_ALLOW_SKIP";
+
+/// Whether kernel tests can run here. If not, this fails the test, or says what is left out where that is allowed.
+#[must_use]
+pub fn kernel_or_skip(test: &str) -> bool {
+    match missing() {
+        None => true,
+        Some(why) => {
+            skip(test, why);
+            false
+        }
+    }
+}
+
+/// Fails the test because of what the machine lacks, or notes that it was left out where that is allowed.
+#[expect(clippy::panic, clippy::print_stderr, reason = "both are addressed to whoever runs the tests")]
+pub fn skip(test: &str, why: impl Display) {
+    assert!(
+        env::var_os(ALLOW_SKIP).is_some_and(|value| value == "1"),
+        "{test} cannot run: {why}; {ALLOW_SKIP}=1 leaves such tests out"
+    );
+    eprintln!("left out: {test} ({why})");
+}
+
+/// The first thing that kernel tests need and this machine does not have.
+fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    cgroup::mount_point().err().map(|error| error.to_string())
+}
