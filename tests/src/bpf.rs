@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
+    ops::RangeInclusive,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
@@ -16,8 +17,9 @@ const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const PROG_QUERY: libc::c_int = 16;
 /// `BPF_F_QUERY_EFFECTIVE`: also what cgroups above have attached.
 const QUERY_EFFECTIVE: u32 = 1;
-/// Attach types are tried from 0 to this; those that are not for cgroups say EINVAL.
-const ATTACH_TYPES: u32 = 64;
+/// `enum bpf_attach_type`, those for cgroups. For others the kernel takes the descriptor for something else.
+const ATTACH_TYPES: [RangeInclusive<u32>; 8] =
+    [0..=3, 6..=6, 8..=15, 18..=22, 29..=32, 34..=34, 43..=43, 49..=53];
 const MAX_PROGRAMS: usize = 64;
 
 /// Attach type and program id.
@@ -73,7 +75,7 @@ pub fn is_loaded(program: u32) -> Result<bool> {
 fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {
     let directory = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
     let mut found = BTreeSet::new();
-    for attach_type in 0..ATTACH_TYPES {
+    for attach_type in ATTACH_TYPES.into_iter().flatten() {
         let mut ids = [0_u32; MAX_PROGRAMS];
         let mut attribute = Query {
             target_fd: directory.as_raw_fd().cast_unsigned(),
@@ -88,7 +90,7 @@ fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {
                 let count = usize::try_from(attribute.prog_cnt)?.min(MAX_PROGRAMS);
                 found.extend(ids[..count].iter().map(|id| (attach_type, *id)));
             }
-            // No attach type for cgroups, or not of this kernel.
+            // Not in this kernel.
             Err(Errno::EINVAL) => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("BPF_PROG_QUERY on {}", cgroup.display()));

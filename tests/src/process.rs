@@ -108,10 +108,12 @@ impl Process {
         found.with_context(|| format!("{} wrote:\n{}", self.name, self.tail()))
     }
 
-    /// Waits for its end.
+    /// Waits for its end, also when we are interrupted: this is for cleaning up.
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
-        let what = format!("{} to end", self.name);
-        let status = wait::until(&what, patience, || self.try_status())?;
+        wait::settled(patience, || matches!(self.try_status(), Ok(Some(_)) | Err(_)));
+        let Some(status) = self.try_status()? else {
+            bail!("{} did not end within {patience:?}; it wrote:\n{}", self.name, self.tail());
+        };
         self.join_reader();
         Ok(status)
     }

@@ -2,6 +2,7 @@
 //!
 //! Need root (network namespaces, packet capture).
 
+mod bpf;
 mod capture;
 mod external;
 mod process;

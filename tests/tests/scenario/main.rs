@@ -13,6 +13,7 @@ mod walk;
 
 use std::{
     env,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -63,7 +64,11 @@ fn privileged() -> Result<bool> {
         return Ok(true);
     }
     if env::var_os("EGRET_TESTS_ALLOW_SKIP").is_some_and(|value| value == "1") {
-        eprintln!("left out: needs root (eBPF programs, network namespaces)");
+        // Not `eprintln`, which the test runner swallows.
+        writeln!(
+            io::stderr(),
+            "left out: the scenario, which needs root (eBPF programs, network namespaces)"
+        )?;
         return Ok(false);
     }
     bail!("needs root (eBPF programs, network namespaces); EGRET_TESTS_ALLOW_SKIP=1 leaves it out")
