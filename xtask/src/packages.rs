@@ -1,42 +1,60 @@
-//! Programs of the distribution that the demo and the end-to-end tests use: found, installed as root, or named.
+//! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
 
-use std::{env, process::Command};
+use std::{env, path::Path, process::Command};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Result, bail};
 
-use crate::command;
+use crate::{command, terminal::Terminal};
 
-/// Each program, and Debian's package that brings it.
-const PROGRAMS: [(&str, &str); 3] = [("curl", "curl"), ("ip", "iproute2"), ("bpftool", "bpftool")];
+/// Program, package, and whether the demo can do without.
+const NEEDED: [(&str, &str, bool); 3] =
+    [("curl", "curl", false), ("ip", "iproute2", false), ("bpftool", "bpftool", true)];
 
-/// Makes sure that the programs are there.
-pub(crate) fn ensure() -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !installed(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
+/// Installs what is missing, or says what to run.
+pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
+    let missing = |optional: bool| {
+        NEEDED
+            .iter()
+            .filter(|(program, _, can_do_without)| *can_do_without == optional && !installed(program))
+            .map(|(_, package, _)| *package)
+            .collect::<Vec<_>>()
+    };
+    let (required, optional) = (missing(false), missing(true));
+    if required.is_empty() && optional.is_empty() {
         return Ok(());
     }
-    let by_hand = format!("run `apt-get update && apt-get install {}` as root", missing.join(" "));
-    if !nix::unistd::geteuid().is_root() || !installed("apt-get") {
-        bail!("missing programs: {by_hand}");
+    if installed("apt-get") {
+        let packages = [required, optional].concat();
+        terminal.busy(&format!("installing {} (Debian packages)", packages.join(", ")))?;
+        // One by one: a package that this distribution has not must not keep the others out.
+        for package in packages {
+            if install(package).is_err() {
+                let updated = apt(&["update", "-q"]).and_then(|()| install(package));
+                if let Err(error) = updated
+                    && NEEDED.iter().any(|(_, name, optional)| *name == package && !optional)
+                {
+                    return Err(error);
+                }
+            }
+        }
+        return Ok(());
     }
-    progress(&format!("apt-get install {}", missing.join(" ")));
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
-        apt
-    };
-    command::run_quietly(apt().arg("update")).with_context(|| by_hand.clone())?;
-    command::run_quietly(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing)).context(by_hand)
+    if required.is_empty() { Ok(()) } else { bail!("install {} first", required.join(" and ")) }
 }
 
-/// Whether a program can be found. Debian keeps some in `/usr/sbin`, which is not in everybody's PATH.
+/// Whether a program is on the path.
 pub(crate) fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+        || Path::new("/usr/sbin").join(program).is_file()
 }
 
-#[expect(clippy::print_stderr, reason = "progress of the task")]
-fn progress(text: &str) {
-    eprintln!("{text}");
+fn install(package: &str) -> Result<()> {
+    apt(&["install", "-q", "-y", "--no-install-recommends", package])
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command::run_quietly(&mut command)
 }

@@ -3,63 +3,43 @@
 //! The kernel and end-to-end tests need root and eBPF. Where they are missing the rest runs, and what was left out is said,
 //! with the reason; with `CI=true` that is a failure.
 
-use std::{env, fs, process::Command, time::Instant};
+use std::{env, time::Instant};
 
-use anyhow::bail;
+use anyhow::{Result, bail};
+use egret_tests::privileges;
 
-use crate::{clippy, command, packages, toolchain};
+use crate::{clippy, command, packages, terminal::Terminal, tidy, toolchain};
 
 /// Runs all tests.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
+    let mut terminal = Terminal::new();
     toolchain::ensure()?;
-    step("format");
-    command::run(command::cargo().args(["fmt", "--all", "--check"]))?;
-    step("lints, the kernel programs on their own target");
+    terminal.section("Format and rules")?;
+    cargo(&["fmt", "--all", "--check"])?;
+    tidy::run()?;
+    terminal.section("Lints, the kernel programs on their own target")?;
     clippy::run()?;
-    step("unit and in-process tests");
-    command::run(command::cargo().args(["test", "--workspace", "--exclude", "egret-tests"]))?;
+    terminal.section("Unit and in-process tests")?;
+    cargo(&["test", "--workspace", "--exclude", "egret-tests"])?;
 
-    match privileged() {
-        Ok(()) => {
-            packages::ensure()?;
-            step("the product, as it is released");
-            command::run(command::cargo().args(["build", "--release", "--package", "egret", "--package", "egret-tests"]))?;
-            step("kernel and end-to-end tests");
-            // One at a time: they share this machine's cgroups, namespaces and network.
-            let tests = ["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"];
-            command::run(command::cargo().args(tests))?;
+    if let Some(why) = privileges::missing() {
+        terminal
+            .bad(&format!("Left out: the kernel tests and the end-to-end tests, because of this: {why}"))?;
+        if env::var_os("CI").is_some_and(|ci| ci == "true") {
+            bail!("in CI nothing may be left out");
         }
-        Err(why) => {
-            step(&format!("LEFT OUT: the kernel tests and the end-to-end tests, because {why}"));
-            if env::var("CI").is_ok_and(|ci| ci == "true") {
-                bail!("in CI nothing may be left out: {why}");
-            }
-        }
+    } else {
+        packages::ensure(&mut terminal)?;
+        terminal.section("The product, as it is released")?;
+        cargo(&["build", "--release", "--package", "egret", "--package", "egret-tests"])?;
+        terminal.section("Kernel and end-to-end tests")?;
+        // One at a time: they share this machine's cgroups, namespaces and ports.
+        cargo(&["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"])?;
     }
-    step(&format!("all passed in {} s", began.elapsed().as_secs()));
-    Ok(())
+    terminal.good(&format!("All passed, in {} s.", began.elapsed().as_secs()))
 }
 
-/// Whether programs can be attached to cgroups here; else why not.
-fn privileged() -> Result<(), String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err("this is not root (run it with sudo for the rest)".into());
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    if !mounts.contains(" - cgroup2 ") {
-        return Err("no cgroup v2 hierarchy is mounted".into());
-    }
-    // A probe, not a guess from versions: what may be loaded is the kernel's and the container's say.
-    let mut probe = Command::new("bpftool");
-    let answers = packages::installed("bpftool") && command::run_quietly(probe.args(["prog", "list"])).is_ok();
-    if packages::installed("bpftool") && !answers {
-        return Err("the bpf(2) system call is refused (a container without CAP_BPF?)".into());
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "progress of the task")]
-fn step(what: &str) {
-    eprintln!("\n── {what}");
+fn cargo(arguments: &[&str]) -> Result<()> {
+    command::run(command::cargo().args(arguments))
 }

@@ -33,7 +33,12 @@ const PURE: &[&str] = &[
 ];
 
 const LAYERS: [Layer; 3] = [
-    Layer { name: "aya belongs to datapath", marks: &["aya::"], allowed: &["agent/src/datapath"], within: &["agent/src"] },
+    Layer {
+        name: "aya belongs to datapath",
+        marks: &["aya::"],
+        allowed: &["agent/src/datapath"],
+        within: &["agent/src"],
+    },
     Layer {
         name: "the cryptography crate belongs to tls::provider",
         marks: &["aws_lc_rs::"],
@@ -42,7 +47,16 @@ const LAYERS: [Layer; 3] = [
     },
     Layer {
         name: "the engines are pure",
-        marks: &["tokio::", "hyper::", "hyper_util::", "kube::", "aya::", "std::fs", "std::time::Instant", "SystemTime"],
+        marks: &[
+            "tokio::",
+            "hyper::",
+            "hyper_util::",
+            "kube::",
+            "aya::",
+            "std::fs",
+            "std::time::Instant",
+            "SystemTime",
+        ],
         allowed: &[],
         within: PURE,
     },
@@ -54,13 +68,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut breaches = Vec::new();
     for file in tracked(&root)? {
         let name = file.to_string_lossy().into_owned();
-        if name.ends_with(".rs") {
+        if file.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(root.join(&file)).with_context(|| name.clone())?;
             check_source(&name, &text, &mut breaches);
         } else if name.ends_with("/Cargo.toml") {
             let text = fs::read_to_string(root.join(&file)).with_context(|| name.clone())?;
             if !text.contains("[lints]\nworkspace = true") {
-                breaches.push(format!("{name}: does not inherit the workspace's lints; add `[lints] workspace = true`"));
+                breaches.push(format!(
+                    "{name}: does not inherit the workspace's lints; add `[lints] workspace = true`"
+                ));
             }
         }
     }
@@ -72,7 +88,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn check_source(name: &str, text: &str, breaches: &mut Vec<String>) {
     if !text.starts_with("//!") {
-        breaches.push(format!("{name}:1: does not open with //!: what it is, who calls it, what it does not do"));
+        breaches
+            .push(format!("{name}:1: does not open with //!: what it is, who calls it, what it does not do"));
     }
     let lines = text.lines().count();
     if lines > MAX_LINES {
@@ -109,7 +126,12 @@ fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
         bail!("git ls-files failed: tidy needs a git checkout");
     }
     let names = String::from_utf8(output.stdout)?;
-    Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).filter(|file| root.join(file).exists()).collect())
+    Ok(names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
+        .filter(|file| root.join(file).exists())
+        .collect())
 }
 
 #[cfg(test)]
