@@ -16,12 +16,15 @@ use crate::{
     node::{cgroup::Hierarchy, netns, workload::Workload},
 };
 
+/// Where bpffs is mounted on every systemd host; mounted there where it is not.
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
+
 /// How long killed processes may take to go.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where the links and maps of an instance are pinned.
 pub(super) fn pin_directory(instance: &str) -> PathBuf {
-    Path::new("/sys/fs/bpf/egret").join(instance)
+    Path::new(BPFFS).join("egret").join(instance)
 }
 
 /// Ends what still runs as a workload, then takes away programs, cgroups, namespaces and the run directory, in this order:

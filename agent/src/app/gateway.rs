@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     admin,
+    dns::Resolver,
     flow::{FlowTable, Side},
-    gateway::{self, Gateway},
+    gateway::{self, Gateway, Parts},
     telemetry::access_log::AccessLog,
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
@@ -31,7 +32,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         .create(true)
         .append(true)
         .open(&log_file)
-        .map(AccessLog::to)
+        .and_then(AccessLog::to)
         .with_context(|| format!("access log {}", log_file.display()))?;
     let listener = tokio::net::TcpListener::bind(settings.hbone_address).await.with_context(|| {
         format!(
@@ -40,13 +41,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         )
     })?;
     certificates.fetch(&identity).await.context("the gateway has no certificate")?;
-    let gateway = Arc::new(Gateway::new(
-        configuration.clone(),
+    let parts = Parts {
+        snapshot: configuration.clone(),
         certificates,
-        identity.clone(),
-        flows.clone(),
+        identity: identity.clone(),
+        resolver: Resolver::system().context("the system's resolver configuration")?,
+        flows: flows.clone(),
         access_log,
-    ));
+    };
+    let gateway = Gateway::new(gateway::Settings::default(), parts);
     let admin_listener = role::bind(&settings.run_dir.socket("gateway"))?;
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 

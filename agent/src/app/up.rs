@@ -6,6 +6,7 @@
 use std::{
     fs::{File, TryLockError},
     os::unix::process::ExitStatusExt as _,
+    path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Settings, cleanup, role, run_dir::RunDir, settings::DRAIN_DEADLINE, shutdown};
-use crate::admin;
+use crate::{admin, datapath::Bpffs, node::cgroup::Hierarchy};
 
 /// The roles, in the order they start; they end in the reverse one.
 const ROLES: [&str; 3] = ["ca", "gateway", "agent"];
@@ -54,6 +55,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
     if !settings.config.is_dir() {
         bail!("{} is not a directory: -f names the directory with the YAML files", settings.config.display());
     }
+    Hierarchy::find().context("workloads cannot be captured")?;
     let stop = shutdown::on_signal()?;
     settings
         .run_dir
@@ -61,9 +63,14 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
         .with_context(|| format!("run directory {} cannot be made", settings.run_dir.path().display()))?;
     let _lock = lock(&settings.run_dir)?;
     role::announce(&settings.run_dir, "supervisor")?;
+    let bpffs = Bpffs::ensure(Path::new(cleanup::BPFFS)).context("workloads cannot be captured")?;
 
     let served = serve(&settings, &stop, ready).await;
     let cleaned = cleanup::run(&settings.run_dir).await.context("not everything could be taken away");
+    // Another instance may have pinned something meanwhile: then it stays mounted.
+    if let Err(e) = bpffs.unmount() {
+        tracing::debug!("{} stays mounted: {e}", cleanup::BPFFS);
+    }
     served.and(cleaned)
 }
 
