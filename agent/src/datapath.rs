@@ -54,7 +54,7 @@ pub struct WorkloadPolicy {
     pub listener_v4: u16,
     /// Port of the listener on `::1`; 0 refuses.
     pub listener_v6: u16,
-    /// The namespace has no IPv4 route: connect() fails with ENETUNREACH, as it would without us.
+    /// The namespace has no IPv4 route: `connect()` fails with ENETUNREACH, as it would without us.
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,

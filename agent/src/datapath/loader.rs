@@ -66,7 +66,7 @@ fn program(error: &ProgramError) -> String {
     )
 }
 
-/// What an errno of bpf(2) means for an operator.
+/// What an errno of `bpf(2)` means for an operator.
 pub(super) fn hint(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => PRIVILEGES.to_owned(),

@@ -87,7 +87,7 @@ fn stream(
     Ok((shown(&peer), Some(socket)))
 }
 
-/// Waits until a non-blocking connect() is done.
+/// Waits until a non-blocking `connect()` is done.
 fn finish(socket: &OwnedFd) -> Result<(), Errno> {
     let mut poll = nix::libc::pollfd { fd: socket.as_raw_fd(), events: nix::libc::POLLOUT, revents: 0 };
     // SAFETY: one structure, which lives during the call.
@@ -109,6 +109,7 @@ fn parse(text: &str) -> Result<SocketAddr, Errno> {
     text.parse().map_err(|_| Errno::EINVAL)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
