@@ -82,6 +82,16 @@ impl Capture {
     /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this version.
     /// `pin_directory` is made if it is missing, and must be in a bpffs (see [`Bpffs`]).
     pub fn load(pin_directory: &Path) -> Result<Self, Error> {
+        let fresh = !pin_directory.exists();
+        let result = Self::load_at(pin_directory);
+        if fresh && result.is_err() {
+            // What was made until then is of no use to anybody. The first error is the one that matters.
+            let _ = cleanup(pin_directory);
+        }
+        result
+    }
+
+    fn load_at(pin_directory: &Path) -> Result<Self, Error> {
         let pins = Pins::open(pin_directory)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
