@@ -56,11 +56,11 @@ mod hooks {
     }
 }
 
-/// What the kernel asks of programs that use helpers for GPL-compatible code.
+/// What the kernel asks of programs that use helpers for GPL-compatible code: the GPL half of this crate's licence.
 #[cfg(target_arch = "bpf")]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 7] = *b"GPL v2\0";
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

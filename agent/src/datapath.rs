@@ -20,6 +20,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::Ebpf;
@@ -147,7 +148,12 @@ impl Capture {
 
     /// Removes original destinations that nobody took for a minute, and returns how many.
     pub fn sweep(&self) -> Result<usize, Error> {
-        original_destination::sweep(&self.pins, original_destination::MAX_AGE)
+        self.sweep_older_than(original_destination::MAX_AGE)
+    }
+
+    /// The same with another age.
+    pub fn sweep_older_than(&self, age: Duration) -> Result<usize, Error> {
+        original_destination::sweep(&self.pins, age)
     }
 }
 

@@ -29,6 +29,7 @@ impl Bpffs {
         if file_system.filesystem_type() == BPF_FS_MAGIC {
             return Ok(Self { path: path.to_owned(), mounted_here: false });
         }
+        let made = !path.exists();
         fs::create_dir_all(path).map_err(fail)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))

@@ -1,6 +1,6 @@
 //! Attaching, detaching, the agent's death, and its successor.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use egret::datapath::{self, Capture};
 use nix::errno::Errno;
@@ -125,4 +125,21 @@ fn writing_a_policy_where_nothing_is_attached_is_an_error() {
     let Some(lab) = Lab::new("writing_a_policy_where_nothing_is_attached_is_an_error") else { return };
     let error = lab.capture.set_policy(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
     assert!(error.contains("nothing is attached"), "{error}");
+}
+
+#[test]
+fn original_destinations_that_nobody_takes_are_swept() {
+    let Some(lab) = Lab::new("original_destinations_that_nobody_takes_are_swept") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    for number in 1..=3 {
+        assert_eq!(
+            application.connect(&format!("203.0.113.{number}:80")),
+            format!("ok 203.0.113.{number}:80")
+        );
+    }
+    assert_eq!(lab.capture.sweep().unwrap(), 0, "they are young");
+    assert_eq!(lab.take(true).1, Some("203.0.113.1:80".parse().unwrap()));
+    assert_eq!(lab.capture.sweep_older_than(Duration::ZERO).unwrap(), 2);
+    assert_eq!(lab.take(true).1, None);
 }
