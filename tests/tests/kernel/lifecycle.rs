@@ -94,6 +94,28 @@ fn a_restarted_agent_takes_over() {
 }
 
 #[test]
+fn links_on_other_maps_are_replaced() {
+    let Some(lab) = Lab::new("links_on_other_maps_are_replaced") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    // The maps' pins are lost, so a new agent makes new maps, and the links' programs cannot be kept.
+    fs::remove_dir_all(lab.pins.join("maps")).unwrap();
+    let successor = Capture::load(&lab.pins).unwrap();
+    successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 5);
+
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    let (_, peer) = lab.listener_v4.accept().unwrap();
+    let expected = Some("203.0.113.7:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    let counters = successor.counters().unwrap();
+    assert!(
+        counters.contains(&("captured", 1)) && counters.contains(&("already_captured", 0)),
+        "{counters:?}"
+    );
+}
+
+#[test]
 fn a_failed_attach_leaves_nothing_behind() {
     let Some(lab) = Lab::new("a_failed_attach_leaves_nothing_behind") else { return };
     let inode = lab.cgroup.inode().unwrap();
