@@ -29,10 +29,16 @@ impl Bpffs {
         if file_system.filesystem_type() == BPF_FS_MAGIC {
             return Ok(Self { path: path.to_owned(), mounted_here: false });
         }
+        let made = !path.exists();
         fs::create_dir_all(path).map_err(fail)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
-            .map_err(|error| fail(error.into()))?;
+        if let Err(error) = mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")) {
+            if made {
+                // The mount's error is the one that matters.
+                let _ = fs::remove_dir(path);
+            }
+            return Err(fail(error.into()));
+        }
         Ok(Self { path: path.to_owned(), mounted_here: true })
     }
 
