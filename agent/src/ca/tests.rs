@@ -102,7 +102,7 @@ fn what_the_request_says_of_itself_is_ignored() {
 
 #[test]
 fn validity_is_bounded_both_ways() {
-    let authority = Authority::generate(DOMAIN).unwrap().0.with_ttl(Duration::from_secs(3600));
+    let authority = Authority::generate(DOMAIN).unwrap().0.with_ttl(Duration::from_hours(1));
     for (asked, granted) in [(None, 3600), (Some(600), 600), (Some(u64::from(u32::MAX)), 3600), (Some(1), 60)]
     {
         let certificate = certificate(&authority, &id("sleep"), asked.map(Duration::from_secs));

@@ -182,7 +182,7 @@ impl Originator {
             builder.with_custom_certificate_verifier(Arc::new(ExpectUpstream {
                 roots,
                 names,
-                crls: material.crls.clone(),
+                crls: Arc::clone(&material.crls),
             }))
         };
         let mut config = match &material.key {

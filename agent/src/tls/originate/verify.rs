@@ -102,7 +102,7 @@ impl ExpectUpstream {
             Ok(builder) => {
                 let builder = builder.with_expiration_policy(ExpirationPolicy::Enforce);
                 vec![
-                    Some(builder.clone().with_depth(RevocationCheckDepth::EndEntity).build()),
+                    Some(builder.with_depth(RevocationCheckDepth::EndEntity).build()),
                     Some(builder.with_status_policy(UnknownStatusPolicy::Allow).build()),
                 ]
             }
