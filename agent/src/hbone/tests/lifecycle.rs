@@ -126,7 +126,7 @@ async fn draining_finishes_streams_and_sends_new_ones_elsewhere() {
 /// H2-01, rapid reset: streams that are opened and reset before anybody could look at them.
 #[tokio::test]
 async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
-    let mesh = Mesh::start(echo).await;
+    let mut mesh = Mesh::start(echo).await;
     let tcp = TcpStream::connect(mesh.gateway.address).await.unwrap();
     let config = mesh.sleep.client_config(&mesh.gateway.identity);
     let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
@@ -134,11 +134,8 @@ async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
     let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
     let driver = tokio::spawn(connection);
     soon("the attack", async {
-        for n in 0..20_000 {
-            let Ok(ready) = send.ready().await else {
-                eprintln!("DEBUG {n}");
-                return;
-            };
+        for _ in 0..5000 {
+            let Ok(ready) = send.ready().await else { return };
             send = ready;
             let Ok((_, mut stream)) = send.send_request(connect().to_request(), false) else { return };
             stream.send_reset(h2::Reason::CANCEL);
@@ -147,9 +144,9 @@ async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
         panic!("nobody minds");
     })
     .await;
-    let error = soon("the end", driver).await.unwrap().unwrap_err();
-    eprintln!("DEBUG {error:?}");
-    assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+    // GOAWAY may be lost behind the TCP reset that our unread frames cause, so its code cannot be relied on here.
+    soon("the end", driver).await.unwrap().unwrap_err();
+    soon("the gateway's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
     // Everybody else is served.
     ping(&mut mesh.open().await.unwrap()).await.unwrap();
 }
