@@ -14,7 +14,9 @@
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
 
 pub mod authz;
+pub mod balance;
 pub mod datapath;
+pub mod explain;
 pub mod flow;
 pub mod hbone;
 pub mod mesh;
