@@ -7,9 +7,7 @@ use super::{
     stage::{self, Stage},
 };
 use crate::{
-    mesh::{
-        GatewayName, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload,
-    },
+    mesh::{GatewayName, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload},
     reason::{Reason, Refusal},
 };
 
@@ -28,6 +26,9 @@ pub(super) fn tls(
     let eyes = destination::eyes(snapshot, connection);
     let port = connection.original_destination.port();
     let services: Vec<_> = stage::mesh_services(snapshot, name, eyes[1]).collect();
+    if let Some(refusal) = stage::refused(snapshot, name, &services) {
+        return Err(refusal);
+    }
     if services.iter().any(|service| !service.tls.is_empty()) {
         let stage = Stage { gateway: GatewayName::Mesh, port, namespace: eyes[1] };
         if let Some((service, route)) = find(&services, |s| &s.tls, &stage, connection, Some(name)) {
@@ -134,11 +135,8 @@ fn follow(
     let bound = stage::gateways(snapshot, port, sni, kinds)?;
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     for bound in &bound {
-        let stage = Stage {
-            gateway: bound.name.clone(),
-            port,
-            namespace: &snapshot.settings.gateway.namespace,
-        };
+        let stage =
+            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
         let by_name = (bound.kind == ServerKind::Passthrough)
             .then(|| find(&bound.services, |s| &s.tls, &stage, connection, sni))
             .flatten();
@@ -152,7 +150,9 @@ fn follow(
     }
     Err(Refusal::new(
         Reason::NoRoute,
-        format!("no VirtualService for the egress gateway has a tls or tcp route on port {port} that matches; bind one to the Gateway"),
+        format!(
+            "no VirtualService for the egress gateway has a tls or tcp route on port {port} that matches; bind one to the Gateway"
+        ),
     ))
 }
 

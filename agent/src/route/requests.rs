@@ -55,27 +55,28 @@ pub(super) fn route(
     let stage = Stage { gateway: GatewayName::Mesh, port, namespace: client };
     let services: Vec<_> =
         stage::mesh_services(snapshot, request.host, client).filter(|s| !s.http.is_empty()).collect();
+    if let Some(refusal) = stage::refused(snapshot, request.host, &services) {
+        return Err(refusal);
+    }
     if services.is_empty() {
         // No VirtualService: enrolment itself means "through the gateway", so the registry decides.
         let to = match registered {
-            Some(service) => destination::upstream(
-                service,
-                request.host,
-                (port, None),
-                connection,
-                Payload::Clear,
-                path,
-            )?,
-            None => {
-                destination::unregistered(snapshot, Some(request.host), connection.original_destination, None)?
+            Some(service) => {
+                destination::upstream(service, request.host, (port, None), connection, Payload::Clear, path)?
             }
+            None => destination::unregistered(
+                snapshot,
+                Some(request.host),
+                connection.original_destination,
+                None,
+            )?,
         };
         return Ok(forward(to, effects));
     }
     let hit = find(&services, &stage, request)
         .ok_or_else(|| unmatched(&services, "in the mesh stage", port, request))?;
     path.mesh_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, request) {
+    if let Some(answer) = answer(&hit.route.action, request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;
@@ -102,11 +103,8 @@ fn gateway_stage(
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     let mut found: Option<(&Bound<'_>, Hit<'_>)> = None;
     for bound in &bound {
-        let stage = Stage {
-            gateway: bound.name.clone(),
-            port,
-            namespace: &snapshot.settings.gateway.namespace,
-        };
+        let stage =
+            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
         if let Some(hit) = find(&bound.services, &stage, &request) {
             found = Some((bound, hit));
             break;
@@ -118,7 +116,7 @@ fn gateway_stage(
     };
     path.gateway = Some(bound.gateway.clone());
     path.gateway_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, &request) {
+    if let Some(answer) = answer(&hit.route.action, &request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;
@@ -190,7 +188,10 @@ fn choose<'s>(hit: &Hit<'s>, draw: Draw<'_>) -> Result<(&'s WeightedDestination,
         blame(
             Refusal::new(
                 Reason::NoDestination,
-                format!("route {} of {} has no destination with a weight", hit.route.name, hit.service.object),
+                format!(
+                    "route {} of {} has no destination with a weight",
+                    hit.route.name, hit.service.object
+                ),
             ),
             hit,
         )
@@ -212,7 +213,10 @@ fn unmatched(
     match services.first() {
         Some(service) => Refusal::new(
             Reason::NoRoute,
-            format!("no http route of {} {place} matches {what}; add one, or a route without match", service.object),
+            format!(
+                "no http route of {} {place} matches {what}; add one, or a route without match",
+                service.object
+            ),
         )
         .by(service.object.clone()),
         None => Refusal::new(

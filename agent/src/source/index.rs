@@ -16,7 +16,7 @@ use super::{
     lint,
     report::{Problem, Report, Severity},
 };
-use crate::mesh::{Kind, ObjectRef, Objects, OutboundTrafficPolicy, RefusedPolicy};
+use crate::mesh::{HostPattern, Kind, ObjectRef, Objects, OutboundTrafficPolicy, RefusedPolicy};
 
 /// Everything known from one source.
 #[derive(Debug, Default)]
@@ -31,6 +31,15 @@ pub struct Index {
 struct Good {
     item: Item,
     place: Place,
+}
+
+/// Objects that are not valid and have no last good version.
+#[derive(Debug, Default)]
+struct Refused {
+    /// AuthorizationPolicies and MeshConfigs.
+    policies: Vec<RefusedPolicy>,
+    /// VirtualServices and DestinationRules.
+    hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
 }
 
 /// Where an object was defined.
@@ -84,26 +93,31 @@ impl Index {
     }
 
     /// Brings `good` up to date. Returns the objects that are refused and have no last good version, with their selector.
-    fn settle(&mut self, problems: &mut Vec<Problem>) -> Vec<RefusedPolicy> {
+    fn settle(&mut self, problems: &mut Vec<Problem>) -> Refused {
         let mut defined: BTreeMap<ObjectRef, Vec<&Definition>> = BTreeMap::new();
         for definition in self.files.values().flatten() {
             if let Some(object) = &definition.object {
                 defined.entry(object.clone()).or_default().push(definition);
             }
         }
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         for (object, definitions) in &defined {
             let first = definitions[0];
             if let ([only], Some(item)) = (&definitions[..], &first.item) {
-                let place =
-                    Place { file: Arc::clone(&only.file), document: only.document, line: only.line };
+                let place = Place { file: Arc::clone(&only.file), document: only.document, line: only.line };
                 self.good.insert(object.clone(), Good { item: item.clone(), place });
                 continue;
             }
             if definitions.len() > 1 {
                 let elsewhere = format!("{} (document {})", first.file, first.document);
                 for again in &definitions[1..] {
-                    problems.push(problem(again, codes::DUPLICATE, Severity::Error, format!("is defined already in {elsewhere}, and none of the definitions is taken"), Some("keep one of them")));
+                    problems.push(problem(
+                        again,
+                        codes::DUPLICATE,
+                        Severity::Error,
+                        format!("is defined already in {elsewhere}, and none of the definitions is taken"),
+                        Some("keep one of them"),
+                    ));
                 }
             }
             self.without_good(object, definitions, problems, &mut refused);
@@ -115,20 +129,29 @@ impl Index {
             .filter(|definition| definition.unreadable)
             .map(|definition| Arc::clone(&definition.file))
             .collect();
-        self.good.retain(|object, good| defined.contains_key(object) || unreadable.contains(&good.place.file));
+        self.good
+            .retain(|object, good| defined.contains_key(object) || unreadable.contains(&good.place.file));
         // Policies that an unreadable document may hold and nobody has seen in good shape.
         for definition in self.files.values().flatten().filter(|definition| definition.unreadable) {
-            let Some(kind @ (Kind::AuthorizationPolicy | Kind::MeshConfig)) = definition.seems else { continue };
+            let Some(kind @ (Kind::AuthorizationPolicy | Kind::MeshConfig)) = definition.seems else {
+                continue;
+            };
             let kept = self.good.iter().any(|(object, good)| {
                 object.kind == kind && good.place.file == definition.file && !defined.contains_key(object)
             });
             if !kept {
                 let name = format!("{} document {}", definition.file, definition.document);
-                refused.push(RefusedPolicy {
+                refused.policies.push(RefusedPolicy {
                     object: ObjectRef::new(kind, "", name),
                     selector: definition.selector.clone(),
                 });
-                problems.push(problem(definition, codes::FAIL_CLOSED, Severity::Error, fail_closed(kind), None));
+                problems.push(problem(
+                    definition,
+                    codes::FAIL_CLOSED,
+                    Severity::Error,
+                    fail_closed(kind),
+                    None,
+                ));
             }
         }
         refused
@@ -139,22 +162,32 @@ impl Index {
         object: &ObjectRef,
         definitions: &[&Definition],
         problems: &mut Vec<Problem>,
-        refused: &mut Vec<RefusedPolicy>,
+        refused: &mut Refused,
     ) {
         let first = definitions[0];
         if self.good.contains_key(object) {
             let message = "its last good version stays in force".to_owned();
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
-        } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
+        } else if matches!(object.kind, Kind::VirtualService | Kind::DestinationRule) {
+            let hosts: Vec<_> = definitions.iter().flat_map(|d| d.hosts.clone()).collect();
             problems.push(problem(first, codes::FAIL_CLOSED, Severity::Error, fail_closed(object.kind), None));
+            refused.hosts.push((object.clone(), hosts));
+        } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
+            problems.push(problem(
+                first,
+                codes::FAIL_CLOSED,
+                Severity::Error,
+                fail_closed(object.kind),
+                None,
+            ));
             for definition in definitions {
                 let selector = definition.selector.clone();
-                refused.push(RefusedPolicy { object: object.clone(), selector });
+                refused.policies.push(RefusedPolicy { object: object.clone(), selector });
             }
         }
     }
 
-    fn objects(&mut self, refused: Vec<RefusedPolicy>) -> Objects {
+    fn objects(&self, refused: Refused) -> Objects {
         let mut objects = Objects::default();
         let mut settings = Vec::new();
         for (object, good) in &self.good {
@@ -173,7 +206,8 @@ impl Index {
         if let Some((_, first)) = settings.first() {
             objects.settings = (***first).clone();
         }
-        for policy in refused {
+        objects.refused_hosts = refused.hosts;
+        for policy in refused.policies {
             match policy.object.kind {
                 Kind::MeshConfig => closed = true,
                 _ => objects.refused_policies.push(policy),
@@ -195,6 +229,12 @@ fn fail_closed(kind: Kind) -> String {
     match kind {
         Kind::MeshConfig => {
             "has no last good version, so unregistered hosts are refused until it is corrected".to_owned()
+        }
+        Kind::VirtualService => {
+            "has no last good version, so its hosts have no route until it is corrected".to_owned()
+        }
+        Kind::DestinationRule => {
+            "has no last good version, so clear requests to its host are refused until it is corrected".to_owned()
         }
         _ => "has no last good version, so everything it could apply to is denied until it is corrected"
             .to_owned(),
