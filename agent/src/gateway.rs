@@ -13,6 +13,8 @@ mod pool;
 mod protocol;
 mod record;
 mod refuse;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod tunnel;
 mod upstream;

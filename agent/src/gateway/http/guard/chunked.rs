@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn follows_a_body_to_its_end_and_no_further() {
         assert_eq!(scan("5\r\nhello\r\n0\r\n\r\nGET /"), Ok((15, true)));
-        assert_eq!(scan("5;a=b\r\nhello\r\n00\r\nX: y\r\n\r\n"), Ok((27, true)));
+        assert_eq!(scan("5;a=b\r\nhello\r\n00\r\nX: y\r\n\r\n"), Ok((26, true)));
         assert_eq!(scan("5\r\nhel"), Ok((6, false)));
     }
 
