@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Error, Side, Tally, bidirectional};
 
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn passes_a_half_close_on_and_keeps_the_other_direction() {

@@ -59,7 +59,7 @@ impl Chunked {
                     self.count()?;
                     State::Extension(value)
                 }
-                (State::SizeLf(0), b'\n') => State::TrailerStart,
+                (State::SizeLf(0) | State::TrailerLf, b'\n') => State::TrailerStart,
                 (State::SizeLf(size), b'\n') => State::Data(size),
                 (State::DataCr, b'\r') => State::DataLf,
                 (State::DataLf, b'\n') => State::default(),
@@ -70,7 +70,6 @@ impl Chunked {
                     State::Trailer
                 }
                 (State::Trailer, b'\r') => State::TrailerLf,
-                (State::TrailerLf, b'\n') => State::TrailerStart,
                 _ => return Err("the chunked body is malformed"),
             };
         }
