@@ -25,12 +25,12 @@ use super::Error;
 use crate::mesh::SpiffeId;
 
 /// How long workload certificates are valid, unless told otherwise.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_TTL: Duration = Duration::from_hours(24);
 /// Shorter ones would be renewed all the time.
-const MIN_TTL: Duration = Duration::from_secs(60);
+const MIN_TTL: Duration = Duration::from_mins(1);
 /// Before now, for clocks that are a little behind.
-const BACKDATE: Duration = Duration::from_secs(60);
-const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const BACKDATE: Duration = Duration::from_mins(1);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// Key and certificate in one file: there is no moment at which one exists without the other.
 const FILE: &str = "root.pem";
 

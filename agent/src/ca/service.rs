@@ -1,6 +1,13 @@
 //! The CA protocol on a Unix socket. Who may connect is decided by the kernel's word on the caller (`SO_PEERCRED`).
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    pin::pin,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -13,7 +20,7 @@ use tonic::{Request, Response, Status, server::Grpc};
 use tonic_prost::ProstCodec;
 
 use super::{
-    Authority,
+    Authority, Error,
     protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, impersonated},
 };
 use crate::mesh::SpiffeId;
@@ -21,8 +28,24 @@ use crate::mesh::SpiffeId;
 /// A pause after `accept` fails, which it does when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the CA protocol on `listener` until `drain`, then finishes what is in progress. The socket's mode should be 0600;
-/// callers other than root and the user of this process are turned away in any case.
+/// A listener at `socket`, mode 0600, in place of one that a killed process left behind.
+pub fn listen(socket: &Path) -> Result<UnixListener, Error> {
+    let fail = |e: io::Error| Error::new(format!("the CA cannot listen at {}: {e}", socket.display()));
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(Error::new(format!("another CA is running at {}", socket.display())));
+    }
+    match fs::symlink_metadata(socket) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(socket).map_err(fail)?,
+        Ok(_) => return Err(Error::new(format!("{} is there and is no socket", socket.display()))),
+        Err(_) => {}
+    }
+    // Between bind and chmod the umask decides who may connect; `serve` looks at each caller, so nobody gets in early.
+    let listener = UnixListener::bind(socket).map_err(fail)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Serves the CA protocol on `listener` until `drain`, then finishes what is in progress. Callers other than root and the user of this process are turned away in any case.
 pub async fn serve(listener: UnixListener, authority: Authority, drain: CancellationToken) {
     let connections = TaskTracker::new();
     loop {

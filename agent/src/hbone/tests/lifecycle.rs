@@ -9,6 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Dialer, GATEWAY, Mesh, SLEEP, connect, echo, soon};
 use crate::{
@@ -29,7 +30,11 @@ async fn ping(tunnel: &mut crate::hbone::tunnel::Tunnel) -> io::Result<()> {
 async fn a_gateway_with_another_identity_gets_no_tunnel() {
     let mesh = Mesh::start_as("spiffe://cluster.local/ns/default/sa/impostor", echo).await;
     match mesh.open().await.unwrap_err() {
-        Error::Tls(_, e) => assert!(e.to_string().contains("sa/impostor, not of"), "{e}"),
+        Error::Tls(_, e) => assert!(
+            e.to_string()
+                .starts_with("the peer's certificate is refused: it is the certificate of spiffe://"),
+            "{e}"
+        ),
         other => panic!("{other}"),
     }
 }
@@ -89,7 +94,7 @@ async fn what_is_no_connect_is_answered_400() {
     let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
     let tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
     let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
-    let _driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let get = Request::get("https://192.0.2.1/").body(()).unwrap();
     let name = Request::builder().method(Method::CONNECT).uri("example.com:443").body(()).unwrap();
     let zero = Request::builder().method(Method::CONNECT).uri("192.0.2.1:0").body(()).unwrap();
@@ -118,6 +123,34 @@ async fn draining_finishes_streams_and_sends_new_ones_elsewhere() {
     soon("the connection's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
 }
 
+/// H2-01, rapid reset: streams that are opened and reset before anybody could look at them.
+#[tokio::test]
+async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
+    let mut mesh = Mesh::start(echo).await;
+    let tcp = TcpStream::connect(mesh.gateway.address).await.unwrap();
+    let config = mesh.sleep.client_config(&mesh.gateway.identity);
+    let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
+    let tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    soon("the attack", async {
+        for _ in 0..5000 {
+            let Ok(ready) = send.ready().await else { return };
+            send = ready;
+            let Ok((_, mut stream)) = send.send_request(connect().to_request(), false) else { return };
+            stream.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+        panic!("nobody minds");
+    })
+    .await;
+    // GOAWAY may be lost behind the TCP reset that our unread frames cause, so its code cannot be relied on here.
+    soon("the end", driver).await.unwrap().unwrap_err();
+    soon("the gateway's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
+    // Everybody else is served.
+    ping(&mut mesh.open().await.unwrap()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_gateway_that_only_says_goaway_is_given_up() {
     let mesh = Mesh::start(echo).await;
@@ -136,9 +169,9 @@ async fn a_goaway_moves_new_tunnels_to_a_new_connection() {
     let (listener, authority) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), &mesh.authority);
     let acceptor = TlsAcceptor::from(authority.workload(GATEWAY).server_config());
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..successor.gateway.clone() };
-    let drain = tokio_util::sync::CancellationToken::new();
+    let drain = CancellationToken::new();
     let first = drain.clone();
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut token = Some(first);
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
@@ -180,10 +213,10 @@ async fn a_connection_that_broke_is_replaced() {
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
     let kill = Arc::new(tokio::sync::Notify::new());
     let killed = Arc::clone(&kill);
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
-            let serve = crate::hbone::server::serve(tls, Arc::new(echo), Default::default());
+            let serve = crate::hbone::server::serve(tls, Arc::new(echo), CancellationToken::new());
             let killed = Arc::clone(&killed);
             tokio::spawn(async move {
                 tokio::select! {
@@ -209,7 +242,7 @@ async fn a_full_connection_is_joined_by_another() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
             tokio::spawn(async move {
@@ -241,7 +274,7 @@ async fn a_peer_that_falls_silent_is_noticed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         let tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
         let mut connection = h2::server::handshake(tls).await.unwrap();
         let (_, mut respond) = connection.accept().await.unwrap().unwrap();
@@ -267,7 +300,7 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let mut mesh = Mesh::start(echo).await;
     let tunnel = mesh.open().await.unwrap();
     tokio::time::pause();
-    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    tokio::time::sleep(std::time::Duration::from_mins(10)).await;
     assert_eq!(*mesh.served.borrow(), 1);
     drop(tunnel);
     mesh.served.wait_for(|n| *n == 0).await.unwrap();
