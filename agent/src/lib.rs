@@ -14,9 +14,11 @@
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
 
 pub mod authz;
+pub mod balance;
 pub mod ca;
 pub mod datapath;
 pub mod dns;
+pub mod explain;
 pub mod flow;
 pub mod gateway;
 pub mod hbone;

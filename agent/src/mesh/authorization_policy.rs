@@ -65,8 +65,10 @@ pub struct Source {
     pub service_accounts: Vec<ServiceAccount>,
     /// `notServiceAccounts`.
     pub not_service_accounts: Vec<ServiceAccount>,
-    /// `ipBlocks` and `remoteIpBlocks`, which are the same behind a tunnel.
+    /// `ipBlocks`.
     pub ip_blocks: Vec<IpRule>,
+    /// `remoteIpBlocks`: the same address behind a tunnel, but a field of its own.
+    pub remote_ip_blocks: Vec<IpRule>,
     /// `notIpBlocks` and `notRemoteIpBlocks`.
     pub not_ip_blocks: Vec<IpRule>,
     /// `requestPrincipals` or its `not` form is given: Egret verifies no JWT, so a rule that asks for one is not met in
@@ -153,7 +155,7 @@ pub enum TemplatePart {
     Literal(Arc<str>),
     /// `{*}`: one part, not empty.
     One,
-    /// `{**}`: any number of parts.
+    /// `{**}`: one part or more, empty ones too.
     Many,
 }
 

@@ -73,7 +73,7 @@ pub(super) fn route(
     let hit = find(&services, &stage, request)
         .ok_or_else(|| unmatched(&services, "in the mesh stage", port, request))?;
     path.mesh_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, request) {
+    if let Some(answer) = answer(&hit.route.action, request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;
@@ -113,7 +113,7 @@ fn gateway_stage(
     };
     path.gateway = Some(bound.gateway.clone());
     path.gateway_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, &request) {
+    if let Some(answer) = answer(&hit.route.action, &request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;
