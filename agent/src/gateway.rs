@@ -15,6 +15,8 @@ mod record;
 mod refuse;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tunnel;
 mod upstream;
@@ -39,7 +41,7 @@ pub use http::normalise::{self, PathNormalisation};
 use crate::{
     dns::Resolver,
     flow::FlowTable,
-    hbone,
+    hbone::{self, read_ahead::ReadAhead},
     mesh::{Snapshot, SpiffeId},
     source::directory::Loaded,
     telemetry::access_log::AccessLog,
@@ -173,7 +175,7 @@ async fn serve_connection(
         io::Error::other(error)
     })?;
     let acceptor = TlsAcceptor::from(certificate.server_config());
-    let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(stream))
+    let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(ReadAhead::new(stream)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
     let source = peer_identity(tls.get_ref().1)

@@ -19,7 +19,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -75,12 +75,16 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// Without configuration and certificate.
     pub(super) fn new() -> Self {
+        Self::with(watch::channel(Loaded::default()).1, Arc::new(NoIssuer))
+    }
+
+    pub(super) fn with(snapshot: watch::Receiver<Loaded>, issuer: Arc<dyn issuer::Issuer>) -> Self {
         let lines = Lines::default();
-        let (_, snapshot) = watch::channel(Loaded::default());
         let parts = Parts {
             snapshot,
-            certificates: CertificateStore::new(Arc::new(NoIssuer)),
+            certificates: CertificateStore::new(issuer),
             identity: "spiffe://cluster.local/ns/istio-system/sa/gateway".parse().unwrap(),
             resolver: Resolver::table(&[("rebound.test", &["127.0.0.1"])]),
             flows: FlowTable::new(Side::Gateway, 100),
@@ -204,22 +208,38 @@ impl Server {
 
     /// An HTTP/1 server that answers with what it got: target, header fields and body.
     pub(super) async fn echo() -> Self {
-        Self::raw(|stream| async {
-            let service = service_fn(|request: Request<Incoming>| async {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.unwrap().to_bytes();
-                let mut response = Response::new(Full::new(body));
-                response.headers_mut().insert("seen-target", parts.uri.to_string().parse().unwrap());
-                for (name, value) in &parts.headers {
-                    response
-                        .headers_mut()
-                        .append(http::HeaderName::try_from(format!("seen-{name}")).unwrap(), value.clone());
-                }
-                Ok::<Response<Full<Bytes>>, Infallible>(response)
-            });
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+        Self::echo_over(|tcp| async { Ok(tcp) }).await
+    }
+
+    /// The same over what `accept` makes of each connection.
+    pub(super) async fn echo_over<F, IO>(
+        accept: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Self::raw(move |stream| {
+            let accept = accept.clone();
+            async move {
+                let Ok(stream) = accept(stream).await else { return };
+                let service = service_fn(|request: Request<Incoming>| async {
+                    let (parts, body) = request.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    let mut response = Response::new(Full::new(body));
+                    response.headers_mut().insert("seen-target", parts.uri.to_string().parse().unwrap());
+                    for (name, value) in &parts.headers {
+                        response.headers_mut().append(
+                            http::HeaderName::try_from(format!("seen-{name}")).unwrap(),
+                            value.clone(),
+                        );
+                    }
+                    Ok::<Response<Full<Bytes>>, Infallible>(response)
+                });
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            }
         })
         .await
     }
