@@ -16,12 +16,11 @@
 pub mod admin;
 pub mod app;
 pub mod authz;
+pub mod balance;
 pub mod ca;
 pub mod cli;
 pub mod datapath;
 pub mod dns;
-pub mod balance;
-pub mod datapath;
 pub mod explain;
 pub mod flow;
 pub mod gateway;
