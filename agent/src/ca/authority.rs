@@ -128,7 +128,10 @@ impl Authority {
             .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
             .collect();
         if found != [format!("spiffe://{trust_domain}")] {
-            return Err(format!("it is the root of {}, not of trust domain {trust_domain}", found.join(", ")));
+            return Err(format!(
+                "it is the root of {}, not of trust domain {trust_domain}",
+                found.join(", ")
+            ));
         }
         if !root.is_ca() {
             return Err("its certificate is not a CA's".to_owned());
@@ -228,12 +231,9 @@ fn pem_of_certificate(pem: &str) -> Result<String, String> {
 
 /// Writes the file so that it is there as a whole or not at all, and never over one that is there.
 fn store(directory: &Path, path: &Path, pem: &str) -> Result<(), Error> {
-    let fail = |what: &Path, e: std::io::Error| Error::new(format!("{} cannot be written: {e}", what.display()));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|e| fail(directory, e))?;
+    let fail =
+        |what: &Path, e: std::io::Error| Error::new(format!("{} cannot be written: {e}", what.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| fail(directory, e))?;
     let temporary: PathBuf = directory.join(format!(".{FILE}.{}", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let result = (|| {

@@ -32,9 +32,7 @@ pub(crate) struct IstioCertificateResponse {
 
 /// Metadata that asks for the certificate of `identity`.
 pub(crate) fn impersonating(identity: &str) -> prost_types::Struct {
-    let value = prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(identity.to_owned())),
-    };
+    let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(identity.to_owned())) };
     prost_types::Struct { fields: [(IMPERSONATED_IDENTITY.to_owned(), value)].into() }
 }
 

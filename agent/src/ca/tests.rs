@@ -24,14 +24,18 @@ fn id(name: &str) -> SpiffeId {
 fn request() -> (KeyPair, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-    params.subject_alt_names.push(rcgen::SanType::URI(
-        "spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap(),
-    ));
+    params
+        .subject_alt_names
+        .push(rcgen::SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
     let csr = params.serialize_request(&key).unwrap().pem().unwrap();
     (key, csr)
 }
 
-fn certificate(authority: &Authority, identity: &SpiffeId, validity: Option<Duration>) -> WorkloadCertificate {
+fn certificate(
+    authority: &Authority,
+    identity: &SpiffeId,
+    validity: Option<Duration>,
+) -> WorkloadCertificate {
     let (key, csr) = request();
     let chain = authority.sign(identity, &csr, validity).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
@@ -72,7 +76,11 @@ fn an_unusable_root_is_refused_with_its_name_and_the_cause() {
     for (pem, domain, expected) in [
         (String::new(), DOMAIN, "no private key"),
         (good[..good.len() / 2].to_owned(), DOMAIN, "no certificate"),
-        (good.clone(), "other.domain", "it is the root of spiffe://cluster.local, not of trust domain other.domain"),
+        (
+            good.clone(),
+            "other.domain",
+            "it is the root of spiffe://cluster.local, not of trust domain other.domain",
+        ),
         (mixed, DOMAIN, "its key does not fit"),
         (expired, DOMAIN, "is valid from"),
     ] {
@@ -95,7 +103,8 @@ fn what_the_request_says_of_itself_is_ignored() {
 #[test]
 fn validity_is_bounded_both_ways() {
     let authority = Authority::generate(DOMAIN).unwrap().0.with_ttl(Duration::from_secs(3600));
-    for (asked, granted) in [(None, 3600), (Some(600), 600), (Some(u64::from(u32::MAX)), 3600), (Some(1), 60)] {
+    for (asked, granted) in [(None, 3600), (Some(600), 600), (Some(u64::from(u32::MAX)), 3600), (Some(1), 60)]
+    {
         let certificate = certificate(&authority, &id("sleep"), asked.map(Duration::from_secs));
         // A minute of it lies in the past.
         assert_eq!(certificate.lifetime().as_secs(), granted + 60, "{asked:?}");

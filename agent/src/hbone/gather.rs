@@ -107,11 +107,7 @@ impl<IO> Drain<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Gather<IO> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.0.lock();
         let before = buf.filled().len();
         ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;

@@ -49,10 +49,7 @@ struct Dialer {
 }
 
 impl Dial for Dialer {
-    fn dial(
-        &self,
-        gateway: SocketAddr,
-    ) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + '_>> {
+    fn dial(&self, gateway: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send + '_>> {
         self.dialled.fetch_add(1, SeqCst);
         Box::pin(TcpStream::connect(gateway))
     }

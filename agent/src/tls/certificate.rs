@@ -72,9 +72,7 @@ impl WorkloadCertificate {
         let (not_before, not_after) = validity(leaf)?;
         let mut store = RootCertStore::empty();
         for root in roots {
-            store
-                .add(root.clone())
-                .map_err(|e| Invalid(format!("a root of {identity} is unusable: {e}")))?;
+            store.add(root.clone()).map_err(|e| Invalid(format!("a root of {identity} is unusable: {e}")))?;
         }
         let roots = Arc::new(store);
         let key = CertifiedKey::from_der(chain, key, &provider())
@@ -99,8 +97,9 @@ impl WorkloadCertificate {
         for pem in chain {
             // One element may hold several certificates.
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                certificates
-                    .push(certificate.map_err(|e| Invalid(format!("the certificate chain is not PEM: {e}")))?);
+                certificates.push(
+                    certificate.map_err(|e| Invalid(format!("the certificate chain is not PEM: {e}")))?,
+                );
             }
         }
         let root = certificates.pop().ok_or_else(|| Invalid("the certificate chain is empty".to_owned()))?;

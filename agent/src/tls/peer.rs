@@ -62,8 +62,7 @@ impl fmt::Debug for IdentityFault {
 
 /// The identity in a certificate.
 pub(super) fn identity_in(certificate: &[u8]) -> Result<SpiffeId, IdentityFault> {
-    let (rest, certificate) =
-        X509Certificate::from_der(certificate).map_err(|_| IdentityFault::Malformed)?;
+    let (rest, certificate) = X509Certificate::from_der(certificate).map_err(|_| IdentityFault::Malformed)?;
     if !rest.is_empty() || certificate.version() != X509Version::V3 {
         return Err(IdentityFault::Malformed);
     }

@@ -108,7 +108,8 @@ impl CertificateStore {
             }
         }
         let (sender, state) = watch::channel(State::Asking);
-        let task = keep(Arc::clone(&self.shared.issuer), Arc::clone(&self.shared.clock), identity.clone(), sender);
+        let task =
+            keep(Arc::clone(&self.shared.issuer), Arc::clone(&self.shared.clock), identity.clone(), sender);
         let entry = Entry { state: state.clone(), _task: AbortOnDropHandle::new(tokio::spawn(task)) };
         entries.insert(identity.clone(), entry);
         state
@@ -116,12 +117,7 @@ impl CertificateStore {
 }
 
 /// Gets the certificate of one identity, and a new one whenever it is time. Ends when the first try fails.
-async fn keep(
-    issuer: Arc<dyn Issuer>,
-    clock: Clock,
-    identity: SpiffeId,
-    state: watch::Sender<State>,
-) {
+async fn keep(issuer: Arc<dyn Issuer>, clock: Clock, identity: SpiffeId, state: watch::Sender<State>) {
     let mut certificate = match issue(&*issuer, &clock, &identity).await {
         Ok(certificate) => Arc::new(certificate),
         Err(error) => {
@@ -156,7 +152,10 @@ async fn issue(
 ) -> Result<WorkloadCertificate, issuer::Error> {
     let certificate = issuer.issue(identity).await?;
     if certificate.identity() != identity {
-        return Err(issuer::Error(format!("asked for {identity}, the issuer signed {}", certificate.identity())));
+        return Err(issuer::Error(format!(
+            "asked for {identity}, the issuer signed {}",
+            certificate.identity()
+        )));
     }
     if certificate.not_after() <= clock() {
         return Err(issuer::Error(format!(

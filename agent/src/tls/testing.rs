@@ -29,8 +29,7 @@ impl Issued {
 /// Parameters of a leaf with URI names.
 pub(crate) fn with_uris(uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.subject_alt_names =
-        uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params

@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Result;
-use egret_tests::{json_log::Mark, wait};
+use egret_tests::{json_log::Mark, privileges, wait};
 use tempfile::TempDir;
 
-use crate::{Rig, egret, privileged};
+use crate::{Rig, egret};
 
 /// Two documents; the second has a port that is no number.
 const MALFORMED: &str = "\
@@ -85,7 +85,7 @@ fn check_names_file_document_and_field() -> Result<()> {
 
 #[test]
 fn without_privileges_it_says_so_and_leaves_nothing() -> Result<()> {
-    if !privileged()? {
+    if !privileges::kernel_or_skip("egret up as nobody") {
         return Ok(());
     }
     // Where `nobody` may look, unlike the build directory.

@@ -72,13 +72,11 @@ impl Inner {
         let mut retries = 0;
         loop {
             match self.choose(&key, certificate) {
-                Choice::Use(connection, permit) => {
-                    match connection.open(permit, gateway, connect).await {
-                        Ok(tunnel) => return Ok(tunnel),
-                        Err(failed) if failed.retry && retries < MAX_RETRIES => retries += 1,
-                        Err(failed) => return Err(failed.error),
-                    }
-                }
+                Choice::Use(connection, permit) => match connection.open(permit, gateway, connect).await {
+                    Ok(tunnel) => return Ok(tunnel),
+                    Err(failed) if failed.retry && retries < MAX_RETRIES => retries += 1,
+                    Err(failed) => return Err(failed.error),
+                },
                 Choice::Wait(mut outcome) => {
                     let outcome = match outcome.wait_for(Option::is_some).await {
                         Ok(outcome) => outcome.clone(),

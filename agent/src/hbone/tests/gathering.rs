@@ -17,17 +17,11 @@ use crate::hbone::{
 };
 
 /// A client of its own over any pipe, driven like the real one.
-async fn client(
-    io: tokio::io::DuplexStream,
-) -> (h2::client::SendRequest<Bytes>, AbortOnDropHandle<()>) {
+async fn client(io: tokio::io::DuplexStream) -> (h2::client::SendRequest<Bytes>, AbortOnDropHandle<()>) {
     let (io, drain) = gather(io);
     let (send, mut connection) = h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
     let driver = tokio::spawn(async move {
-        poll_fn(|cx| {
-            poll_driven(cx, &drain, |cx| Future::poll(Pin::new(&mut connection), cx))
-        })
-        .await
-        .ok();
+        poll_fn(|cx| poll_driven(cx, &drain, |cx| Future::poll(Pin::new(&mut connection), cx))).await.ok();
     });
     (send, AbortOnDropHandle::new(driver))
 }

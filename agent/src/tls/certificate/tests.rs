@@ -55,7 +55,8 @@ fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<Ser
 
 /// A client that presents any certificate, and trusts `authority`.
 fn client_with(issued: &Issued, authority: &TestAuthority) -> Arc<ClientConfig> {
-    let key = CertifiedKey::from_der(vec![issued.certificate.clone()], issued.key_der(), &provider()).unwrap();
+    let key =
+        CertifiedKey::from_der(vec![issued.certificate.clone()], issued.key_der(), &provider()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.root()).unwrap();
     Arc::new(

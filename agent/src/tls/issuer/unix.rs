@@ -100,7 +100,10 @@ async fn exchange(
         // The CA closes the connections of callers it does not trust.
         .map_err(|status| match status.code() {
             tonic::Code::Unknown | tonic::Code::Unavailable => {
-                format!("it closed the connection ({}); is this process root or the CA's user?", status.message())
+                format!(
+                    "it closed the connection ({}); is this process root or the CA's user?",
+                    status.message()
+                )
             }
             _ => status.message().to_owned(),
         })
