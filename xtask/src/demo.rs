@@ -4,11 +4,9 @@
 //! is what a person sees of it.
 
 mod build;
-mod packages;
 mod programs;
 mod show;
 mod signals;
-mod terminal;
 
 use std::{
     fs::{self, OpenOptions},
@@ -29,8 +27,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use self::terminal::Terminal;
-use crate::toolchain;
+use crate::{packages, terminal::Terminal, toolchain};
 
 /// Run directory of the demo's Egret: its own, so that it disturbs no other on this machine.
 const RUN_DIR: &str = "/run/egret-demo";

@@ -4,6 +4,10 @@ mod clippy;
 mod command;
 mod demo;
 mod ebpf;
+mod packages;
+mod terminal;
+mod test;
+mod tidy;
 mod toolchain;
 
 use clap::Parser;
@@ -14,12 +18,16 @@ use clap::Parser;
 enum Task {
     /// Start everything on this machine and walk through the scenario with a real curl
     Demo(demo::Options),
+    /// Run every test that this machine can run, and say what was left out
+    Test,
     /// Find or install what the kernel programs are built with
     Toolchain,
     /// Build the kernel programs alone and print where the object is
     BuildEbpf,
     /// Lint everything, the kernel programs on their own target
     Clippy,
+    /// Check the rules of this code base that no compiler knows
+    Tidy,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -28,5 +36,7 @@ fn main() -> anyhow::Result<()> {
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Clippy => clippy::run(),
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
     }
 }

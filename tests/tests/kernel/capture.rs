@@ -2,7 +2,9 @@
 
 use std::io::Read as _;
 
-use crate::lab::{Application, Lab, OUTSIDE_V4, OUTSIDE_V6, assert_idle, errno, listen, port};
+use crate::lab::{
+    Application, Lab, OUTSIDE_V4, OUTSIDE_V6, assert_idle, errno, listen, port, wait_for_time_wait,
+};
 use nix::errno::Errno;
 
 #[test]
@@ -45,6 +47,7 @@ fn data_of_a_client_that_closes_before_accept_is_not_lost() {
     let Some(lab) = Lab::new("data_of_a_client_that_closes_before_accept_is_not_lost") else { return };
     lab.enrol();
     assert_eq!(lab.inside().run("hasty hello 203.0.113.7:80"), "ok closed");
+    wait_for_time_wait(&lab.listener_v4);
     let (mut stream, original) = lab.take(true);
     assert_eq!(original, Some("203.0.113.7:80".parse().unwrap()));
     let mut text = String::new();

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use egret::datapath::{Bpffs, Capture, WorkloadPolicy};
@@ -30,7 +31,19 @@ pub(crate) struct Lab {
     pub(crate) listener_v6: TcpListener,
     pub(crate) pins: PathBuf,
     // Last: the mount goes when everything above is gone.
-    pub(crate) _directory: tempfile::TempDir,
+    pub(crate) mount: Mount,
+}
+
+/// A bpffs of the test's own.
+pub(crate) struct Mount {
+    bpffs: Option<Bpffs>,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.bpffs.take().expect("only taken here").unmount().expect("unmounted");
+    }
 }
 
 impl Lab {
@@ -56,7 +69,7 @@ impl Lab {
             listener_v4: listen("127.0.0.1:0"),
             listener_v6: listen("[::1]:0"),
             pins,
-            _directory: directory,
+            mount: Mount { bpffs: Some(bpffs), _directory: directory },
         })
     }
 
@@ -111,6 +124,25 @@ pub(crate) fn assert_idle(listener: &TcpListener) {
     let error = listener.accept().expect_err("nobody connected");
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     listener.set_nonblocking(false).expect("blocking");
+}
+
+/// Waits until the kernel has forgotten the client's side of the only connection to `listener` but for its TIME_WAIT.
+pub(crate) fn wait_for_time_wait(listener: &TcpListener) {
+    // Remote port, and the timer column, which says 03 for TIME_WAIT whatever the state column says.
+    let remote = format!(":{:04X}", port(listener));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets");
+        let found = table.lines().skip(1).any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[2].ends_with(&remote) && fields[5].starts_with("03:")
+        });
+        if found {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the client's socket is not closed:\n{table}");
+        std::thread::yield_now();
+    }
 }
 
 /// Runs `ip` in this thread's network namespace.

@@ -46,7 +46,7 @@ fn a_dead_agent_means_refused_until_cleanup() {
     lab.enrol();
     let mut application = lab.inside();
     // Everything that the agent's process holds goes; what is pinned stays.
-    let Lab { capture, cgroup, listener_v4, listener_v6, pins, _directory } = lab;
+    let Lab { capture, cgroup, listener_v4, listener_v6, pins, mount } = lab;
     drop((capture, listener_v4, listener_v6));
     let server = listen(&format!("{OUTSIDE_V4}:0"));
     for address in [format!("{OUTSIDE_V4}:{}", port(&server)), "[2001:db8:7::7]:80".to_owned()] {
@@ -57,7 +57,7 @@ fn a_dead_agent_means_refused_until_cleanup() {
     datapath::cleanup(&pins).unwrap();
     assert!(!pins.exists(), "nothing is left");
     assert_direct(&mut application);
-    drop(cgroup);
+    drop((cgroup, mount));
 }
 
 #[test]

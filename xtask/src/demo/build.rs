@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use egret_tests::wait;
 
-use super::terminal::Terminal;
+use crate::terminal::Terminal;
 
 /// What the demo runs.
 pub(super) struct Binaries {
@@ -46,7 +46,7 @@ fn cargo(arguments: &[&str]) -> Result<()> {
 }
 
 /// Runs a command on our terminal, and ends it when we are interrupted.
-pub(super) fn run(command: &mut Command, shown: &str) -> Result<()> {
+fn run(command: &mut Command, shown: &str) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot run `{shown}`"))?;
     match wait::until(shown, Duration::from_hours(1), || Ok(child.try_wait()?)) {
         Ok(status) if status.success() => Ok(()),

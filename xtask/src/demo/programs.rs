@@ -11,7 +11,7 @@ use egret_tests::{
     wait,
 };
 
-use super::{packages, terminal::Terminal};
+use crate::{packages, terminal::Terminal};
 
 /// Shows what is attached to the cgroup of a workload that lives long enough to look.
 pub(super) fn show(terminal: &mut Terminal, world: &World, footprint: &mut Footprint) -> Result<()> {

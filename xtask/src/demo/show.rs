@@ -4,7 +4,7 @@ use anyhow::Result;
 use egret_tests::scenario::{Outcome, Step, World};
 use serde_json::Value;
 
-use super::terminal::Terminal;
+use crate::terminal::Terminal;
 
 /// Longest body that is shown, in lines.
 const BODY_LINES: usize = 10;

@@ -1,17 +1,17 @@
-//! The programs the demo calls, from Debian's packages where they are missing.
+//! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
 
 use std::{env, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use super::{build, terminal::Terminal};
+use crate::{command, terminal::Terminal};
 
 /// Program, package, and whether the demo can do without.
 const NEEDED: [(&str, &str, bool); 3] =
     [("curl", "curl", false), ("ip", "iproute2", false), ("bpftool", "bpftool", true)];
 
 /// Installs what is missing, or says what to run.
-pub(super) fn ensure(terminal: &mut Terminal) -> Result<()> {
+pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
     let missing = |optional: bool| {
         NEEDED
             .iter()
@@ -43,7 +43,7 @@ pub(super) fn ensure(terminal: &mut Terminal) -> Result<()> {
 }
 
 /// Whether a program is on the path.
-pub(super) fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| directory.join(program).is_file())
         || Path::new("/usr/sbin").join(program).is_file()
@@ -56,5 +56,5 @@ fn install(package: &str) -> Result<()> {
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    build::run(&mut command, &format!("apt-get {}", arguments.join(" ")))
+    command::run_quietly(&mut command)
 }

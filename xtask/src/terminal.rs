@@ -11,12 +11,12 @@ const GREEN: &str = "32";
 const CYAN: &str = "36";
 
 /// Standard output.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     colour: bool,
 }
 
 impl Terminal {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { colour: wanted && io::stdout().is_terminal() }
     }
@@ -32,39 +32,39 @@ impl Terminal {
     }
 
     /// The first line.
-    pub(super) fn title(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn title(&mut self, text: &str) -> Result<()> {
         self.line(&self.paint(BOLD, text))
     }
 
     /// Opens a section.
-    pub(super) fn section(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn section(&mut self, text: &str) -> Result<()> {
         self.line("")?;
         self.line(&self.paint(BOLD, text))
     }
 
     /// Something that takes a while begins.
-    pub(super) fn busy(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn busy(&mut self, text: &str) -> Result<()> {
         self.line(&self.paint(DIM, &format!("  … {text}")))
     }
 
     /// A part that is in place.
-    pub(super) fn done(&mut self, part: &str, detail: &str) -> Result<()> {
+    pub(crate) fn done(&mut self, part: &str, detail: &str) -> Result<()> {
         let mark = self.paint(GREEN, "✓");
         self.line(&format!("  {mark} {part:<17} {}", self.paint(DIM, detail)))
     }
 
     /// A command.
-    pub(super) fn command(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn command(&mut self, text: &str) -> Result<()> {
         self.line(&format!("  {} {}", self.paint(DIM, "$"), self.paint(CYAN, text)))
     }
 
     /// A labelled line of evidence.
-    pub(super) fn evidence(&mut self, label: &str, text: &str) -> Result<()> {
+    pub(crate) fn evidence(&mut self, label: &str, text: &str) -> Result<()> {
         self.line(&format!("  {} {text}", self.paint(DIM, &format!("{label:<9}"))))
     }
 
     /// Text of somebody else, indented, control characters made harmless.
-    pub(super) fn block(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn block(&mut self, text: &str) -> Result<()> {
         for line in text.lines() {
             let line = line.replace(|c: char| c.is_control() && c != '\t', "�");
             self.line(&format!("    {line}"))?;
@@ -73,12 +73,12 @@ impl Terminal {
     }
 
     /// It went well.
-    pub(super) fn good(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn good(&mut self, text: &str) -> Result<()> {
         self.marked(GREEN, "✓", text)
     }
 
     /// It did not.
-    pub(super) fn bad(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn bad(&mut self, text: &str) -> Result<()> {
         self.marked(RED, "✗", text)
     }
 
