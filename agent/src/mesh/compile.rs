@@ -86,7 +86,9 @@ fn credentials(all: &[Arc<Credential>], namespace: &str) -> HashMap<String, Arc<
     }
     let authorities: Vec<_> = found
         .iter()
-        .filter_map(|(name, credential)| Some((name.strip_suffix("-cacert")?.to_owned(), Arc::clone(credential))))
+        .filter_map(|(name, credential)| {
+            Some((name.strip_suffix("-cacert")?.to_owned(), Arc::clone(credential)))
+        })
         .collect();
     for (name, authority) in authorities {
         let base = found.entry(name.clone()).or_insert_with(|| {

@@ -154,9 +154,12 @@ mod tests {
     #[test]
     fn wildcards_follow_istio() {
         let wild = HostPattern::parse("*.Example.com").unwrap();
-        for (host, expected) in
-            [("example.com", false), ("a.example.com", true), ("a.b.example.com", true), ("aexample.com", false)]
-        {
+        for (host, expected) in [
+            ("example.com", false),
+            ("a.example.com", true),
+            ("a.b.example.com", true),
+            ("aexample.com", false),
+        ] {
             assert_eq!(wild.matches(host), expected, "{host}");
         }
         for bad in ["", "*.", "*com", "a.*.com", "a b.com", "test.com:80", "a..b", "http://a.com"] {

@@ -121,11 +121,7 @@ impl Registry {
     }
 
     /// Services that register `host` on any port, most specific first.
-    pub fn visible<'m>(
-        &'m self,
-        host: &str,
-        namespaces: &[&str],
-    ) -> impl Iterator<Item = &'m Arc<Service>> {
+    pub fn visible<'m>(&'m self, host: &str, namespaces: &[&str]) -> impl Iterator<Item = &'m Arc<Service>> {
         self.by_host.candidates(host).flatten().filter(|service| service.visible(namespaces))
     }
 
@@ -137,7 +133,9 @@ impl Registry {
         let listed = self.by_address.get(&dialled).into_iter().flatten().chain(
             self.by_net
                 .iter()
-                .filter(|(net, service)| net.contains(&address) && service.ports.contains_key(&dialled.port()))
+                .filter(|(net, service)| {
+                    net.contains(&address) && service.ports.contains_key(&dialled.port())
+                })
                 .map(|(_, service)| service),
         );
         let found: Vec<_> = listed
@@ -153,7 +151,10 @@ impl Registry {
             .flatten()
             .filter(|(service, _)| {
                 service.visible(namespaces)
-                    && service.entries.iter().all(|e| e.resolution != Resolution::Dns && e.addresses.is_empty())
+                    && service
+                        .entries
+                        .iter()
+                        .all(|e| e.resolution != Resolution::Dns && e.addresses.is_empty())
             })
             .map(|(service, port)| (service, *port))
             .collect()

@@ -40,7 +40,8 @@ impl Snapshot {
             full.eq_ignore_ascii_case(host)
                 || full.get(..host.len()).is_some_and(|start| {
                     let rest = &full[host.len()..];
-                    start.eq_ignore_ascii_case(host) && matches!(rest, ".svc.cluster.local" | ".cluster.local")
+                    start.eq_ignore_ascii_case(host)
+                        && matches!(rest, ".svc.cluster.local" | ".cluster.local")
                 })
         })
     }

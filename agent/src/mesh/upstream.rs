@@ -92,7 +92,8 @@ impl RuleIndex {
     ) -> Vec<&'m Arc<DestinationRule>> {
         let inner = &*self.0;
         let mut namespaces = vec![&*inner.gateway_namespace];
-        for namespace in [Some(service_namespace), Some(&*inner.root_namespace), client].into_iter().flatten() {
+        for namespace in [Some(service_namespace), Some(&*inner.root_namespace), client].into_iter().flatten()
+        {
             if !namespaces.contains(&namespace) {
                 namespaces.push(namespace);
             }
@@ -267,8 +268,11 @@ impl Service {
             .collect();
         let none = || {
             let what = if labels.is_some() { " with the labels of the subset" } else { "" };
-            Refusal::new(Reason::NoEndpoint, format!("{object} lists no endpoint{what} for {host} port {port}"))
-                .by(object.clone())
+            Refusal::new(
+                Reason::NoEndpoint,
+                format!("{object} lists no endpoint{what} for {host} port {port}"),
+            )
+            .by(object.clone())
         };
         match entry.resolution {
             Resolution::None if listed.is_empty() => {

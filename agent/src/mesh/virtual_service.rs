@@ -204,6 +204,7 @@ pub struct L4Match {
 impl L4Match {
     /// Whether the subnets given, if any, hold `address`.
     pub fn takes_address(&self, address: IpAddr) -> bool {
-        self.destination_subnets.is_empty() || self.destination_subnets.iter().any(|net| net.contains(&address))
+        self.destination_subnets.is_empty()
+            || self.destination_subnets.iter().any(|net| net.contains(&address))
     }
 }

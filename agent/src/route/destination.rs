@@ -17,7 +17,10 @@ pub(super) fn eyes<'a>(snapshot: &'a Snapshot, connection: &Connection<'a>) -> [
 }
 
 /// Picks one destination by weight.
-pub(super) fn pick<'r>(destinations: &'r [WeightedDestination], draw: Draw<'_>) -> Option<&'r WeightedDestination> {
+pub(super) fn pick<'r>(
+    destinations: &'r [WeightedDestination],
+    draw: Draw<'_>,
+) -> Option<&'r WeightedDestination> {
     if let [only] = destinations {
         return Some(only);
     }
@@ -52,7 +55,10 @@ pub(super) fn resolve(
     if registered.peek().is_none() {
         return Err(Refusal::new(
             Reason::NoDestination,
-            format!("the route leads to {}, which no ServiceEntry visible to {} registers; add one", to.host, eyes[1]),
+            format!(
+                "the route leads to {}, which no ServiceEntry visible to {} registers; add one",
+                to.host, eyes[1]
+            ),
         ));
     }
     let services: Vec<_> = registered.collect();
@@ -65,7 +71,10 @@ pub(super) fn resolve(
                 _ => {
                     return Err(Refusal::new(
                         Reason::NoDestination,
-                        format!("the route leads to {}, which has several ports; add destination.port.number", to.host),
+                        format!(
+                            "the route leads to {}, which has several ports; add destination.port.number",
+                            to.host
+                        ),
                     ));
                 }
             }
@@ -76,7 +85,10 @@ pub(super) fn resolve(
         path.service_entry = Some(entry.clone());
         return Err(Refusal::new(
             Reason::NoDestination,
-            format!("the route leads to {} port {port}, but {entry} does not list that port; add it", to.host),
+            format!(
+                "the route leads to {} port {port}, but {entry} does not list that port; add it",
+                to.host
+            ),
         )
         .by(entry.clone()));
     };
@@ -132,7 +144,9 @@ pub(super) fn unregistered(
                 }
                 None => Refusal::new(
                     Reason::NotRegistered,
-                    format!("no ServiceEntry registers {name} port {port}, and outboundTrafficPolicy is REGISTRY_ONLY; add a ServiceEntry"),
+                    format!(
+                        "no ServiceEntry registers {name} port {port}, and outboundTrafficPolicy is REGISTRY_ONLY; add a ServiceEntry"
+                    ),
                 ),
             })
         }

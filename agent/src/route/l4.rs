@@ -7,9 +7,7 @@ use super::{
     stage::{self, Stage},
 };
 use crate::{
-    mesh::{
-        GatewayName, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload,
-    },
+    mesh::{GatewayName, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload},
     reason::{Reason, Refusal},
 };
 
@@ -134,11 +132,8 @@ fn follow(
     let bound = stage::gateways(snapshot, port, sni, kinds)?;
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     for bound in &bound {
-        let stage = Stage {
-            gateway: bound.name.clone(),
-            port,
-            namespace: &snapshot.settings.gateway.namespace,
-        };
+        let stage =
+            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
         let by_name = (bound.kind == ServerKind::Passthrough)
             .then(|| find(&bound.services, |s| &s.tls, &stage, connection, sni))
             .flatten();
@@ -152,7 +147,9 @@ fn follow(
     }
     Err(Refusal::new(
         Reason::NoRoute,
-        format!("no VirtualService for the egress gateway has a tls or tcp route on port {port} that matches; bind one to the Gateway"),
+        format!(
+            "no VirtualService for the egress gateway has a tls or tcp route on port {port} that matches; bind one to the Gateway"
+        ),
     ))
 }
 

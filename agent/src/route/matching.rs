@@ -53,8 +53,12 @@ fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
 
 /// The first parameter of that name counts, its value as sent.
 fn query_matches(name: &str, wanted: &TextMatch, query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
-    }).is_some_and(|value| wanted.matches(value))
+    query
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+        .is_some_and(|value| wanted.matches(value))
 }

@@ -58,17 +58,15 @@ pub(super) fn route(
     if services.is_empty() {
         // No VirtualService: enrolment itself means "through the gateway", so the registry decides.
         let to = match registered {
-            Some(service) => destination::upstream(
-                service,
-                request.host,
-                (port, None),
-                connection,
-                Payload::Clear,
-                path,
-            )?,
-            None => {
-                destination::unregistered(snapshot, Some(request.host), connection.original_destination, None)?
+            Some(service) => {
+                destination::upstream(service, request.host, (port, None), connection, Payload::Clear, path)?
             }
+            None => destination::unregistered(
+                snapshot,
+                Some(request.host),
+                connection.original_destination,
+                None,
+            )?,
         };
         return Ok(forward(to, effects));
     }
@@ -102,11 +100,8 @@ fn gateway_stage(
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     let mut found: Option<(&Bound<'_>, Hit<'_>)> = None;
     for bound in &bound {
-        let stage = Stage {
-            gateway: bound.name.clone(),
-            port,
-            namespace: &snapshot.settings.gateway.namespace,
-        };
+        let stage =
+            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
         if let Some(hit) = find(&bound.services, &stage, &request) {
             found = Some((bound, hit));
             break;
@@ -190,7 +185,10 @@ fn choose<'s>(hit: &Hit<'s>, draw: Draw<'_>) -> Result<(&'s WeightedDestination,
         blame(
             Refusal::new(
                 Reason::NoDestination,
-                format!("route {} of {} has no destination with a weight", hit.route.name, hit.service.object),
+                format!(
+                    "route {} of {} has no destination with a weight",
+                    hit.route.name, hit.service.object
+                ),
             ),
             hit,
         )
@@ -212,7 +210,10 @@ fn unmatched(
     match services.first() {
         Some(service) => Refusal::new(
             Reason::NoRoute,
-            format!("no http route of {} {place} matches {what}; add one, or a route without match", service.object),
+            format!(
+                "no http route of {} {place} matches {what}; add one, or a route without match",
+                service.object
+            ),
         )
         .by(service.object.clone()),
         None => Refusal::new(

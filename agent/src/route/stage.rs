@@ -113,7 +113,9 @@ pub(super) fn gateways<'s>(
     if found.is_empty() {
         let what = host.map(|host| format!(" that serves {host}")).unwrap_or_default();
         let detail = if port_exists {
-            format!("no Gateway of the egress gateway has a server on port {port}{what}; add the host to its hosts")
+            format!(
+                "no Gateway of the egress gateway has a server on port {port}{what}; add the host to its hosts"
+            )
         } else {
             format!(
                 "a route leads to the egress gateway's port {port}, but no Gateway that selects it has a fitting server there; add one"

@@ -87,7 +87,9 @@ fn split(text: &str) -> Vec<(u64, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut at, mut before, mut line) = (0, 0, 0, 0);
     for part in text.split_inclusive('\n') {
-        let marker = part.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let marker = part
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if marker && at > start {
             parts.push((before, &text[start..at]));
             (start, before) = (at, line);
@@ -214,7 +216,11 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
     definition.selector = readable_selector(node);
     if !versions.contains(&version_only) {
         let remedy = format!("use {group}/{}", versions.last().copied().unwrap_or("v1"));
-        definition.complain(codes::NOT_AN_OBJECT, format!("{version} is not a version of {kind}"), Some(remedy));
+        definition.complain(
+            codes::NOT_AN_OBJECT,
+            format!("{version} is not a version of {kind}"),
+            Some(remedy),
+        );
         found.push(definition);
         return;
     }

@@ -157,9 +157,7 @@ impl<'n> Field<'n> {
         };
         entries
             .iter()
-            .map(|(key, node)| {
-                (key.as_str(), Self::new(node, format!("{}.{key}", self.path), self.problems))
-            })
+            .map(|(key, node)| (key.as_str(), Self::new(node, format!("{}.{key}", self.path), self.problems)))
             .collect()
     }
 

@@ -95,15 +95,20 @@ impl Index {
         for (object, definitions) in &defined {
             let first = definitions[0];
             if let ([only], Some(item)) = (&definitions[..], &first.item) {
-                let place =
-                    Place { file: Arc::clone(&only.file), document: only.document, line: only.line };
+                let place = Place { file: Arc::clone(&only.file), document: only.document, line: only.line };
                 self.good.insert(object.clone(), Good { item: item.clone(), place });
                 continue;
             }
             if definitions.len() > 1 {
                 let elsewhere = format!("{} (document {})", first.file, first.document);
                 for again in &definitions[1..] {
-                    problems.push(problem(again, codes::DUPLICATE, Severity::Error, format!("is defined already in {elsewhere}, and none of the definitions is taken"), Some("keep one of them")));
+                    problems.push(problem(
+                        again,
+                        codes::DUPLICATE,
+                        Severity::Error,
+                        format!("is defined already in {elsewhere}, and none of the definitions is taken"),
+                        Some("keep one of them"),
+                    ));
                 }
             }
             self.without_good(object, definitions, problems, &mut refused);
@@ -115,10 +120,13 @@ impl Index {
             .filter(|definition| definition.unreadable)
             .map(|definition| Arc::clone(&definition.file))
             .collect();
-        self.good.retain(|object, good| defined.contains_key(object) || unreadable.contains(&good.place.file));
+        self.good
+            .retain(|object, good| defined.contains_key(object) || unreadable.contains(&good.place.file));
         // Policies that an unreadable document may hold and nobody has seen in good shape.
         for definition in self.files.values().flatten().filter(|definition| definition.unreadable) {
-            let Some(kind @ (Kind::AuthorizationPolicy | Kind::MeshConfig)) = definition.seems else { continue };
+            let Some(kind @ (Kind::AuthorizationPolicy | Kind::MeshConfig)) = definition.seems else {
+                continue;
+            };
             let kept = self.good.iter().any(|(object, good)| {
                 object.kind == kind && good.place.file == definition.file && !defined.contains_key(object)
             });
@@ -128,7 +136,13 @@ impl Index {
                     object: ObjectRef::new(kind, "", name),
                     selector: definition.selector.clone(),
                 });
-                problems.push(problem(definition, codes::FAIL_CLOSED, Severity::Error, fail_closed(kind), None));
+                problems.push(problem(
+                    definition,
+                    codes::FAIL_CLOSED,
+                    Severity::Error,
+                    fail_closed(kind),
+                    None,
+                ));
             }
         }
         refused
@@ -146,7 +160,13 @@ impl Index {
             let message = "its last good version stays in force".to_owned();
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
         } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
-            problems.push(problem(first, codes::FAIL_CLOSED, Severity::Error, fail_closed(object.kind), None));
+            problems.push(problem(
+                first,
+                codes::FAIL_CLOSED,
+                Severity::Error,
+                fail_closed(object.kind),
+                None,
+            ));
             for definition in definitions {
                 let selector = definition.selector.clone();
                 refused.push(RefusedPolicy { object: object.clone(), selector });

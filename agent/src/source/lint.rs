@@ -41,10 +41,12 @@ pub(super) fn check(objects: &Objects, places: &HashMap<ObjectRef, Place>, probl
         destination_rule(&mut lint, objects, rule);
     }
     for entry in &objects.service_entries {
-        for port in entry.ports.iter().filter(|p| matches!(p.protocol, AppProtocol::Https | AppProtocol::Tls)) {
+        for port in entry.ports.iter().filter(|p| matches!(p.protocol, AppProtocol::Https | AppProtocol::Tls))
+        {
             let originated = entry.hosts.iter().all(|host| {
                 objects.destination_rules.iter().any(|rule| {
-                    rule.host.overlaps(host) && tls_settings(rule).any(|(number, _)| number.is_none_or(|n| n == port.number))
+                    rule.host.overlaps(host)
+                        && tls_settings(rule).any(|(number, _)| number.is_none_or(|n| n == port.number))
                 })
             });
             if !originated {
@@ -99,14 +101,20 @@ fn destination_rule(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRu
         );
     }
     let twin = objects.destination_rules.iter().find(|other| {
-        other.object != *object && other.object.namespace == object.namespace && other.host == rule.host && other.object < *object
+        other.object != *object
+            && other.object.namespace == object.namespace
+            && other.host == rule.host
+            && other.object < *object
     });
     if let Some(twin) = twin {
         lint.warn(
             object,
             codes::SEVERAL_RULES,
             "spec.host",
-            format!("{} is for the same host; the first by name that says something about TLS is taken", twin.object),
+            format!(
+                "{} is for the same host; the first by name that says something about TLS is taken",
+                twin.object
+            ),
             "merge the two",
         );
     }
@@ -117,14 +125,16 @@ fn destination_rule(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRu
                 object,
                 codes::ISTIO_MUTUAL,
                 "spec.trafficPolicy",
-                "ISTIO_MUTUAL works between proxies of the mesh only; connections to this host are refused".to_owned(),
+                "ISTIO_MUTUAL works between proxies of the mesh only; connections to this host are refused"
+                    .to_owned(),
                 "use SIMPLE or MUTUAL",
             ),
             TlsSetting::Originate { insecure_skip_verify: true, .. } => lint.warn(
                 object,
                 codes::SKIP_VERIFY,
                 "spec.trafficPolicy",
-                "the server's certificate is not verified: anyone on the way can read and change the traffic".to_owned(),
+                "the server's certificate is not verified: anyone on the way can read and change the traffic"
+                    .to_owned(),
                 "remove insecureSkipVerify",
             ),
             TlsSetting::Originate { sni, subject_alt_names, credential_name, .. } => {
@@ -133,7 +143,9 @@ fn destination_rule(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRu
                         object,
                         codes::NAME_CHECK,
                         "spec.trafficPolicy",
-                        format!("the server's certificate must bear {sni} (Istio would accept any name here)"),
+                        format!(
+                            "the server's certificate must bear {sni} (Istio would accept any name here)"
+                        ),
                         "write subjectAltNames to say which names are meant",
                     );
                 }

@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("10s", 10_000), ("1.5s", 1500), ("1m30s", 90_000), ("100ms", 100), ("0s", 0)] {
+        for (text, millis) in [("10s", 10_000), ("1.5s", 1500), ("1m30s", 90_000), ("100ms", 100), ("0s", 0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for bad in ["", "10", "s", "-1s", "1x", "1s2"] {

@@ -45,7 +45,7 @@ fn the_last_good_configuration_stays() -> Result<()> {
     let world = &rig.world;
     let url = format!("http://{}/status/200", world.external.address());
     for malformed in [MALFORMED, "kind: [unclosed", "\u{0}"] {
-        world.config.write("service-entry.yaml", malformed)?;
+        world.egret.reconfigure(|| world.config.write("service-entry.yaml", malformed))?;
         let problems = wait::until("the problem to be reported", Duration::from_secs(15), || {
             let problems = world.egret.config_problems()?;
             let found = problems.iter().any(|problem| problem["file"] == "service-entry.yaml");

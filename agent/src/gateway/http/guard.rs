@@ -26,8 +26,8 @@ use tokio::{
 };
 
 use chunked::Chunked;
-pub(in crate::gateway) use head::{Violation, known_method};
 use head::{Body, MAX_HEAD};
+pub(in crate::gateway) use head::{Violation, known_method};
 
 /// What hyper gets to see in place of a request that breaks the rules.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";

@@ -173,7 +173,9 @@ fn service_account(text: &str, own: &Arc<str>) -> Result<ServiceAccount, String>
         None => (Arc::clone(own), text),
     };
     if name.is_empty() || name.contains(['/', '*']) || namespace.is_empty() || namespace.contains('*') {
-        return Err(format!("{text:?} is neither a service account nor namespace/service-account; wildcards are not allowed"));
+        return Err(format!(
+            "{text:?} is neither a service account nor namespace/service-account; wildcards are not allowed"
+        ));
     }
     Ok(ServiceAccount { namespace, name: name.into() })
 }
@@ -192,7 +194,9 @@ fn host_rule(text: &str) -> Result<HostRule, String> {
             let port = if digits == "*" {
                 PolicyPort::Any
             } else {
-                PolicyPort::Number(digits.parse().map_err(|_| format!("{text:?} does not end in a port number"))?)
+                PolicyPort::Number(
+                    digits.parse().map_err(|_| format!("{text:?} does not end in a port number"))?,
+                )
             };
             (host, Some(port))
         }
@@ -209,7 +213,8 @@ fn path_rule(text: &str) -> Result<PathRule, String> {
     if !text.contains(['{', '}']) {
         return Ok(PathRule::Text(TextMatch::policy(text)));
     }
-    let fail = || format!("{text:?} is not a path template; between slashes there may be a text, {{*}} or {{**}}");
+    let fail =
+        || format!("{text:?} is not a path template; between slashes there may be a text, {{*}} or {{**}}");
     let rest = text.strip_prefix('/').ok_or_else(fail)?;
     let parts = rest.split('/').map(|part| match part {
         "{*}" => Ok(TemplatePart::One),
@@ -244,7 +249,8 @@ fn condition(field: &Field<'_>, own: &Arc<str>) -> Option<Condition> {
                     .map(|a| TextMatch::Exact(format!("{}/{}", a.namespace, a.name).into())),
                 _ => Some(TextMatch::policy(&field.text()?)),
             };
-            let found = (values.iter().filter_map(text).collect(), not_values.iter().filter_map(text).collect());
+            let found =
+                (values.iter().filter_map(text).collect(), not_values.iter().filter_map(text).collect());
             (condition.values, condition.not_values) = found;
         }
     }

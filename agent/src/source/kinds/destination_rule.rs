@@ -130,8 +130,7 @@ fn tls_setting(field: &Field<'_>) -> Option<TlsSetting> {
     let sni: Option<Arc<str>> = fields.text("sni").map(Into::into);
     let subject_alt_names: Vec<Arc<str>> =
         fields.texts("subjectAltNames").into_iter().map(Arc::from).collect();
-    let insecure_skip_verify =
-        fields.take("insecureSkipVerify").and_then(|f| f.flag()).unwrap_or_default();
+    let insecure_skip_verify = fields.take("insecureSkipVerify").and_then(|f| f.flag()).unwrap_or_default();
     fields.unsupported(
         &["clientCertificate", "privateKey", "caCertificates", "caCrl"],
         "put the files into a Secret in the gateway's namespace and name it in credentialName",
@@ -145,7 +144,9 @@ fn tls_setting(field: &Field<'_>) -> Option<TlsSetting> {
         field.refuse("credentialName needs mode SIMPLE or MUTUAL");
     }
     if insecure_skip_verify && !subject_alt_names.is_empty() {
-        field.refuse("insecureSkipVerify verifies nothing, so subjectAltNames cannot be met; remove one of them");
+        field.refuse(
+            "insecureSkipVerify verifies nothing, so subjectAltNames cannot be met; remove one of them",
+        );
     }
     Some(match mode {
         Mode::Disable => TlsSetting::Disable,

@@ -118,7 +118,9 @@ fn header_matches(field: Option<Field<'_>>) -> Vec<HeaderMatch> {
         .into_iter()
         .filter_map(|(name, field)| {
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                field.refuse(format!("{name:?} is not a header name; use uri, method, authority or scheme for those"));
+                field.refuse(format!(
+                    "{name:?} is not a header name; use uri, method, authority or scheme for those"
+                ));
                 return None;
             };
             Some(HeaderMatch { name, value: scalars::string_match(&field)? })
@@ -135,7 +137,10 @@ fn destinations(field: &Field<'_>, own: &Arc<str>) -> Vec<WeightedDestination> {
         let (request_headers, response_headers) = headers(&mut fields);
         fields.finish();
         let Some(destination) = to else { continue };
-        found.push((WeightedDestination { destination, weight: 0, request_headers, response_headers }, weight));
+        found.push((
+            WeightedDestination { destination, weight: 0, request_headers, response_headers },
+            weight,
+        ));
     }
     if found.is_empty() {
         field.refuse("needs a destination");
@@ -211,7 +216,10 @@ fn operations(field: &Field<'_>) -> Option<HeaderOperations> {
     let mut fields = field.fields()?;
     let mut pairs = |name: &'static str| -> Vec<(HeaderName, HeaderValue)> {
         let entries = fields.take(name).map(|f| f.entries()).unwrap_or_default();
-        entries.iter().filter_map(|(name, value)| Some((header(value, name)?, header_value(value)?))).collect()
+        entries
+            .iter()
+            .filter_map(|(name, value)| Some((header(value, name)?, header_value(value)?)))
+            .collect()
     };
     let set = pairs("set");
     let add = pairs("add");
@@ -235,7 +243,8 @@ fn header(field: &Field<'_>, name: &str) -> Option<HeaderName> {
         return None;
     }
     // These frame the message; changing them would let one request become two.
-    let framing = ["content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"];
+    let framing =
+        ["content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"];
     if framing.contains(&name.as_str()) {
         field.refuse(format!("{name} belongs to the connection and cannot be changed"));
         return None;

@@ -50,7 +50,9 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<ServiceEntry> {
             of.refuse("resolution STATIC takes endpoint addresses that are IP addresses; use DNS for names");
         }
         Resolution::None if !endpoints.is_empty() => {
-            of.refuse("resolution NONE goes to the address the workload dialled and takes no endpoints; use STATIC");
+            of.refuse(
+                "resolution NONE goes to the address the workload dialled and takes no endpoints; use STATIC",
+            );
         }
         _ => {}
     }

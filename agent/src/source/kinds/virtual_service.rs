@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use super::{Meta, http_route};
 use crate::{
-    mesh::{
-        Destination, GatewayName, HostPattern, L4Match, L4Route, VirtualService, WeightedDestination,
-    },
+    mesh::{Destination, GatewayName, HostPattern, L4Match, L4Route, VirtualService, WeightedDestination},
     source::{
         fields::{Field, Fields},
         scalars,
@@ -85,7 +83,10 @@ pub(super) fn destination(field: &Field<'_>, own: &Arc<str>) -> Option<Destinati
 }
 
 /// Weights: a single destination gets everything; beside weights that are set, one that is not set is 0.
-pub(super) fn settle_weights(of: &Field<'_>, mut given: Vec<(WeightedDestination, Option<u32>)>) -> Vec<WeightedDestination> {
+pub(super) fn settle_weights(
+    of: &Field<'_>,
+    mut given: Vec<(WeightedDestination, Option<u32>)>,
+) -> Vec<WeightedDestination> {
     let single = given.len() == 1;
     let total: u64 = given.iter().map(|(_, weight)| u64::from(weight.unwrap_or(0))).sum();
     if !single && total == 0 {
@@ -116,7 +117,8 @@ fn l4_route(field: &Field<'_>, index: usize, own: &Arc<str>, tls: bool) -> Optio
         let weight = fields.take("weight").and_then(|f| f.number(0, u32::MAX));
         fields.finish();
         let Some(destination) = to else { continue };
-        let to = WeightedDestination { destination, weight: 0, request_headers: None, response_headers: None };
+        let to =
+            WeightedDestination { destination, weight: 0, request_headers: None, response_headers: None };
         destinations.push((to, weight));
     }
     if destinations.is_empty() {
