@@ -50,8 +50,8 @@ impl Rig {
 
     /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.
     fn configured(directory: &str) -> Result<Option<Self>> {
-        let rig = Self::start()?;
-        if let Some(rig) = &rig {
+        let mut rig = Self::start()?;
+        if let Some(rig) = &mut rig {
             rig.world.configure_up_to(directory)?;
         }
         Ok(rig)
