@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::{errno::Errno, libc};
 
+use crate::cgroup;
+
 /// `enum bpf_cmd` in linux/bpf.h.
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const PROG_QUERY: libc::c_int = 16;
@@ -108,21 +110,9 @@ fn bpf<T>(command: libc::c_int, attribute: &mut T) -> Result<RawFd, Errno> {
     Errno::result(result).map(|fd| fd as RawFd)
 }
 
-/// Where cgroup v2 is mounted.
-pub fn cgroup_root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    mounts
-        .lines()
-        .filter_map(|line| line.split_once(" - "))
-        .find(|(_, source)| source.starts_with("cgroup2 "))
-        .and_then(|(mount, _)| mount.split(' ').nth(4))
-        .map(PathBuf::from)
-        .context("no cgroup v2 hierarchy is mounted")
-}
-
 /// The cgroup of this process.
 pub fn own_cgroup() -> Result<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup")?;
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup v2")?;
-    Ok(cgroup_root()?.join(path))
+    Ok(cgroup::mount_point()?.join(path))
 }

@@ -24,6 +24,8 @@ use crate::{
 
 /// What `egret up` gets until everything serves.
 const START: Duration = Duration::from_mins(1);
+/// What it gets to end: every role may drain its connections.
+const END: Duration = Duration::from_secs(40);
 /// What a change of a file gets until it is in force.
 const RELOAD: Duration = Duration::from_secs(15);
 
@@ -184,7 +186,7 @@ impl Egret {
     /// Ends it as Ctrl-C at a terminal would, and expects exit status 0.
     pub fn interrupt(mut self) -> Result<()> {
         self.process.signal(Signal::SIGINT)?;
-        let status = self.process.wait(Duration::from_secs(20))?;
+        let status = self.process.wait(END)?;
         if !status.success() {
             bail!("egret up ended with {status} after SIGINT:\n{}", self.process.tail());
         }

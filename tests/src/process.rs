@@ -143,11 +143,10 @@ impl Process {
         if ended { Ok(status) } else { bail!("{} ignored SIGTERM for {GRACE:?} and was killed", self.name) }
     }
 
-    /// The last lines it wrote, indented, for error messages.
+    /// The last lines it wrote, for error messages.
     pub fn tail(&self) -> String {
         let lines = self.stderr();
-        let tail = lines.iter().skip(lines.len().saturating_sub(20));
-        tail.map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     /// After the end: all it wrote has been read, unless a child of its own still holds the pipe.

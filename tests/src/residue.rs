@@ -4,11 +4,15 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::{bpf, egret::Egret};
+use crate::{bpf, egret::Egret, wait};
+
+/// What the kernel gets to unload programs that nothing refers to.
+const UNLOAD: Duration = Duration::from_secs(5);
 
 /// Everything by which an instance can be found out.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +54,9 @@ impl Footprint {
 
     /// What of it is still there, one sentence each.
     pub fn left(&self) -> Result<Vec<String>> {
+        // The kernel unloads a program some time after the last reference to it is gone.
+        let unloaded = || self.programs.iter().all(|program| matches!(bpf::is_loaded(*program), Ok(false)));
+        wait::settled(UNLOAD, unloaded);
         let mut left = Vec::new();
         for path in &self.paths {
             // Not `exists`: an unreadable path is there.

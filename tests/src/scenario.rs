@@ -107,6 +107,8 @@ pub struct World {
     /// The outside.
     pub external: External,
     places: Places,
+    /// Steps whose configuration is in force by [`World::configure_up_to`].
+    configured: usize,
     /// Lines the gateway's log should have, by the steps run so far.
     gateway_lines: usize,
 }
@@ -118,7 +120,7 @@ impl World {
         let config = Config::create(&places.work.join("config"), &places.steps, &external)?;
         config.apply("1-allow-any/mesh.yaml")?;
         let egret = Egret::up(&places.egret, config.path(), &places.run)?;
-        Ok(Self { egret, config, external, places, gateway_lines: 0 })
+        Ok(Self { egret, config, external, places, configured: 0, gateway_lines: 0 })
     }
 
     /// Starts Egret again after its supervisor was killed: on the same configuration and run directory.
@@ -128,14 +130,15 @@ impl World {
     }
 
     /// Brings the configuration to where it is after `directory` of the demo, such as `5-mutual-tls`.
-    pub fn configure_up_to(&self, directory: &str) -> Result<()> {
-        for step in STEPS {
+    pub fn configure_up_to(&mut self, directory: &str) -> Result<()> {
+        let has = |step: &Step| step.apply.iter().any(|file| Path::new(file).starts_with(directory));
+        let last = STEPS.iter().position(has);
+        let Some(last) = last else { anyhow::bail!("no step has files in {directory}") };
+        for step in &STEPS[self.configured..=last] {
             self.configure(step)?;
-            if step.apply.iter().any(|file| Path::new(file).starts_with(directory)) {
-                return Ok(());
-            }
         }
-        anyhow::bail!("no step has files in {directory}")
+        self.configured = last + 1;
+        Ok(())
     }
 
     /// Puts the files of a step in force.

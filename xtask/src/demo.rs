@@ -146,6 +146,8 @@ fn steps(terminal: &mut Terminal, world: &mut World, footprint: &mut Footprint) 
         let outcome = world.run(step)?;
         show::outcome(terminal, step, &outcome)?;
         if !outcome.failures.is_empty() {
+            terminal.section("What Egret said")?;
+            terminal.block(&world.egret.process().tail())?;
             bail!("step {} ({}) failed", index + 1, step.title);
         }
     }

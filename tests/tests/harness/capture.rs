@@ -7,7 +7,7 @@ use crate::outside;
 
 #[test]
 fn sees_a_marker_in_plaintext_and_not_in_tls() -> Result<()> {
-    let outside = outside()?;
+    let Some(outside) = outside()? else { return Ok(()) };
     let external = &outside.external;
     let marker = format!("egret-marker-{}", std::process::id());
     let header = format!("x-marker: {marker}");

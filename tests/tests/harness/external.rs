@@ -22,7 +22,7 @@ fn secure(external: &External, options: &[&str], path: &str) -> Result<Answer> {
 
 #[test]
 fn plain_port_answers_like_httpbin() -> Result<()> {
-    let outside = outside()?;
+    let Some(outside) = outside()? else { return Ok(()) };
     let external = &outside.external;
     let base = format!("http://{}", external.address());
     let get = |path: &str| curl::run(&mut curl::command(&["-H", "host: test.com", &format!("{base}{path}")]));
@@ -62,7 +62,7 @@ fn plain_port_answers_like_httpbin() -> Result<()> {
 
 #[test]
 fn tls_port_wants_a_certificate_of_its_clients_ca() -> Result<()> {
-    let outside = outside()?;
+    let Some(outside) = outside()? else { return Ok(()) };
     let external = &outside.external;
     let file = |name: &str| external.file(name).display().to_string();
     let (certificate, key) = (file("client.crt"), file("client.key"));
@@ -92,7 +92,7 @@ fn tls_port_wants_a_certificate_of_its_clients_ca() -> Result<()> {
 
 #[test]
 fn its_own_policy_refuses_one_path() -> Result<()> {
-    let outside = outside()?;
+    let Some(outside) = outside()? else { return Ok(()) };
     let external = &outside.external;
     let file = |name: &str| external.file(name).display().to_string();
     let mark = external.log().mark();
@@ -109,7 +109,7 @@ fn its_own_policy_refuses_one_path() -> Result<()> {
 
 #[test]
 fn a_namespace_goes_with_its_owner() -> Result<()> {
-    let outside = outside()?;
+    let Some(outside) = outside()? else { return Ok(()) };
     let (name, link) = {
         let namespace = outside.external.namespace();
         (namespace.name().to_owned(), namespace.host_link().to_owned())

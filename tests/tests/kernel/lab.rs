@@ -37,11 +37,12 @@ pub(crate) struct Lab {
 /// A bpffs of the test's own.
 pub(crate) struct Mount {
     bpffs: Option<Bpffs>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        egret::datapath::cleanup(&self.directory.path().join("egret")).expect("pins removed");
         self.bpffs.take().expect("only taken here").unmount().expect("unmounted");
     }
 }
@@ -69,7 +70,7 @@ impl Lab {
             listener_v4: listen("127.0.0.1:0"),
             listener_v6: listen("[::1]:0"),
             pins,
-            mount: Mount { bpffs: Some(bpffs), _directory: directory },
+            mount: Mount { bpffs: Some(bpffs), directory },
         })
     }
 

@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Result;
-use egret_tests::{json_log::Mark, wait};
+use egret_tests::{json_log::Mark, privileges, wait};
 use tempfile::TempDir;
 
-use crate::{Rig, egret, privileged};
+use crate::{Rig, egret};
 
 /// Two documents; the second has a port that is no number.
 const MALFORMED: &str = "\
@@ -45,7 +45,7 @@ fn the_last_good_configuration_stays() -> Result<()> {
     let world = &rig.world;
     let url = format!("http://{}/status/200", world.external.address());
     for malformed in [MALFORMED, "kind: [unclosed", "\u{0}"] {
-        world.config.write("service-entry.yaml", malformed)?;
+        world.egret.reconfigure(|| world.config.write("service-entry.yaml", malformed))?;
         let problems = wait::until("the problem to be reported", Duration::from_secs(15), || {
             let problems = world.egret.config_problems()?;
             let found = problems.iter().any(|problem| problem["file"] == "service-entry.yaml");
@@ -85,7 +85,7 @@ fn check_names_file_document_and_field() -> Result<()> {
 
 #[test]
 fn without_privileges_it_says_so_and_leaves_nothing() -> Result<()> {
-    if !privileged()? {
+    if !privileges::kernel_or_skip("egret up as nobody") {
         return Ok(());
     }
     // Where `nobody` may look, unlike the build directory.

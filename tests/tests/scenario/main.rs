@@ -13,13 +13,13 @@ mod walk;
 
 use std::{
     env,
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Result, bail};
 use egret_tests::{
     netns::Namespace,
+    privileges,
     scenario::{Outcome, Places, World},
 };
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ struct Rig {
 impl Rig {
     /// Everything started; nothing when the test has to be left out.
     fn start() -> Result<Option<Self>> {
-        if !privileged()? {
+        if !privileges::kernel_or_skip("the scenario") {
             return Ok(None);
         }
         let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
@@ -50,28 +50,12 @@ impl Rig {
 
     /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.
     fn configured(directory: &str) -> Result<Option<Self>> {
-        let rig = Self::start()?;
-        if let Some(rig) = &rig {
+        let mut rig = Self::start()?;
+        if let Some(rig) = &mut rig {
             rig.world.configure_up_to(directory)?;
         }
         Ok(rig)
     }
-}
-
-/// Whether the tests can run here. That they cannot is an error, unless it is allowed.
-fn privileged() -> Result<bool> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(true);
-    }
-    if env::var_os("EGRET_TESTS_ALLOW_SKIP").is_some_and(|value| value == "1") {
-        // Not `eprintln`, which the test runner swallows.
-        writeln!(
-            io::stderr(),
-            "left out: the scenario, which needs root (eBPF programs, network namespaces)"
-        )?;
-        return Ok(false);
-    }
-    bail!("needs root (eBPF programs, network namespaces); EGRET_TESTS_ALLOW_SKIP=1 leaves it out")
 }
 
 /// The product's binary.

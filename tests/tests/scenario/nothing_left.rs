@@ -63,3 +63,25 @@ fn ctrl_c_takes_everything_away() -> Result<()> {
     }
     Ok(())
 }
+
+/// What an instance made for all (the mount of bpffs, the parent of the cgroups) stays while another uses it.
+#[test]
+fn an_instance_that_ends_leaves_the_others_workloads_captured() -> Result<()> {
+    let Some(first) = Rig::start()? else { return Ok(()) };
+    let Some(second) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &second.world;
+    let mut command = world.egret.exec("default/sleep", false);
+    let _workload = Process::spawn("a workload", command.args(["sleep", "600"]))?;
+    let attached = || {
+        let cgroups = residue::workload_cgroups(&world.egret)?;
+        let attached = cgroups.iter().map(|cgroup| bpf::attached(cgroup)).collect::<Result<Vec<_>>>()?;
+        Ok(attached.into_iter().next().filter(|programs| !programs.is_empty()))
+    };
+    let before = wait::until("programs on the cgroup", Duration::from_secs(15), attached)?;
+    first.world.stop()?;
+    assert_eq!(attached()?, Some(before));
+    let url = format!("http://{}/status/200", world.external.address());
+    let answer = world.egret.curl("default/sleep", true, &["-H", "host: test.com", &url])?;
+    assert_eq!(answer.status, Some(200), "{}", answer.summary());
+    Ok(())
+}

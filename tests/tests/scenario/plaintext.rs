@@ -41,9 +41,9 @@ fn data_to(report: &Report, port: u16) -> u64 {
 
 #[test]
 fn nothing_is_readable_after_the_upgrade() -> Result<()> {
-    let Some(rig) = Rig::configured("4-egress-gateway")? else { return Ok(()) };
-    let world = &rig.world;
-    let link = world.external.namespace().host_link();
+    let Some(mut rig) = Rig::configured("4-egress-gateway")? else { return Ok(()) };
+    let world = &mut rig.world;
+    let link = world.external.namespace().host_link().to_owned();
     let tunnel = world.egret.tunnel_port();
 
     let before = request(world, &marker("before"))?;
