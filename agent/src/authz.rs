@@ -3,10 +3,17 @@
 //! Pure. Called by `gateway` before routing, and by `explain`. Istio's order: CUSTOM (refused when configured), DENY,
 //! then ALLOW. Does not answer clients.
 
+mod matching;
+mod paths;
+#[cfg(test)]
+mod tests;
+
+pub use matching::rule_matches;
+
 use std::net::SocketAddr;
 
 use crate::{
-    mesh::{ObjectRef, SpiffeId},
+    mesh::{AuthorizationPolicy, ObjectRef, PolicyAction, SpiffeId},
     route::HttpRequest,
 };
 
@@ -39,12 +46,59 @@ pub enum Decision {
 pub struct PolicyRule {
     /// The AuthorizationPolicy.
     pub policy: ObjectRef,
-    /// Index into its `spec.rules`.
+    /// Index into its `spec.rules`; 0 for a policy that is refused as a whole.
     pub rule: usize,
 }
 
-/// Evaluates the policies in force.
+/// Evaluates the policies in force. A policy that is not valid denies what it could have been for.
 pub fn evaluate(snapshot: &crate::mesh::Snapshot, request: &Request<'_>) -> Decision {
-    let _ = (snapshot, request);
-    unimplemented!()
+    if let Some(refused) = snapshot.refused_policies.first() {
+        return Decision::Deny(Some(PolicyRule { policy: refused.object.clone(), rule: 0 }));
+    }
+    let first_match = |action: PolicyAction| {
+        snapshot.policies.iter().filter(|policy| policy.action == action).find_map(|policy| {
+            let rule = matching_rule(snapshot, policy, request)?;
+            Some(PolicyRule { policy: policy.object.clone(), rule })
+        })
+    };
+    if let Some(denied) = first_match(PolicyAction::Custom).or_else(|| first_match(PolicyAction::Deny)) {
+        return Decision::Deny(Some(denied));
+    }
+    if !snapshot.policies.iter().any(|policy| policy.action == PolicyAction::Allow) {
+        return Decision::Allow(None);
+    }
+    match first_match(PolicyAction::Allow) {
+        Some(allowed) => Decision::Allow(Some(allowed)),
+        None => Decision::Deny(None),
+    }
+}
+
+fn matching_rule(
+    snapshot: &crate::mesh::Snapshot,
+    policy: &AuthorizationPolicy,
+    request: &Request<'_>,
+) -> Option<usize> {
+    let trust_domain = &snapshot.settings.trust_domain;
+    policy.rules.iter().position(|rule| rule_matches(rule, policy.action, trust_domain, request))
+}
+
+/// The decision as one sentence for an operator.
+pub fn describe(snapshot: &crate::mesh::Snapshot, decision: &Decision) -> String {
+    let action = |object: &ObjectRef| {
+        snapshot.policies.iter().find(|policy| policy.object == *object).map(|policy| policy.action)
+    };
+    match decision {
+        Decision::Allow(None) => "allowed: no ALLOW policy is in force and no DENY policy matches".to_owned(),
+        Decision::Allow(Some(by)) => format!("allowed by rule {} of {}", by.rule, by.policy),
+        Decision::Deny(None) => {
+            "denied: ALLOW policies are in force and none of them matches; add a rule that does".to_owned()
+        }
+        Decision::Deny(Some(by)) => match action(&by.policy) {
+            Some(PolicyAction::Custom) => {
+                format!("denied: {} has action CUSTOM, and Egret has no external authorizers", by.policy)
+            }
+            Some(_) => format!("denied by rule {} of {}", by.rule, by.policy),
+            None => format!("denied: {} is not valid and has no last good version; correct it", by.policy),
+        },
+    }
 }

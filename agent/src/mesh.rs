@@ -2,14 +2,42 @@
 //!
 //! Knows no YAML, no Kubernetes client and no I/O; `source` fills it, the engines only read it.
 
+mod authorization_policy;
+mod compile;
 mod credential;
+mod destination_rule;
+mod gateway;
+mod host;
 mod identity;
 mod object;
+mod registry;
+mod scope;
+mod service_entry;
 mod settings;
 mod snapshot;
+mod text;
+pub(crate) mod upstream;
+mod virtual_service;
 
+pub use authorization_policy::{
+    AuthorizationPolicy, Condition, HostRule, IpRule, Key, Operation, PathRule, PathTemplate, PolicyAction,
+    PolicyPort, RefusedPolicy, Rule, ServiceAccount, Source, TemplatePart,
+};
+pub use compile::Objects;
 pub use credential::Credential;
+pub use destination_rule::{DestinationRule, Subset, TlsSetting, TrafficPolicy};
+pub use gateway::{Gateway, Server, ServerHost, ServerKind};
+pub use host::{HostError, HostMap, HostPattern};
 pub use identity::{IdentityError, SpiffeId};
 pub use object::{Kind, ObjectRef};
+pub use registry::{Registry, Service};
+pub use scope::{ExportTo, Selector};
+pub use service_entry::{Endpoint, EndpointAddress, Resolution, ServiceEntry, ServicePort};
 pub use settings::{GatewaySettings, MeshSettings, OutboundTrafficPolicy};
 pub use snapshot::Snapshot;
+pub use text::{TextError, TextMatch};
+pub use upstream::Resolved;
+pub use virtual_service::{
+    Destination, GatewayName, HeaderMatch, HttpAction, HttpMatch, HttpRoute, L4Match, L4Route, RedirectPort,
+    Rewrite, UriMatch, VirtualService, WeightedDestination,
+};

@@ -4,6 +4,14 @@
 //! names, pick endpoints or touch the network.
 
 mod decision;
+mod destination;
+mod effects;
+mod l4;
+mod matching;
+mod requests;
+mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use decision::{
     Action, AppProtocol, Endpoints, Forward, HeaderOperations, LoadBalancer, RouteDecision, RoutePath,
@@ -40,14 +48,28 @@ pub struct HttpRequest<'a> {
     pub headers: &'a http::HeaderMap,
 }
 
+/// Chooses among weighted destinations: gets the sum of all weights, which is not 0, and answers below it.
+pub type Draw<'a> = &'a mut dyn FnMut(u32) -> u32;
+
 /// Routes one HTTP request.
 pub fn http(
     snapshot: &crate::mesh::Snapshot,
     connection: &Connection<'_>,
     request: &HttpRequest<'_>,
 ) -> RouteDecision {
-    let _ = (snapshot, connection, request);
-    unimplemented!()
+    http_drawn(snapshot, connection, request, &mut random)
+}
+
+/// [`http`] with the choice among weighted destinations in the caller's hand.
+pub fn http_drawn(
+    snapshot: &crate::mesh::Snapshot,
+    connection: &Connection<'_>,
+    request: &HttpRequest<'_>,
+    draw: Draw<'_>,
+) -> RouteDecision {
+    let mut path = RoutePath::default();
+    let outcome = requests::route(snapshot, connection, request, draw, &mut path);
+    RouteDecision { path, outcome }
 }
 
 /// Routes a TLS connection that passes through, by server name.
@@ -56,19 +78,33 @@ pub fn tls(
     connection: &Connection<'_>,
     sni: Option<&str>,
 ) -> RouteDecision {
-    let _ = (snapshot, connection, sni);
-    unimplemented!()
+    let mut path = RoutePath::default();
+    let outcome = l4::tls(snapshot, connection, sni, &mut random, &mut path);
+    RouteDecision { path, outcome }
 }
 
 /// Routes an opaque connection, by original destination.
 pub fn tcp(snapshot: &crate::mesh::Snapshot, connection: &Connection<'_>) -> RouteDecision {
-    let _ = (snapshot, connection);
-    unimplemented!()
+    let mut path = RoutePath::default();
+    let outcome = l4::tcp(snapshot, connection, &mut random, &mut path);
+    RouteDecision { path, outcome }
 }
 
 /// The protocol that the registered port at this original destination declares, before any byte is seen.
 /// [`AppProtocol::Detect`] where none is declared or several services disagree.
 pub fn declared_protocol(snapshot: &crate::mesh::Snapshot, connection: &Connection<'_>) -> AppProtocol {
-    let _ = (snapshot, connection);
-    unimplemented!()
+    let eyes = [&*snapshot.settings.gateway.namespace, connection.source.namespace()];
+    let mut found = None;
+    for (service, port) in snapshot.registry.by_address(connection.original_destination, &eyes) {
+        let Some(declared) = service.ports.get(&port).map(|port| port.protocol) else { continue };
+        if found.is_some_and(|other| other != declared) {
+            return AppProtocol::Detect;
+        }
+        found = Some(declared);
+    }
+    found.unwrap_or(AppProtocol::Detect)
+}
+
+fn random(total: u32) -> u32 {
+    rand::random_range(0..total)
 }

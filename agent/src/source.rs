@@ -3,5 +3,15 @@
 //! Sources feed objects into one index; the index compiles to a [`Snapshot`](crate::mesh::Snapshot). `app` starts a source and hands out the
 //! receiver; `cli::check` loads once.
 
+pub mod codes;
 pub mod directory;
+mod document;
+mod fields;
+pub mod index;
+mod kinds;
+mod lint;
+mod node;
 pub mod report;
+mod scalars;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,7 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Credential, MeshSettings};
+use super::{
+    AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy, Registry,
+    VirtualService,
+};
+
+/// VirtualServices by host; of several for one host, in the order in which their routes are tried.
+pub(crate) type RouteTable = HostMap<Vec<Arc<VirtualService>>>;
 
 /// One consistent configuration.
 #[derive(Debug, Default)]
@@ -13,4 +19,33 @@ pub struct Snapshot {
     pub settings: MeshSettings,
     /// Secrets of the gateway's namespace that hold TLS material, by name.
     pub credentials: HashMap<String, Arc<Credential>>,
+    /// External services, with their upstreams.
+    pub(crate) registry: Registry,
+    /// Gateways whose selector means the egress gateway.
+    pub(crate) gateways: Vec<Arc<Gateway>>,
+    /// VirtualServices of the mesh stage.
+    pub(crate) mesh_routes: RouteTable,
+    /// VirtualServices of the gateway stage, by namespace and name of the Gateway.
+    pub(crate) gateway_routes: HashMap<(Arc<str>, Arc<str>), RouteTable>,
+    /// Hosts of VirtualServices that are not valid and have no last good version.
+    pub(crate) refused_routes: HostMap<Vec<(HostPattern, ObjectRef)>>,
+    /// Policies in force at the egress gateway.
+    pub(crate) policies: Vec<Arc<AuthorizationPolicy>>,
+    /// Policies that would be in force if they were valid.
+    pub(crate) refused_policies: Vec<RefusedPolicy>,
+}
+
+impl Snapshot {
+    /// Whether `host`, as a VirtualService names a destination, is the egress gateway itself. `name.namespace` and
+    /// `name.namespace.svc` mean the same as the fully qualified name.
+    pub fn is_egress_gateway(&self, host: &str) -> bool {
+        self.settings.gateway.hosts.iter().any(|full| {
+            full.eq_ignore_ascii_case(host)
+                || full.get(..host.len()).is_some_and(|start| {
+                    let rest = &full[host.len()..];
+                    start.eq_ignore_ascii_case(host)
+                        && matches!(rest, ".svc.cluster.local" | ".cluster.local")
+                })
+        })
+    }
 }

@@ -1,0 +1,162 @@
+//! The registry: external services by host and by address, from all ServiceEntries.
+//!
+//! ServiceEntries of one namespace that register the same host are one service; across namespaces the older one wins,
+//! then the first by namespace and name (measured on Istio).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Endpoint, EndpointAddress, HostMap, HostPattern, Resolution, ServiceEntry, ServicePort,
+    upstream::{Cached, RuleIndex},
+};
+
+/// A service: one host (or wildcard) of one namespace.
+#[derive(Debug)]
+pub struct Service {
+    /// Its host.
+    pub host: HostPattern,
+    /// The ServiceEntries behind it, the one that names it first.
+    pub entries: Vec<Arc<ServiceEntry>>,
+    /// Its ports by number.
+    pub ports: BTreeMap<u16, ServicePort>,
+    pub(super) cached: Vec<Cached>,
+    pub(super) rules: RuleIndex,
+}
+
+impl Service {
+    /// The ServiceEntry that declares `port`.
+    pub fn entry(&self, port: u16) -> &Arc<ServiceEntry> {
+        let declares = |entry: &&Arc<ServiceEntry>| entry.ports.iter().any(|p| p.number == port);
+        self.entries.iter().find(declares).unwrap_or(&self.entries[0])
+    }
+
+    /// The endpoints of `port`, of all entries that declare it, with their port numbers.
+    pub(super) fn endpoints(&self, port: u16) -> impl Iterator<Item = (&Endpoint, u16)> {
+        self.entries.iter().flat_map(move |entry| {
+            let declared = entry.ports.iter().find(|p| p.number == port);
+            declared
+                .into_iter()
+                .flat_map(move |p| entry.endpoints.iter().map(move |endpoint| (endpoint, endpoint.port(p))))
+        })
+    }
+
+    fn visible(&self, namespaces: &[&str]) -> bool {
+        self.entries.iter().any(|entry| entry.export_to.visible(namespaces))
+    }
+}
+
+/// All services.
+#[derive(Debug, Default)]
+pub struct Registry {
+    by_host: HostMap<Vec<Arc<Service>>>,
+    by_address: HashMap<SocketAddr, Vec<Arc<Service>>>,
+    by_net: Vec<(IpNet, Arc<Service>)>,
+    by_endpoint: HashMap<SocketAddr, Vec<(Arc<Service>, u16)>>,
+}
+
+impl Registry {
+    /// From ServiceEntries in order of precedence.
+    pub(super) fn new(entries: &[Arc<ServiceEntry>], rules: &RuleIndex) -> Self {
+        let mut order: Vec<(HostPattern, Arc<str>)> = Vec::new();
+        let mut merged: HashMap<(HostPattern, Arc<str>), Vec<Arc<ServiceEntry>>> = HashMap::new();
+        for entry in entries {
+            for host in &entry.hosts {
+                let key = (host.clone(), Arc::clone(&entry.object.namespace));
+                let group = merged.entry(key.clone()).or_insert_with(|| {
+                    order.push(key);
+                    Vec::new()
+                });
+                group.push(Arc::clone(entry));
+            }
+        }
+        let mut registry = Self::default();
+        for key in order {
+            let Some(entries) = merged.remove(&key) else { continue };
+            let mut ports = BTreeMap::new();
+            for port in entries.iter().flat_map(|entry| &entry.ports) {
+                ports.entry(port.number).or_insert_with(|| port.clone());
+            }
+            let mut service =
+                Service { host: key.0, entries, ports, cached: Vec::new(), rules: rules.clone() };
+            service.fill_cache();
+            registry.add(&Arc::new(service));
+        }
+        registry
+    }
+
+    fn add(&mut self, service: &Arc<Service>) {
+        self.by_host.entry(&service.host).push(Arc::clone(service));
+        for entry in &service.entries {
+            for net in &entry.addresses {
+                if net.prefix_len() == net.max_prefix_len() {
+                    for port in &entry.ports {
+                        let address = SocketAddr::new(net.addr(), port.number);
+                        self.by_address.entry(address).or_default().push(Arc::clone(service));
+                    }
+                } else {
+                    self.by_net.push((*net, Arc::clone(service)));
+                }
+            }
+        }
+        for &port in service.ports.keys() {
+            for (endpoint, number) in service.endpoints(port) {
+                if let EndpointAddress::Ip(ip) = endpoint.address {
+                    let address = SocketAddr::new(ip, number);
+                    self.by_endpoint.entry(address).or_default().push((Arc::clone(service), port));
+                }
+            }
+        }
+    }
+
+    /// The service that registers `host` on `port`, as one of `namespaces` sees it.
+    pub fn by_host(&self, host: &str, port: u16, namespaces: &[&str]) -> Option<&Arc<Service>> {
+        let mut services = self.visible(host, namespaces);
+        services.find(|service| service.ports.contains_key(&port))
+    }
+
+    /// Services that register `host` on any port, most specific first.
+    pub fn visible<'m>(&'m self, host: &str, namespaces: &[&str]) -> impl Iterator<Item = &'m Arc<Service>> {
+        self.by_host.candidates(host).flatten().filter(|service| service.visible(namespaces))
+    }
+
+    /// The services that claim an address which a workload dialled, with their port: those that list it in `addresses`,
+    /// else those with an endpoint there.
+    pub fn by_address(&self, dialled: SocketAddr, namespaces: &[&str]) -> Vec<(&Arc<Service>, u16)> {
+        let address: IpAddr = dialled.ip().to_canonical();
+        let dialled = SocketAddr::new(address, dialled.port());
+        let listed = self.by_address.get(&dialled).into_iter().flatten().chain(
+            self.by_net
+                .iter()
+                .filter(|(net, service)| {
+                    net.contains(&address) && service.ports.contains_key(&dialled.port())
+                })
+                .map(|(_, service)| service),
+        );
+        let found: Vec<_> = listed
+            .filter(|service| service.visible(namespaces))
+            .map(|service| (service, dialled.port()))
+            .collect();
+        if !found.is_empty() {
+            return found;
+        }
+        self.by_endpoint
+            .get(&dialled)
+            .into_iter()
+            .flatten()
+            .filter(|(service, _)| {
+                service.visible(namespaces)
+                    && service
+                        .entries
+                        .iter()
+                        .all(|e| e.resolution != Resolution::Dns && e.addresses.is_empty())
+            })
+            .map(|(service, port)| (service, *port))
+            .collect()
+    }
+}

@@ -1,0 +1,407 @@
+//! From service, port and subset to the [`Upstream`] that a DestinationRule shapes.
+//!
+//! DestinationRules are looked up in the gateway's namespace, the service's, the root namespace and the client's own, in
+//! that order; inside a namespace the most specific host comes first. Where Istio takes the first rule and falls back to
+//! plain bytes if it says nothing about TLS, Egret takes the first rule *that does* say something, and a port declared
+//! HTTPS or TLS never gets plain bytes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    DestinationRule, EndpointAddress, HostMap, HostPattern, Kind, MeshSettings, ObjectRef, Resolution, Service,
+    TlsSetting, TrafficPolicy,
+};
+use crate::{
+    reason::{Reason, Refusal},
+    route::{AppProtocol, Endpoints, LoadBalancer, TlsMode, TlsOrigination, Upstream},
+};
+
+/// Istio's default `connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A destination, with the objects behind it.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Where to.
+    pub upstream: Arc<Upstream>,
+    /// The DestinationRule that shapes it.
+    pub rule: Option<ObjectRef>,
+}
+
+/// What the gateway has to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// Bytes that are not encrypted yet.
+    Clear,
+    /// The workload's own TLS.
+    Tls,
+}
+
+/// An upstream built ahead of time.
+#[derive(Debug)]
+pub(super) struct Cached {
+    port: u16,
+    subset: Option<Arc<str>>,
+    /// The client's namespace, where that makes a difference.
+    namespace: Option<Arc<str>>,
+    payload: Payload,
+    result: Result<Resolved, Refusal>,
+}
+
+/// DestinationRules by namespace and host. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RuleIndex(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    rules: HashMap<Arc<str>, HostMap<Vec<Arc<DestinationRule>>>>,
+    /// Rules that are not valid and have no last good version.
+    refused: HostMap<Vec<ObjectRef>>,
+    gateway_namespace: String,
+    root_namespace: String,
+}
+
+impl RuleIndex {
+    pub(super) fn new(
+        rules: &[Arc<DestinationRule>],
+        refused: &[(ObjectRef, Vec<HostPattern>)],
+        settings: &MeshSettings,
+    ) -> Self {
+        let mut inner = Inner {
+            gateway_namespace: settings.gateway.namespace.clone(),
+            root_namespace: settings.root_namespace.clone(),
+            rules: HashMap::new(),
+            refused: HostMap::default(),
+        };
+        for (object, hosts) in refused.iter().filter(|(object, _)| object.kind == Kind::DestinationRule) {
+            for host in hosts {
+                inner.refused.entry(host).push(object.clone());
+            }
+        }
+        let mut rules: Vec<_> = rules
+            .iter()
+            .filter(|r| r.workload_selector.as_ref().is_none_or(|s| s.matches(&settings.gateway.labels)))
+            .collect();
+        rules.sort_by(|a, b| a.object.cmp(&b.object));
+        for rule in rules {
+            let hosts = inner.rules.entry(Arc::clone(&rule.object.namespace)).or_default();
+            hosts.entry(&rule.host).push(Arc::clone(rule));
+        }
+        Self(Arc::new(inner))
+    }
+
+    /// The rules for `host`, in order of precedence.
+    fn find<'m>(
+        &'m self,
+        host: &str,
+        service_namespace: &str,
+        client: Option<&str>,
+    ) -> Vec<&'m Arc<DestinationRule>> {
+        let inner = &*self.0;
+        let mut namespaces = vec![&*inner.gateway_namespace];
+        for namespace in [Some(service_namespace), Some(&*inner.root_namespace), client].into_iter().flatten()
+        {
+            if !namespaces.contains(&namespace) {
+                namespaces.push(namespace);
+            }
+        }
+        let eyes = [&*inner.gateway_namespace, client.unwrap_or(&inner.gateway_namespace)];
+        namespaces
+            .into_iter()
+            .filter_map(|namespace| inner.rules.get(namespace))
+            .flat_map(|hosts| hosts.candidates(host).flatten())
+            .filter(|rule| rule.export_to.visible(&eyes))
+            .collect()
+    }
+
+    /// A refused rule that would have been looked at.
+    fn refused(&self, host: &str, service_namespace: &str, client: Option<&str>) -> Option<&ObjectRef> {
+        let inner = &*self.0;
+        inner.refused.candidates(host).flatten().find(|object| {
+            let namespace = &*object.namespace;
+            namespace == inner.gateway_namespace
+                || namespace == service_namespace
+                || namespace == inner.root_namespace
+                || client == Some(namespace)
+        })
+    }
+
+    /// The namespaces whose clients may be treated differently from others.
+    fn special_namespaces(&self, host: &str) -> BTreeSet<Arc<str>> {
+        let mut found: BTreeSet<Arc<str>> =
+            self.0.refused.candidates(host).flatten().map(|object| Arc::clone(&object.namespace)).collect();
+        for hosts in self.0.rules.values() {
+            for rule in hosts.candidates(host).flatten() {
+                found.insert(Arc::clone(&rule.object.namespace));
+                if let super::ExportTo::Namespaces(list) = &rule.export_to {
+                    found.extend(list.iter().cloned());
+                }
+            }
+        }
+        found
+    }
+
+    fn subset_names(&self, host: &str) -> BTreeSet<Arc<str>> {
+        let candidates = self.0.rules.values().flat_map(|hosts| hosts.candidates(host).flatten());
+        candidates.flat_map(|rule| rule.subsets.iter().map(|subset| Arc::clone(&subset.name))).collect()
+    }
+}
+
+impl Service {
+    /// The upstream for a request of a workload in namespace `client` to `host` (which this service registers).
+    /// `dialled` is the address the workload dialled, for `resolution: NONE`.
+    pub(crate) fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        subset: Option<&str>,
+        client: &str,
+        (dialled, payload): (SocketAddr, Payload),
+    ) -> Result<Resolved, Refusal> {
+        let mut hit = None;
+        for cached in &self.cached {
+            if cached.port == port
+                && cached.subset.as_deref() == subset
+                && cached.payload == payload
+                && cached.namespace.as_deref().is_none_or(|namespace| namespace == client)
+            {
+                hit = Some(cached);
+                if cached.namespace.is_some() {
+                    break;
+                }
+            }
+        }
+        let mut resolved = match hit {
+            Some(cached) => cached.result.clone()?,
+            None => self.build(host, port, subset, Some(client), payload)?,
+        };
+        if let Endpoints::OriginalDestination(placeholder) = resolved.upstream.endpoints {
+            let mut upstream = Upstream::clone(&resolved.upstream);
+            upstream.endpoints =
+                Endpoints::OriginalDestination(SocketAddr::new(dialled.ip(), placeholder.port()));
+            resolved.upstream = Arc::new(upstream);
+        }
+        Ok(resolved)
+    }
+
+    /// Builds the upstreams of an exact host ahead of time; those of a wildcard depend on the name asked for.
+    pub(super) fn fill_cache(&mut self) {
+        let HostPattern::Exact(host) = self.host.clone() else { return };
+        let mut namespaces: Vec<Option<Arc<str>>> =
+            self.rules.special_namespaces(&host).into_iter().map(Some).collect();
+        namespaces.push(None);
+        let mut subsets: Vec<Option<Arc<str>>> =
+            self.rules.subset_names(&host).into_iter().map(Some).collect();
+        subsets.push(None);
+        let mut cached = Vec::new();
+        for &port in self.ports.keys() {
+            for subset in &subsets {
+                for namespace in &namespaces {
+                    for payload in [Payload::Clear, Payload::Tls] {
+                        let result =
+                            self.build(&host, port, subset.as_deref(), namespace.as_deref(), payload);
+                        let (subset, namespace) = (subset.clone(), namespace.clone());
+                        cached.push(Cached { port, subset, namespace, payload, result });
+                    }
+                }
+            }
+        }
+        self.cached = cached;
+    }
+
+    fn build(
+        &self,
+        host: &str,
+        port: u16,
+        subset: Option<&str>,
+        client: Option<&str>,
+        payload: Payload,
+    ) -> Result<Resolved, Refusal> {
+        let entry = self.entry(port);
+        let Some(declared) = self.ports.get(&port) else {
+            return Err(Refusal::new(
+                Reason::NoDestination,
+                format!("{} registers {host}, but not on port {port}; add the port to it", entry.object),
+            )
+            .by(entry.object.clone()));
+        };
+        let rules = self.rules.find(host, &entry.object.namespace, client);
+        let labels = match subset {
+            None => None,
+            Some(name) => {
+                let found = rules.iter().flat_map(|rule| &rule.subsets).find(|s| *s.name == *name);
+                Some(&found.ok_or_else(|| missing_subset(host, name))?.labels)
+            }
+        };
+        let policies = |rule: &'_ Arc<DestinationRule>| -> Vec<TrafficPolicy> {
+            let mut found = Vec::new();
+            for s in rule.subsets.iter().filter(|s| subset == Some(&*s.name)) {
+                found.extend(s.policy.ports.get(&port).cloned());
+                found.push(s.policy.clone());
+            }
+            found.extend(rule.policy.ports.get(&port).cloned());
+            found.push(rule.policy.clone());
+            found
+        };
+        let chain: Vec<(&ObjectRef, TrafficPolicy)> = rules
+            .iter()
+            .flat_map(|rule| policies(rule).into_iter().map(|policy| (&rule.object, policy)))
+            .collect();
+        let setting = chain.iter().find_map(|(object, policy)| Some((*object, policy.tls.as_ref()?)));
+        if payload == Payload::Clear
+            && setting.is_none()
+            && let Some(object) = self.rules.refused(host, &entry.object.namespace, client)
+        {
+            return Err(Refusal::new(
+                Reason::TlsRequired,
+                format!("{object} for {host} is not valid, so whether TLS is asked for is not known; correct it"),
+            )
+            .by(object.clone()));
+        }
+        let tls = match payload {
+            Payload::Tls => TlsMode::Plain,
+            Payload::Clear => transport(host, declared.protocol, port, setting, &entry.subject_alt_names)?,
+        };
+        let endpoints = self.endpoints_for(host, declared.number, labels, &entry.object)?;
+        let rule = setting.map(|(object, _)| object).or(rules.first().map(|rule| &rule.object)).cloned();
+        let upstream = Upstream {
+            cluster: format!("outbound|{port}|{}|{host}", subset.unwrap_or_default()).into(),
+            host: host.into(),
+            port,
+            protocol: declared.protocol,
+            endpoints,
+            tls,
+            load_balancer: chain
+                .iter()
+                .find_map(|(_, policy)| policy.load_balancer)
+                .unwrap_or(LoadBalancer::LeastRequest),
+            connect_timeout: chain
+                .iter()
+                .find_map(|(_, policy)| policy.connect_timeout)
+                .unwrap_or(CONNECT_TIMEOUT),
+        };
+        Ok(Resolved { upstream: Arc::new(upstream), rule })
+    }
+
+    fn endpoints_for(
+        &self,
+        host: &str,
+        port: u16,
+        labels: Option<&super::Selector>,
+        object: &ObjectRef,
+    ) -> Result<Endpoints, Refusal> {
+        let entry = self.entry(port);
+        let target = self.ports.get(&port).map_or(port, |p| p.target.unwrap_or(p.number));
+        let listed: Vec<_> = self
+            .endpoints(port)
+            .filter(|(endpoint, _)| labels.is_none_or(|wanted| wanted.matches(&endpoint.labels)))
+            .collect();
+        let none = || {
+            let what = if labels.is_some() { " with the labels of the subset" } else { "" };
+            Refusal::new(
+                Reason::NoEndpoint,
+                format!("{object} lists no endpoint{what} for {host} port {port}"),
+            )
+            .by(object.clone())
+        };
+        match entry.resolution {
+            Resolution::None if listed.is_empty() => {
+                // The address is filled in per connection; only the port is known here.
+                let placeholder = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), target);
+                Ok(Endpoints::OriginalDestination(placeholder))
+            }
+            Resolution::Dns => {
+                if listed.is_empty() && self.endpoints(port).next().is_none() {
+                    return Ok(Endpoints::Dns(vec![(host.into(), target)]));
+                }
+                let names: Vec<(Arc<str>, u16)> = listed
+                    .into_iter()
+                    .map(|(endpoint, number)| match &endpoint.address {
+                        EndpointAddress::Ip(ip) => (ip.to_string().into(), number),
+                        EndpointAddress::Name(name) => (Arc::clone(name), number),
+                    })
+                    .collect();
+                if names.is_empty() { Err(none()) } else { Ok(Endpoints::Dns(names)) }
+            }
+            Resolution::Static | Resolution::None => {
+                let addresses: Vec<_> = listed
+                    .into_iter()
+                    .filter_map(|(endpoint, number)| match endpoint.address {
+                        EndpointAddress::Ip(ip) => Some(SocketAddr::new(ip, number)),
+                        EndpointAddress::Name(_) => None,
+                    })
+                    .collect();
+                if addresses.is_empty() { Err(none()) } else { Ok(Endpoints::Static(addresses)) }
+            }
+        }
+    }
+}
+
+fn missing_subset(host: &str, name: &str) -> Refusal {
+    Refusal::new(
+        Reason::NoDestination,
+        format!("the route names subset {name:?} of {host}, but no DestinationRule that applies defines it"),
+    )
+}
+
+/// How clear bytes go to a port of this protocol.
+fn transport(
+    host: &str,
+    protocol: AppProtocol,
+    port: u16,
+    setting: Option<(&ObjectRef, &TlsSetting)>,
+    entry_names: &[Arc<str>],
+) -> Result<TlsMode, Refusal> {
+    match setting {
+        Some((
+            object,
+            TlsSetting::Originate { mutual, credential_name, sni, subject_alt_names, insecure_skip_verify },
+        )) => {
+            let mut names = subject_alt_names.clone();
+            for name in entry_names {
+                if !names.contains(name) {
+                    names.push(Arc::clone(name));
+                }
+            }
+            Ok(TlsMode::Originate(Arc::new(TlsOrigination {
+                mutual: *mutual,
+                credential_name: credential_name.clone(),
+                sni: sni.clone(),
+                subject_alt_names: names,
+                insecure_skip_verify: *insecure_skip_verify,
+                object: object.clone(),
+            })))
+        }
+        Some((object, TlsSetting::IstioMutual)) => Err(Refusal::new(
+            Reason::TlsRequired,
+            format!(
+                "{object} asks for ISTIO_MUTUAL towards {host}, which is outside the mesh; use SIMPLE or MUTUAL"
+            ),
+        )
+        .by(object.clone())),
+        Some((object, TlsSetting::Disable)) if requires_tls(protocol) => Err(Refusal::new(
+            Reason::TlsRequired,
+            format!(
+                "{object} disables TLS, but port {port} of {host} is declared HTTPS or TLS; plain bytes are not sent there"
+            ),
+        )
+        .by(object.clone())),
+        None if requires_tls(protocol) => Err(Refusal::new(
+            Reason::TlsRequired,
+            format!(
+                "port {port} of {host} is declared HTTPS or TLS and no DestinationRule that applies originates TLS; add one with tls.mode SIMPLE or MUTUAL"
+            ),
+        )),
+        Some((_, TlsSetting::Disable)) | None => Ok(TlsMode::Plain),
+    }
+}
+
+/// Whether a port of this protocol never gets plain bytes.
+fn requires_tls(protocol: AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Https | AppProtocol::Tls)
+}

@@ -1,0 +1,154 @@
+//! From a destination to an [`Upstream`](super::Upstream), and what happens to hosts nobody registers.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use super::{AppProtocol, Connection, Draw, Endpoints, LoadBalancer, RoutePath, TlsMode, Upstream};
+use crate::{
+    mesh::{
+        Destination, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
+        upstream::{Payload, Resolved},
+    },
+    reason::{Reason, Refusal},
+};
+
+/// The namespaces whose view of the registry counts: the gateway's and the client's.
+pub(super) fn eyes<'a>(snapshot: &'a Snapshot, connection: &Connection<'a>) -> [&'a str; 2] {
+    [&snapshot.settings.gateway.namespace, connection.source.namespace()]
+}
+
+/// Picks one destination by weight.
+pub(super) fn pick<'r>(
+    destinations: &'r [WeightedDestination],
+    draw: Draw<'_>,
+) -> Option<&'r WeightedDestination> {
+    if let [only] = destinations {
+        return Some(only);
+    }
+    let total: u32 = destinations.iter().map(|to| to.weight).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = draw(total);
+    destinations.iter().find(|to| {
+        let hit = left < to.weight;
+        left = left.saturating_sub(to.weight);
+        hit
+    })
+}
+
+/// Resolves the destination that a route names.
+pub(super) fn resolve(
+    snapshot: &Snapshot,
+    connection: &Connection<'_>,
+    to: &Destination,
+    payload: Payload,
+    path: &mut RoutePath,
+) -> Result<Arc<Upstream>, Refusal> {
+    if snapshot.is_egress_gateway(&to.host) {
+        return Err(Refusal::new(
+            Reason::NoDestination,
+            "a route of the gateway stage leads to the egress gateway itself; name the external host there",
+        ));
+    }
+    let eyes = eyes(snapshot, connection);
+    let mut registered = snapshot.registry.visible(&to.host, &eyes).peekable();
+    if registered.peek().is_none() {
+        return Err(Refusal::new(
+            Reason::NoDestination,
+            format!(
+                "the route leads to {}, which no ServiceEntry visible to {} registers; add one",
+                to.host, eyes[1]
+            ),
+        ));
+    }
+    let services: Vec<_> = registered.collect();
+    let port = match to.port {
+        Some(port) => port,
+        None => {
+            let mut ports = services[0].ports.keys();
+            match (ports.next(), ports.next()) {
+                (Some(only), None) => *only,
+                _ => {
+                    return Err(Refusal::new(
+                        Reason::NoDestination,
+                        format!(
+                            "the route leads to {}, which has several ports; add destination.port.number",
+                            to.host
+                        ),
+                    ));
+                }
+            }
+        }
+    };
+    let Some(service) = services.iter().find(|service| service.ports.contains_key(&port)) else {
+        let entry = &services[0].entries[0].object;
+        path.service_entry = Some(entry.clone());
+        return Err(Refusal::new(
+            Reason::NoDestination,
+            format!(
+                "the route leads to {} port {port}, but {entry} does not list that port; add it",
+                to.host
+            ),
+        )
+        .by(entry.clone()));
+    };
+    upstream(service, &to.host, (port, to.subset.as_deref()), connection, payload, path)
+}
+
+/// The upstream of a registered host and port.
+pub(super) fn upstream(
+    service: &Service,
+    host: &str,
+    (port, subset): (u16, Option<&str>),
+    connection: &Connection<'_>,
+    payload: Payload,
+    path: &mut RoutePath,
+) -> Result<Arc<Upstream>, Refusal> {
+    path.service_entry = Some(service.entry(port).object.clone());
+    let bytes = (connection.original_destination, payload);
+    let Resolved { upstream, rule } =
+        service.resolve(host, port, subset, connection.source.namespace(), bytes)?;
+    path.destination_rule = rule;
+    Ok(upstream)
+}
+
+/// A host that is not registered: passed through, or refused. `registered` is a service that has the host on other ports.
+pub(super) fn unregistered(
+    snapshot: &Snapshot,
+    host: Option<&str>,
+    dialled: SocketAddr,
+    registered: Option<&Service>,
+) -> Result<Arc<Upstream>, Refusal> {
+    match snapshot.settings.outbound_traffic_policy {
+        OutboundTrafficPolicy::AllowAny => Ok(Arc::new(Upstream {
+            cluster: "PassthroughCluster".into(),
+            host: host.map_or_else(|| dialled.ip().to_string().into(), Into::into),
+            port: dialled.port(),
+            protocol: AppProtocol::Detect,
+            endpoints: Endpoints::OriginalDestination(dialled),
+            tls: TlsMode::Plain,
+            load_balancer: LoadBalancer::default(),
+            connect_timeout: Duration::from_secs(10),
+        })),
+        OutboundTrafficPolicy::RegistryOnly => {
+            let name = host.map_or_else(|| dialled.ip().to_string(), str::to_owned);
+            let port = dialled.port();
+            Err(match registered {
+                Some(service) => {
+                    let entry = &service.entries[0].object;
+                    Refusal::new(
+                        Reason::NotRegistered,
+                        format!("{entry} registers {name}, but not on port {port}; add the port to it"),
+                    )
+                    .by(entry.clone())
+                }
+                None => Refusal::new(
+                    Reason::NotRegistered,
+                    format!(
+                        "no ServiceEntry registers {name} port {port}, and outboundTrafficPolicy is REGISTRY_ONLY; add a ServiceEntry"
+                    ),
+                ),
+            })
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Reads Egret's own MeshConfig.
+
+use crate::{
+    mesh::{HostPattern, MeshSettings, OutboundTrafficPolicy, SpiffeId},
+    source::{fields::Fields, scalars},
+};
+
+pub(super) fn read(mut spec: Fields<'_>) -> Option<MeshSettings> {
+    let mut settings = MeshSettings::default();
+    if let Some(domain) = spec.take("trustDomain").and_then(|field| {
+        field.parse(|text| SpiffeId::new(text, "default", "default").map(|_| text.to_owned()))
+    }) {
+        settings.trust_domain = domain;
+    }
+    if let Some(namespace) = spec.text("rootNamespace") {
+        // As in Istio, where the gateway lives in the root namespace unless something else is said.
+        settings.gateway.namespace.clone_from(&namespace);
+        settings.root_namespace = namespace;
+    }
+    if let Some(mut policy) = spec.take("outboundTrafficPolicy").and_then(|field| field.fields()) {
+        if let Some(mode) = policy.need("mode").and_then(|mode| {
+            mode.one_of(&[
+                ("ALLOW_ANY", OutboundTrafficPolicy::AllowAny),
+                ("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly),
+            ])
+        }) {
+            settings.outbound_traffic_policy = mode;
+        }
+        policy.finish();
+    }
+    if let Some(mut gateway) = spec.take("egressGateway").and_then(|field| field.fields()) {
+        if let Some(namespace) = gateway.text("namespace") {
+            settings.gateway.hosts = vec![format!("istio-egressgateway.{namespace}.svc.cluster.local")];
+            settings.gateway.namespace = namespace;
+        }
+        if let Some(labels) = gateway.take("labels") {
+            settings.gateway.labels = labels.labels();
+        }
+        if let Some(hosts) = gateway.take("hosts") {
+            let namespace = settings.gateway.namespace.clone();
+            settings.gateway.hosts = hosts
+                .items()
+                .iter()
+                .filter_map(|host| {
+                    host.parse(|text| match HostPattern::parse(&scalars::qualified(text, &namespace)) {
+                        Ok(HostPattern::Exact(host)) => Ok(host.to_string()),
+                        _ => Err(format!("{text:?} is not the name of a service")),
+                    })
+                })
+                .collect();
+        }
+        gateway.finish();
+    }
+    settings.bypass = spec.items("bypass").iter().filter_map(|net| net.parse(scalars::network)).collect();
+    spec.finish();
+    Some(settings)
+}

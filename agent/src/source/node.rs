@@ -1,0 +1,170 @@
+//! A YAML document as a tree that knows its lines: what the readers of kinds walk, so that every message has a place.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_saphyr::Spanned;
+
+/// A value and the line it is on, from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) line: u64,
+    pub(super) value: Value,
+}
+
+/// A YAML value. Keys are strings, as in every Kubernetes object.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Float,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl Value {
+    /// What it is, for messages.
+    pub(super) fn what(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "true or false",
+            Self::Integer(_) | Self::Float => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "an object",
+        }
+    }
+}
+
+impl Node {
+    /// Parses one document. The error is a sentence, with the line where known.
+    pub(super) fn parse(text: &str) -> Result<Self, (Option<u64>, String)> {
+        let spanned: Spanned<Value> = serde_saphyr::from_str(text).map_err(|error| {
+            let error = error.without_snippet();
+            // The place is told by the line; the parser's counts from the start of the document.
+            let message = error.to_string();
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            (error.location().map(|location| location.line()), message)
+        })?;
+        Ok(Self { line: spanned.referenced.line(), value: spanned.value })
+    }
+
+    /// The value of `key`, if this is an object that has it.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Moves all lines, for a document that does not begin the file.
+    pub(super) fn shift(&mut self, by: u64) {
+        self.line += by;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
+            Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.shift(by)),
+            _ => {}
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Tree)
+    }
+}
+
+struct Tree;
+
+impl<'de> Visitor<'de> for Tree {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, given: bool) -> Result<Value, E> {
+        Ok(Value::Bool(given))
+    }
+
+    fn visit_i64<E>(self, given: i64) -> Result<Value, E> {
+        Ok(Value::Integer(given.into()))
+    }
+
+    fn visit_u64<E>(self, given: u64) -> Result<Value, E> {
+        Ok(Value::Integer(given.into()))
+    }
+
+    fn visit_i128<E>(self, given: i128) -> Result<Value, E> {
+        Ok(Value::Integer(given))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Float)
+    }
+
+    fn visit_str<E>(self, given: &str) -> Result<Value, E> {
+        Ok(Value::Text(given.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element::<Spanned<Value>>()? {
+            items.push(Node { line: item.referenced.line(), value: item.value });
+        }
+        Ok(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key::<Spanned<String>>()? {
+            let value = access.next_value::<Spanned<Value>>()?;
+            // The line of the key: a block value begins below it, and people look for the name.
+            entries.push((key.value, Node { line: key.referenced.line(), value: value.value }));
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, Value};
+
+    #[test]
+    fn keeps_lines_and_types() {
+        let node = Node::parse("a: 1\nb:\n  - x\n  - c: ~\n    d: \"80\"\n").unwrap();
+        assert_eq!(node.get("b").unwrap().line, 2);
+        let Value::List(items) = &node.get("b").unwrap().value else { panic!("a list") };
+        assert_eq!((items[0].line, items[0].text()), (3, Some("x")));
+        assert!(matches!(items[1].get("c").unwrap().value, Value::Null));
+        assert_eq!((items[1].get("d").unwrap().line, items[1].get("d").unwrap().text()), (5, Some("80")));
+        let (line, message) = Node::parse("a: [1\nb: 2\n").unwrap_err();
+        assert!(line.is_some() && !message.is_empty());
+        assert!(Node::parse("a: 1\na: 2\n").is_err(), "duplicate keys");
+    }
+}
