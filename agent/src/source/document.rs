@@ -212,7 +212,9 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         if !BYSTANDERS.contains(&kind) {
             let message = format!("{kind} ({version}) is not a kind Egret reads");
             let meant = nearest(kind, READ.iter().copied());
-            let remedy = meant.map(|name| format!("did you mean {name}?"));
+            let remedy = meant.map(|name| {
+                if name == kind { "check apiVersion".to_owned() } else { format!("did you mean {name}?") }
+            });
             definition.complain(codes::UNKNOWN_KIND, message, remedy);
             // A misspelt policy must not vanish.
             definition.seems = meant.and_then(seems);
@@ -306,5 +308,8 @@ fn readable_hosts(kind: Kind, node: &Node, namespace: &str) -> Vec<HostPattern> 
         (Kind::VirtualService, _, Some(Value::List(hosts))) => hosts.iter().filter_map(Node::text).collect(),
         _ => Vec::new(),
     };
-    texts.into_iter().filter_map(|text| HostPattern::parse(&scalars::qualified(text, namespace)).ok()).collect()
+    texts
+        .into_iter()
+        .filter_map(|text| HostPattern::parse(&scalars::qualified(text, namespace)).ok())
+        .collect()
 }
