@@ -202,31 +202,33 @@ metadata: {name: web, namespace: default}
 spec: {hosts: [web.com], addresses: [203.0.113.100], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
 ";
 
-fn l4(snapshot: &Snapshot, to: &str, sni: Option<Option<&str>>) -> RouteDecision {
+/// Opaque bytes where `sni` is `-`, else TLS, without a server name where it is empty.
+fn l4(snapshot: &Snapshot, to: &str, sni: &str) -> RouteDecision {
     let source = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
     let connection = Connection { source: &source, original_destination: to.parse::<SocketAddr>().unwrap() };
     match sni {
-        Some(sni) => tls(snapshot, &connection, sni),
-        None => tcp(snapshot, &connection),
+        "-" => tcp(snapshot, &connection),
+        "" => tls(snapshot, &connection, None),
+        name => tls(snapshot, &connection, Some(name)),
     }
 }
 
 #[test]
 fn connections_by_server_name_and_by_address() {
     let snapshot = snapshot(L4);
-    let upstream = forwarded(l4(&snapshot, "198.51.100.1:443", Some(Some("TLS.com")))).upstream;
+    let upstream = forwarded(l4(&snapshot, "198.51.100.1:443", "TLS.com")).upstream;
     assert_eq!((&*upstream.cluster, &upstream.tls), ("outbound|443||tls.com", &TlsMode::Plain));
-    let upstream = forwarded(l4(&snapshot, "203.0.113.5:5432", None)).upstream;
+    let upstream = forwarded(l4(&snapshot, "203.0.113.5:5432", "-")).upstream;
     assert_eq!(upstream.endpoints, Endpoints::OriginalDestination("203.0.113.5:5432".parse().unwrap()));
     for (to, sni, expected) in [
-        ("198.51.100.1:443", Some(Some("other.com")), Reason::NotRegistered),
-        ("198.51.100.1:8443", Some(Some("tls.com")), Reason::NotRegistered),
-        ("198.51.100.1:443", Some(None), Reason::NotRegistered),
-        ("203.0.113.5:5433", None, Reason::NotRegistered),
-        ("203.0.113.16:5432", None, Reason::NotRegistered),
+        ("198.51.100.1:443", "other.com", Reason::NotRegistered),
+        ("198.51.100.1:8443", "tls.com", Reason::NotRegistered),
+        ("198.51.100.1:443", "", Reason::NotRegistered),
+        ("203.0.113.5:5433", "-", Reason::NotRegistered),
+        ("203.0.113.16:5432", "-", Reason::NotRegistered),
         // Opaque bytes are no way around what is decided about HTTP.
-        ("203.0.113.100:80", None, Reason::NoRoute),
-        ("198.51.100.1:80", Some(Some("tls.com")), Reason::NoRoute),
+        ("203.0.113.100:80", "-", Reason::NoRoute),
+        ("198.51.100.1:80", "tls.com", Reason::NoRoute),
     ] {
         let refusal = refused(l4(&snapshot, to, sni));
         assert_eq!(refusal.reason, expected, "{to} {sni:?}: {refusal}");
@@ -266,14 +268,14 @@ spec:
   - match: [{gateways: [gw], port: 443, sniHosts: [tls.com]}]
     route: [{destination: {host: tls.com, port: {number: 443}}}]
 ";
-    let decision = l4(&snapshot(&yaml), "198.51.100.1:443", Some(Some("tls.com")));
+    let decision = l4(&snapshot(&yaml), "198.51.100.1:443", "tls.com");
     assert_eq!(decision.path.gateway.clone().unwrap().to_string(), "Gateway default/gw");
     assert_eq!(&*decision.path.gateway_route.clone().unwrap().1, "1");
     assert_eq!(&*forwarded(decision).upstream.cluster, "outbound|443||tls.com");
     let decision = l4(
         &snapshot(&yaml.replace("gateways: [gw], port: 443", "gateways: [gw], port: 444")),
         "198.51.100.1:443",
-        Some(Some("tls.com")),
+        "tls.com",
     );
     assert_eq!(reason(decision), Reason::NoRoute);
 }
