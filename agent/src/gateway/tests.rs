@@ -133,7 +133,7 @@ spec:
 
 /// The gateway's half of the tutorial: port 80 in, mutual TLS to port 443 out, and one path denied to `sleep`.
 fn upgraded(ca: &str, certificate: &str, key: &str) -> String {
-    let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let indented = |pem: &str| format!("    {}\n", pem.trim_end().replace('\n', "\n    "));
     format!(
         "
 apiVersion: networking.istio.io/v1alpha3
