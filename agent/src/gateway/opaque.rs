@@ -20,28 +20,58 @@ use crate::{
     route::{Action, Forward, Upstream},
 };
 
-/// Serves one opaque connection to its end.
-pub(super) async fn serve<IO, D>(mut io: IO, session: Arc<Session>, decide: D)
+/// A connection that may go ahead.
+pub(super) struct Planned {
+    record: Record,
+    snapshot: Arc<Snapshot>,
+    upstream: Arc<Upstream>,
+}
+
+/// Decides about one opaque connection, without a byte of it. A refusal is on record when this returns.
+pub(super) fn plan<D>(session: &Arc<Session>, decide: D) -> Result<Planned, Refusal>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
-    let mut record = Record::start(&session);
+    let mut record = Record::start(session);
     session.flow.update(|flow| flow.protocol = Some("tcp".into()));
     let snapshot = session.gateway.snapshot();
     let decided = decide(&snapshot, &session.request(None, None));
     record.decided(&decided);
-    let opened = async {
-        let Forward { upstream, .. } = forward(decided.outcome)?;
+    let planned = forward(decided.outcome).and_then(|Forward { upstream, .. }| {
         record.upstream(&upstream);
-        upstream::require_tls(&upstream)?;
-        open(&session, &snapshot, &upstream).await
+        upstream::require_tls(&upstream).map(|()| upstream)
+    });
+    match planned {
+        Ok(upstream) => Ok(Planned { record, snapshot, upstream }),
+        Err(refusal) => {
+            record.failed(&refusal);
+            Err(refusal)
+        }
     }
-    .await;
+}
+
+/// Serves one opaque connection to its end. What is refused is reset: that is all an opaque client understands.
+pub(super) async fn serve<IO, D>(io: IO, session: Arc<Session>, decide: D)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
+{
+    if let Ok(planned) = plan(&session, decide) {
+        run(io, planned, session).await;
+    }
+}
+
+/// Serves one opaque connection that was decided about.
+pub(super) async fn run<IO>(mut io: IO, planned: Planned, session: Arc<Session>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let Planned { mut record, snapshot, upstream } = planned;
+    let opened = open(&session, &snapshot, &upstream).await;
+    // A connection may live for days; the configuration it was opened under need not.
     drop(snapshot);
     match opened {
         Ok(opened) => splice(&mut io, opened, &session, &mut record).await,
-        // Dropping the stream without an end resets it: that is all an opaque client understands.
         Err(refusal) => record.failed(&refusal),
     }
 }
