@@ -125,8 +125,7 @@ impl World {
 
     /// Starts Egret again after its supervisor was killed: on the same configuration and run directory.
     pub fn restart(&mut self) -> Result<()> {
-        self.egret = Egret::up(&self.places.egret, self.config.path(), &self.places.run)?;
-        Ok(())
+        self.egret.up_again(self.config.path())
     }
 
     /// Brings the configuration to where it is after `directory` of the demo, such as `5-mutual-tls`.
