@@ -25,29 +25,29 @@ macro_rules! decisions {
 }
 
 decisions! {
-    /// connect(): sent to the workload's listener.
+    /// `connect()`: sent to the workload's listener.
     Captured = 0 "captured",
-    /// connect(): not a TCP stream; left alone.
+    /// `connect()`: not a TCP stream; left alone.
     PassedNotTcp = 1 "passed_not_tcp",
-    /// connect(): loopback or unspecified destination; left alone.
+    /// `connect()`: loopback or unspecified destination; left alone.
     BypassedLoopback = 2 "bypassed_loopback",
-    /// connect(): destination in a bypassed range; left alone.
+    /// `connect()`: destination in a bypassed range; left alone.
     BypassedRange = 3 "bypassed_range",
-    /// connect(): captured by another set of programs just before (an upgrade, or a nested cgroup); left alone.
+    /// `connect()`: captured by another set of programs just before (an upgrade, or a nested cgroup); left alone.
     AlreadyCaptured = 4 "already_captured",
-    /// connect(): user space has not written the workload's policy yet; refused.
+    /// `connect()`: user space has not written the workload's policy yet; refused.
     RefusedUnclassified = 5 "refused_unclassified",
-    /// connect(): multicast or broadcast destination; refused as the kernel would.
+    /// `connect()`: multicast or broadcast destination; refused as the kernel would.
     RefusedMulticast = 6 "refused_multicast",
-    /// connect(): destination port 0; refused.
+    /// `connect()`: destination port 0; refused.
     RefusedPortZero = 7 "refused_port_zero",
-    /// connect(): the workload's network namespace has no route for the family; refused as the kernel would.
+    /// `connect()`: the workload's network namespace has no route for the family; refused as the kernel would.
     RefusedNoRoute = 8 "refused_no_route",
-    /// connect(): the socket is bound to a device other than lo, so the listener cannot be reached; refused.
+    /// `connect()`: the socket is bound to a device other than lo, so the listener cannot be reached; refused.
     RefusedBoundDevice = 9 "refused_bound_device",
-    /// connect(): the workload has no listener for the family; refused.
+    /// `connect()`: the workload has no listener for the family; refused.
     RefusedNoListener = 10 "refused_no_listener",
-    /// connect(): the original destination cannot be remembered (out of memory); refused.
+    /// `connect()`: the original destination cannot be remembered (out of memory); refused.
     RefusedNoMemory = 11 "refused_no_memory",
     /// Before the SYN: the original destination was published to the agent.
     Published = 12 "published",
@@ -55,6 +55,6 @@ decisions! {
     PublishFailed = 13 "publish_failed",
     /// A captured connection ended before it was established; its original destination was taken back.
     Withdrawn = 14 "withdrawn",
-    /// getpeername(): answered with the original destination.
+    /// `getpeername()`: answered with the original destination.
     PeerRestored = 15 "peer_restored",
 }

@@ -2,10 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// First twelve bytes of an IPv4 address in its v4-mapped form (RFC 4291 §2.5.5.2).
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
-/// An IP address and a port. IPv4 is kept v4-mapped, so that a v4 socket, and a v6 socket that talks IPv4, agree.
+/// An IP address and a port. IPv4 is kept v4-mapped (RFC 4291 §2.5.5.2), so that a v4 socket, and a v6 socket that talks IPv4, agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Endpoint {
@@ -22,8 +19,7 @@ impl Endpoint {
     #[inline(always)]
     pub const fn v4(address: [u8; 4], port: u16) -> Self {
         let [a, b, c, d] = address;
-        let [.., e, f] = MAPPED;
-        Self::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, e, f, a, b, c, d], port)
+        Self::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d], port)
     }
 
     /// From an IPv6 address (v4-mapped ones too) in network order and a port in host order.

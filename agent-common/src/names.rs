@@ -24,13 +24,13 @@ pub const BYPASS_CAPACITY: usize = 16 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 64;
 
-/// connect() of an IPv4 socket.
+/// `connect()` of an IPv4 socket.
 pub const CONNECT4: &str = "egret_connect4";
-/// connect() of an IPv6 socket.
+/// `connect()` of an IPv6 socket.
 pub const CONNECT6: &str = "egret_connect6";
-/// getpeername() of an IPv4 socket.
+/// `getpeername()` of an IPv4 socket.
 pub const GETPEERNAME4: &str = "egret_peer4";
-/// getpeername() of an IPv6 socket.
+/// `getpeername()` of an IPv6 socket.
 pub const GETPEERNAME6: &str = "egret_peer6";
 /// TCP state changes. (Not "sockops": that is the name of its section.)
 pub const SOCK_OPS: &str = "egret_sock_ops";

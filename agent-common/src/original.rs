@@ -1,4 +1,4 @@
-//! How an original destination travels from the workload's connect() to the agent's accept(): first with the socket
+//! How an original destination travels from the workload's `connect()` to the agent's `accept()`: first with the socket
 //! ([`Captured`]), then, when the source port is known, under an [`OriginalKey`].
 
 use crate::Endpoint;

@@ -12,7 +12,7 @@ const IPPROTO_MPTCP: u32 = 262;
 /// Index of the loopback device, in every network namespace.
 const LOOPBACK_DEVICE: u32 = 1;
 
-/// A connect() as the hook sees it.
+/// A `connect()` as the hook sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     /// `type` of the socket.
@@ -76,8 +76,7 @@ fn is_loopback(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
 #[inline(always)]
 fn is_multicast_or_broadcast(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
     match v4 {
-        Some([first, ..]) if first >= 224 && first < 240 => true,
-        Some(octets) => matches!(octets, [255, 255, 255, 255]),
+        Some(octets) => matches!(octets, [224..=239, ..] | [255, 255, 255, 255]),
         None => address[0] == 0xff,
     }
 }

@@ -22,7 +22,7 @@ const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const REFUSE: i32 = 0;
 const PASS: i32 = 1;
 
-/// connect() of an IPv4 socket.
+/// `connect()` of an IPv4 socket.
 #[inline(always)]
 pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -41,7 +41,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     answer(decision)
 }
 
-/// connect() of an IPv6 socket, to an IPv6 or a v4-mapped address.
+/// `connect()` of an IPv6 socket, to an IPv6 or a v4-mapped address.
 #[inline(always)]
 pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;

@@ -3,13 +3,12 @@
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![expect(
-    clippy::inline_always,
-    reason = "kernel programs must not make calls that the verifier has to follow"
-)]
 #![cfg_attr(
-    not(target_arch = "bpf"),
-    expect(unfulfilled_lint_expectations, reason = "nothing is compiled here")
+    target_arch = "bpf",
+    expect(
+        clippy::inline_always,
+        reason = "kernel programs must not make calls that the verifier has to follow"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]
@@ -22,6 +21,7 @@ mod peername;
 mod sock_ops;
 
 #[cfg(target_arch = "bpf")]
+#[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
 mod hooks {
     use aya_ebpf::{
         macros::{cgroup_sock_addr, sock_ops},
@@ -56,11 +56,11 @@ mod hooks {
     }
 }
 
-/// What the kernel asks of programs that use helpers for GPL-compatible code.
+/// What the kernel asks of programs that use helpers for GPL-compatible code: the GPL half of this crate's licence.
 #[cfg(target_arch = "bpf")]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 7] = *b"GPL v2\0";
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

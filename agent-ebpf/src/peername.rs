@@ -14,7 +14,7 @@ use crate::{
 /// The only return value that the kernel accepts here.
 const DONE: i32 = 1;
 
-/// getpeername() of an IPv4 socket.
+/// `getpeername()` of an IPv4 socket.
 #[inline(always)]
 pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -31,7 +31,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     DONE
 }
 
-/// getpeername() of an IPv6 socket; a v4-mapped destination is shown v4-mapped, as without us.
+/// `getpeername()` of an IPv6 socket; a v4-mapped destination is shown v4-mapped, as without us.
 #[inline(always)]
 pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;

@@ -58,7 +58,7 @@ pub(crate) fn run(ctx: &SockOpsContext) -> u32 {
     }
     // SAFETY: plain helpers; the context is the kernel's. Without the flag a failed connection's entry stays for the sweep.
     let now = unsafe {
-        let _ = bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        let _ = bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed());
         bpf_ktime_get_ns()
     };
     match ORIGINAL.insert(key, Original::new(captured.destination(), now), BPF_ANY) {

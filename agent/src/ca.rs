@@ -11,7 +11,7 @@ pub(crate) mod protocol;
 mod tests;
 
 pub use authority::{Authority, DEFAULT_TTL};
-pub use service::serve;
+pub use service::{listen, serve};
 
 /// Why the authority cannot work or does not sign, as a sentence for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,6 +20,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::Ebpf;
@@ -54,7 +55,7 @@ pub struct WorkloadPolicy {
     pub listener_v4: u16,
     /// Port of the listener on `::1`; 0 refuses.
     pub listener_v6: u16,
-    /// The namespace has no IPv4 route: connect() fails with ENETUNREACH, as it would without us.
+    /// The namespace has no IPv4 route: `connect()` fails with ENETUNREACH, as it would without us.
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
@@ -82,6 +83,16 @@ impl Capture {
     /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this version.
     /// `pin_directory` is made if it is missing, and must be in a bpffs (see [`Bpffs`]).
     pub fn load(pin_directory: &Path) -> Result<Self, Error> {
+        let fresh = !pin_directory.exists();
+        let result = Self::load_at(pin_directory);
+        if fresh && result.is_err() {
+            // What was made until then is of no use to anybody. The first error is the one that matters.
+            let _ = cleanup(pin_directory);
+        }
+        result
+    }
+
+    fn load_at(pin_directory: &Path) -> Result<Self, Error> {
         let pins = Pins::open(pin_directory)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
@@ -137,7 +148,12 @@ impl Capture {
 
     /// Removes original destinations that nobody took for a minute, and returns how many.
     pub fn sweep(&self) -> Result<usize, Error> {
-        original_destination::sweep(&self.pins, original_destination::MAX_AGE)
+        self.sweep_older_than(original_destination::MAX_AGE)
+    }
+
+    /// The same with another age.
+    pub fn sweep_older_than(&self, age: Duration) -> Result<usize, Error> {
+        original_destination::sweep(&self.pins, age)
     }
 }
 

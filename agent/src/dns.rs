@@ -29,7 +29,7 @@ pub struct Resolver {
 
 #[derive(Clone)]
 enum Source {
-    System(TokioResolver),
+    System(Box<TokioResolver>),
     #[cfg(test)]
     Table(std::collections::HashMap<String, Vec<IpAddr>>),
 }
@@ -46,7 +46,7 @@ impl Resolver {
         options.cache_size = CACHE_NAMES;
         options.positive_min_ttl = Some(POSITIVE_MIN);
         options.negative_max_ttl = Some(NEGATIVE_MAX);
-        Ok(Self { source: Source::System(builder.build().map_err(fail)?) })
+        Ok(Self { source: Source::System(Box::new(builder.build().map_err(fail)?)) })
     }
 
     /// Only these names, for tests.

@@ -13,6 +13,10 @@ mod pool;
 mod protocol;
 mod record;
 mod refuse;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tunnel;
 mod upstream;
@@ -37,7 +41,7 @@ pub use http::normalise::{self, PathNormalisation};
 use crate::{
     dns::Resolver,
     flow::FlowTable,
-    hbone,
+    hbone::{self, read_ahead::ReadAhead},
     mesh::{Snapshot, SpiffeId},
     source::directory::Loaded,
     telemetry::access_log::AccessLog,
@@ -76,10 +80,10 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             detection_timeout: Duration::from_secs(5),
             request_head_timeout: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(3600),
-            stream_idle_timeout: Duration::from_secs(300),
-            tcp_idle_timeout: Duration::from_secs(3600),
-            pool_idle_timeout: Duration::from_secs(60),
+            keep_alive_timeout: Duration::from_hours(1),
+            stream_idle_timeout: Duration::from_mins(5),
+            tcp_idle_timeout: Duration::from_hours(1),
+            pool_idle_timeout: Duration::from_mins(1),
             pool_idle_connections: 128,
             path_normalisation: PathNormalisation::default(),
         }
@@ -171,7 +175,7 @@ async fn serve_connection(
         io::Error::other(error)
     })?;
     let acceptor = TlsAcceptor::from(certificate.server_config());
-    let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(stream))
+    let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(ReadAhead::new(stream)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
     let source = peer_identity(tls.get_ref().1)

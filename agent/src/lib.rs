@@ -16,10 +16,12 @@
 pub mod admin;
 pub mod app;
 pub mod authz;
+pub mod balance;
 pub mod ca;
 pub mod cli;
 pub mod datapath;
 pub mod dns;
+pub mod explain;
 pub mod flow;
 pub mod gateway;
 pub mod hbone;

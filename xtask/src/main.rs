@@ -10,6 +10,8 @@ mod test;
 mod tidy;
 mod toolchain;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Egret's tasks.
@@ -30,13 +32,23 @@ enum Task {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    let result = match Task::parse() {
         Task::Demo(options) => demo::run(&options),
+        Task::Test => test::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Clippy => clippy::run(),
-        Task::Test => test::run(),
         Task::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
     }
+}
+
+#[expect(clippy::print_stderr, reason = "addressed to whoever runs the task")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }

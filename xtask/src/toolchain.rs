@@ -22,6 +22,8 @@ const PACKAGES: [(&str, &str); 4] = [
 /// The linter for the same compiler; wanted, not needed.
 const CLIPPY: (&str, &str) = ("rust-web-clippy", "/usr/bin/clippy-driver");
 const LLVM: &str = "/usr/lib/llvm-22";
+/// The linker reads the output of compilers with this LLVM and older ones.
+const LINKER_LLVM: u32 = 22;
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
 
@@ -30,7 +32,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     if env::var_os("EGRET_EBPF_OBJECT").is_some() {
         return Ok(());
     }
-    let compiler = nightly_has_sources() || PACKAGES[..3].iter().all(|(_, file)| Path::new(file).exists());
+    let compiler = nightly_fits() || PACKAGES[..3].iter().all(|(_, file)| Path::new(file).exists());
     if compiler && linker().is_some() {
         return Ok(());
     }
@@ -106,8 +108,9 @@ fn linker() -> Option<PathBuf> {
     directories().map(|directory| directory.join(LINKER)).chain([own]).find(|path| path.is_file())
 }
 
-/// rustup's nightly with library sources, found by its files: asking rustup costs a tenth of a second.
-fn nightly_has_sources() -> bool {
+/// Whether rustup's nightly would do: library sources (looked for as files: asking rustup costs a tenth of a second), and an
+/// LLVM whose output the linker can read. `agent/build.rs` asks the same.
+fn nightly_fits() -> bool {
     let home = env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| {
         let home = env::var_os("HOME")?;
         Some(Path::new(&home).join(".rustup"))
@@ -116,7 +119,15 @@ fn nightly_has_sources() -> bool {
     entries.flatten().any(|entry| {
         entry.file_name().to_string_lossy().starts_with("nightly-")
             && entry.path().join("lib/rustlib/src/rust/library/core").exists()
+            && llvm_major(&entry.path().join("bin/rustc")).is_some_and(|major| major <= LINKER_LLVM)
     })
+}
+
+/// The LLVM of a compiler.
+fn llvm_major(rustc: &Path) -> Option<u32> {
+    let output = Command::new(rustc).arg("-vV").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
 }
 
 fn in_path(program: &str) -> bool {

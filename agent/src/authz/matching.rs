@@ -84,21 +84,11 @@ impl Subject<'_> {
         match &condition.key {
             Key::Header(name) => {
                 let Some(http) = self.request.http else { return self.undecidable };
-                // Several lines of one header are one value, joined with a comma (RFC 9110 §5.3).
-                let mut joined: Option<Vec<u8>> = None;
-                for value in http.headers.get_all(name) {
-                    match &mut joined {
-                        None => joined = Some(value.as_bytes().to_vec()),
-                        Some(all) => {
-                            all.push(b',');
-                            all.extend_from_slice(value.as_bytes());
-                        }
-                    }
-                }
-                match joined {
-                    None => condition.values.is_empty(),
-                    Some(value) => text(&String::from_utf8_lossy(&value)),
-                }
+                // Every line counts for itself, as in Istio: one that matches is enough, for `notValues` too.
+                let lines =
+                    || http.headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()));
+                let any = |wanted: &[TextMatch]| lines().any(|line| wanted.iter().any(|w| w.matches(&line)));
+                (condition.values.is_empty() || any(&condition.values)) && !any(&condition.not_values)
             }
             Key::SourceIp => address(self.request.source_address.ip()),
             Key::DestinationIp => address(self.request.original_destination.ip()),

@@ -10,7 +10,8 @@ pub(super) fn matches(rule: &PathRule, path: &str) -> bool {
     }
 }
 
-/// `{*}` is one part and never empty, `{**}` is any number of parts.
+/// `{*}` is one part and never empty; `{**}` is one part or more, and they may be empty (as Envoy has it: `/a/{**}` means `/a/`
+/// but not `/a`).
 fn template_matches(template: &PathTemplate, path: &str) -> bool {
     let Some(rest) = path.strip_prefix('/') else { return false };
     let parts: Vec<&str> = rest.split('/').collect();
@@ -23,8 +24,8 @@ fn template_matches(template: &PathTemplate, path: &str) -> bool {
             TemplatePart::Many => {
                 let mut any = false;
                 for (at, slot) in next.iter_mut().enumerate() {
-                    any |= reachable[at];
                     *slot = any;
+                    any |= reachable[at];
                 }
             }
             TemplatePart::One | TemplatePart::Literal(_) => {

@@ -25,12 +25,12 @@ use super::Error;
 use crate::mesh::SpiffeId;
 
 /// How long workload certificates are valid, unless told otherwise.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_TTL: Duration = Duration::from_hours(24);
 /// Shorter ones would be renewed all the time.
-const MIN_TTL: Duration = Duration::from_secs(60);
+const MIN_TTL: Duration = Duration::from_mins(1);
 /// Before now, for clocks that are a little behind.
-const BACKDATE: Duration = Duration::from_secs(60);
-const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const BACKDATE: Duration = Duration::from_mins(1);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// Key and certificate in one file: there is no moment at which one exists without the other.
 const FILE: &str = "root.pem";
 
@@ -95,11 +95,10 @@ impl Authority {
     }
 
     fn load(path: &Path, pem: &str, trust_domain: &str) -> Result<Self, Error> {
+        let metadata = fs::metadata(path);
         let path = path.display();
-        let mode = fs::metadata(path.to_string())
-            .map_err(|e| Error::new(format!("{path} cannot be read: {e}")))?
-            .permissions()
-            .mode();
+        let mode =
+            metadata.map_err(|e| Error::new(format!("{path} cannot be read: {e}")))?.permissions().mode();
         if mode & 0o077 != 0 {
             return Err(Error::new(format!(
                 "{path} has mode {:o}, so others can read the CA's key: set it to 600, or remove the file if the \

@@ -1,6 +1,13 @@
 //! The CA protocol on a Unix socket. Who may connect is decided by the kernel's word on the caller (`SO_PEERCRED`).
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    pin::pin,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -13,7 +20,7 @@ use tonic::{Request, Response, Status, server::Grpc};
 use tonic_prost::ProstCodec;
 
 use super::{
-    Authority,
+    Authority, Error,
     protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, impersonated},
 };
 use crate::mesh::SpiffeId;
@@ -21,8 +28,24 @@ use crate::mesh::SpiffeId;
 /// A pause after `accept` fails, which it does when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the CA protocol on `listener` until `drain`, then finishes what is in progress. The socket's mode should be 0600;
-/// callers other than root and the user of this process are turned away in any case.
+/// A listener at `socket`, mode 0600, in place of one that a killed process left behind.
+pub fn listen(socket: &Path) -> Result<UnixListener, Error> {
+    let fail = |e: io::Error| Error::new(format!("the CA cannot listen at {}: {e}", socket.display()));
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(Error::new(format!("another CA is running at {}", socket.display())));
+    }
+    match fs::symlink_metadata(socket) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(socket).map_err(fail)?,
+        Ok(_) => return Err(Error::new(format!("{} is there and is no socket", socket.display()))),
+        Err(_) => {}
+    }
+    // Between bind and chmod the umask decides who may connect; `serve` looks at each caller, so nobody gets in early.
+    let listener = UnixListener::bind(socket).map_err(fail)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Serves the CA protocol on `listener` until `drain`, then finishes what is in progress. Callers other than root and the user of this process are turned away in any case.
 pub async fn serve(listener: UnixListener, authority: Authority, drain: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
@@ -47,7 +70,7 @@ pub async fn serve(listener: UnixListener, authority: Authority, drain: Cancella
 
 fn is_trusted(stream: &UnixStream) -> bool {
     match stream.peer_cred() {
-        Ok(caller) if caller.uid() == 0 || caller.uid() == nix::unistd::geteuid().as_raw() => true,
+        Ok(caller) if may_call(caller.uid(), nix::unistd::geteuid().as_raw()) => true,
         Ok(caller) => {
             tracing::warn!(uid = caller.uid(), pid = caller.pid(), "a caller of the CA socket was refused");
             false
@@ -57,6 +80,11 @@ fn is_trusted(stream: &UnixStream) -> bool {
             false
         }
     }
+}
+
+/// Root could read the key anyway, and our own user could too.
+const fn may_call(caller: u32, own: u32) -> bool {
+    caller == 0 || caller == own
 }
 
 async fn connection(stream: UnixStream, authority: Authority, drain: CancellationToken) {
@@ -112,4 +140,18 @@ fn create_certificate(
         .map_err(|e| Status::invalid_argument(e.to_string()))?;
     tracing::info!(%identity, "certificate issued");
     Ok(IstioCertificateResponse { cert_chain })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_call;
+
+    #[test]
+    fn only_root_and_our_own_user_may_call() {
+        for (caller, own, may) in
+            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1001, 1000, false)]
+        {
+            assert_eq!(may_call(caller, own), may, "{caller} calls {own}");
+        }
+    }
 }

@@ -3,10 +3,9 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Authority, serve};
+use super::{Authority, listen, serve};
 use crate::{
     mesh::SpiffeId,
     tls::{
@@ -102,7 +101,7 @@ fn what_the_request_says_of_itself_is_ignored() {
 
 #[test]
 fn validity_is_bounded_both_ways() {
-    let authority = Authority::generate(DOMAIN).unwrap().0.with_ttl(Duration::from_secs(3600));
+    let authority = Authority::generate(DOMAIN).unwrap().0.with_ttl(Duration::from_hours(1));
     for (asked, granted) in [(None, 3600), (Some(600), 600), (Some(u64::from(u32::MAX)), 3600), (Some(1), 60)]
     {
         let certificate = certificate(&authority, &id("sleep"), asked.map(Duration::from_secs));
@@ -134,7 +133,7 @@ fn pem_body(pem: &str) -> Vec<u8> {
 
 fn start(socket: &Path, authority: &Authority) -> (tokio::task::JoinHandle<()>, CancellationToken) {
     let drain = CancellationToken::new();
-    let listener = UnixListener::bind(socket).unwrap();
+    let listener = listen(socket).unwrap();
     (tokio::spawn(serve(listener, authority.clone(), drain.clone())), drain)
 }
 
@@ -150,8 +149,20 @@ async fn a_certificate_comes_over_the_socket_and_a_restarted_ca_is_found() {
         assert_eq!(*certificate.identity(), id("sleep"));
         drain.cancel();
         server.await.unwrap();
-        fs::remove_file(&socket).unwrap();
+        assert!(socket.exists(), "left behind, as by a killed CA");
     }
+}
+
+#[tokio::test]
+async fn a_socket_is_private_and_never_taken_from_a_running_ca() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("ca.sock");
+    let _first = listen(&socket).unwrap();
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(listen(&socket).unwrap_err().to_string().contains("another CA is running"));
+    let file = directory.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert!(listen(&file).unwrap_err().to_string().contains("no socket"));
 }
 
 #[tokio::test]

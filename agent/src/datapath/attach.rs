@@ -4,7 +4,8 @@
 //! that acts on it is there. connect comes last: until then nothing is captured, from then on everything works.
 
 use std::{
-    fs::File,
+    fmt::Display,
+    fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -121,14 +122,21 @@ fn ensure_link(
             }
         }
     }
-    // Attach first, drop the old link afterwards. (An old link may also be of a cgroup that is gone, whose inode was reused.)
     let link = create(programs, hook, target).map_err(|error| fail(attach_error(&error)))?;
-    if let Some(old) = old {
-        pins::remove_link(&path).map_err(|error| fail(format!("old link {}: {error}", path.display())))?;
-        drop(old);
-    }
-    link.pin(&path).map_err(|error| fail(format!("the link cannot be pinned: {error}")))?;
-    rollback.pins.push(path);
+    let pinning = |error: &dyn Display| fail(format!("the link cannot be pinned: {error}"));
+    let Some(old) = old else {
+        link.pin(&path).map_err(|error| pinning(&error))?;
+        rollback.pins.push(path);
+        return Ok(());
+    };
+    // The old link goes when the new one is attached and pinned, and the new one stays even if a later step fails: at no
+    // time is an enrolled cgroup without. (It may also be the link of a cgroup that is gone, whose inode was reused.)
+    let aside = pins.link_aside(target.inode, hook);
+    pins::remove_link(&aside).map_err(|error| pinning(&error))?;
+    link.pin(&aside).map_err(|error| pinning(&error))?;
+    fs::rename(&aside, &path).map_err(|error| pinning(&error))?;
+    // Best effort: without its pin the old link goes with our descriptor.
+    let _ = syscall::link_detach(&old);
     Ok(())
 }
 

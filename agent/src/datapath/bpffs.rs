@@ -39,10 +39,16 @@ impl Bpffs {
         if let Some(directory) = open(existing).map_err(fail)? {
             return Ok(Self { path: path.to_owned(), mounted_here: false, directory });
         }
+        let made = !path.exists();
         fs::create_dir_all(path).map_err(fail)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
-            .map_err(|error| fail(error.into()))?;
+        if let Err(error) = mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")) {
+            if made {
+                // The mount's error is the one that matters.
+                let _ = fs::remove_dir(path);
+            }
+            return Err(fail(error.into()));
+        }
         match open(path).map_err(fail)? {
             Some(directory) => Ok(Self { path: path.to_owned(), mounted_here: true, directory }),
             None => Err(fail(io::Error::other("it was unmounted at once; start again"))),

@@ -66,11 +66,13 @@ fn program(error: &ProgramError) -> String {
     )
 }
 
-/// What an errno of bpf(2) means for an operator.
+/// What an errno of `bpf(2)` means for an operator.
 pub(super) fn hint(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => PRIVILEGES.to_owned(),
-        Some(libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)".to_owned(),
+        Some(libc::ENOSYS | libc::ENODEV) => {
+            "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)".to_owned()
+        }
         Some(libc::EINVAL) if !Path::new("/sys/kernel/btf/vmlinux").exists() => {
             format!(
                 "{error}; this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), and is probably too old: 5.18 is needed"

@@ -118,6 +118,11 @@ impl Pins {
         self.links().join(format!("{cgroup_inode}-{}-{}", hook.program, hook.name))
     }
 
+    /// Where a link is pinned before it takes the place of another. Removed with the rest of the cgroup's.
+    pub(super) fn link_aside(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
+    }
+
     /// Opens a pinned map for raw calls.
     pub(super) fn open_map(&self, name: &str) -> Result<OwnedFd, Error> {
         syscall::open_pin(&self.map(name)).map_err(|error| self.map_error(name, error))

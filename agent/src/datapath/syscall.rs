@@ -1,4 +1,4 @@
-//! The bpf(2) commands that aya does not offer for what is needed here: cgroup storage by its 8-byte key,
+//! The `bpf(2)` commands that aya does not offer for what is needed here: cgroup storage by its 8-byte key,
 //! lookup-and-delete on hashes, and links. Called by the rest of `datapath`.
 //!
 //! Layouts are those of `union bpf_attr` and `struct bpf_*_info` in `include/uapi/linux/bpf.h`, which are stable. The kernel
@@ -25,7 +25,7 @@ const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
 
-/// Calls bpf(2) with one of the attribute structures below.
+/// Calls `bpf(2)` with one of the attribute structures below.
 ///
 /// # Safety
 /// `attributes` fits `command`, and pointers in it are valid for what the command reads and writes.

@@ -13,7 +13,13 @@ mod upgrade;
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
-use hyper::service::service_fn;
+use hyper::{
+    server::conn::{
+        http1::{self, UpgradeableConnection},
+        http2,
+    },
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -57,14 +63,14 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let connection = http1::Builder::new()
         // The guard has better timers: hyper's would end an idle kept-alive connection as well.
         .header_read_timeout(None)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
     let connection = std::pin::pin!(connection);
-    drained(connection, |connection| connection.graceful_shutdown(), drain).await;
+    drained(connection, UpgradeableConnection::graceful_shutdown, drain).await;
 }
 
 /// Serves HTTP/2 with prior knowledge, in the same way.
@@ -79,14 +85,14 @@ where
         async move { Ok::<_, Infallible>(exchange::serve(request, session, None, decide).await) }
     });
     let io = Counted::new(io, Arc::clone(&session.flow));
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .auto_date_header(false)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_concurrent_streams(1000)
         .serve_connection(TokioIo::new(io), service);
     let connection = std::pin::pin!(connection);
-    drained(connection, |connection| connection.graceful_shutdown(), drain).await;
+    drained(connection, http2::Connection::graceful_shutdown, drain).await;
 }
 
 /// Runs `connection`; when `drain` comes, tells it to take no further request.

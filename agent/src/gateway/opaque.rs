@@ -104,3 +104,6 @@ pub(super) async fn splice<IO>(
     record.note(|entry| entry.connection_termination_details = Some(refusal.detail.clone()));
     record.failed(&refusal);
 }
+
+#[cfg(test)]
+mod tests;

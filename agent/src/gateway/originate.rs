@@ -57,7 +57,7 @@ impl Transport {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(io) = error.downcast_ref::<io::Error>()
-                && io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+                && io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
             {
                 return Some(Originator::explain(origination, io));
             }
@@ -114,35 +114,29 @@ pub(super) async fn connect(
     let failed = |error: io::Error| {
         Refusal::new(Reason::UpstreamConnect, format!("{address} ({host}) cannot be connected: {error}"))
     };
-    let tcp = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
-        Ok(result) => result.map_err(failed)?,
-        Err(_) => {
-            let after = upstream.connect_timeout;
-            return Err(Refusal::new(
-                Reason::UpstreamConnect,
-                format!("{address} ({host}) did not answer within {after:?} (connectTimeout)"),
-            ));
-        }
-    };
+    let connected = timeout(upstream.connect_timeout, TcpStream::connect(address)).await.map_err(|_| {
+        let after = upstream.connect_timeout;
+        Refusal::new(
+            Reason::UpstreamConnect,
+            format!("{address} ({host}) did not answer within {after:?} (connectTimeout)"),
+        )
+    })?;
+    let tcp = connected.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
     let mut peer = Peer { remote: address, local: tcp.local_addr().ok(), tls_version: None, subject: None };
     let Transport::Tls(origination, client) = transport else {
         return Ok((Stream::Plain(tcp), peer));
     };
     let connector = TlsConnector::from(Arc::clone(&client.config));
-    let tls = match timeout(handshake_timeout, connector.connect(client.server_name.clone(), tcp)).await {
-        Ok(result) => result.map_err(|error| Originator::explain(origination, &error))?,
-        Err(_) => {
-            return Err(Refusal::new(
-                Reason::UpstreamTls,
-                format!(
-                    "the TLS handshake with {address} ({host}) took longer than {} s; does the port speak TLS?",
-                    handshake_timeout.as_secs()
-                ),
-            )
-            .by(origination.object.clone()));
-        }
-    };
+    let handshake = timeout(handshake_timeout, connector.connect(client.server_name.clone(), tcp));
+    let shaken = handshake.await.map_err(|_| {
+        let detail = format!(
+            "the TLS handshake with {address} ({host}) took longer than {} s; does the port speak TLS?",
+            handshake_timeout.as_secs()
+        );
+        Refusal::new(Reason::UpstreamTls, detail).by(origination.object.clone())
+    })?;
+    let tls = shaken.map_err(|error| Originator::explain(origination, &error))?;
     let session = tls.get_ref().1;
     peer.tls_version = session.protocol_version().map(|version| match version {
         rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",

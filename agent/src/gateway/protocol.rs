@@ -110,7 +110,7 @@ mod tests {
         ] {
             assert_eq!(classify(bytes), expected, "{}", String::from_utf8_lossy(bytes));
         }
-        assert_eq!(classify(&[b'G'; 20_000]), Some(Protocol::Opaque));
+        assert_eq!(classify("G".repeat(20_000).as_bytes()), Some(Protocol::Opaque));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::StreamPermit;
 
@@ -17,6 +17,8 @@ const MAX_WRITE: usize = 64 << 10;
 
 /// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, a read of 0 bytes is the
 /// peer's, and dropping an unfinished tunnel resets the stream (RST_STREAM CANCEL), which reads as `ConnectionReset`.
+///
+/// As an [`AsyncBufRead`] it lends out what has arrived, so that copying from it needs no buffer.
 pub struct Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
@@ -74,36 +76,44 @@ fn stream_error(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
+impl AsyncBufRead for Tunnel {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() && !this.read_end {
+            match ready!(this.recv.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
+                None => this.read_end = true,
+            }
+        }
+        Poll::Ready(Ok(&this.unread))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, n: usize) {
+        self.unread.advance(n);
+        // The window opens as bytes are read, not as they arrive: a slow reader slows the sender. It cannot fail: these
+        // bytes were received and not yet released.
+        let _ = self.recv.flow_control().release_capacity(n);
+        if self.unread.is_empty() {
+            // Lets go of the frame's memory.
+            self.unread = Bytes::new();
+        }
+    }
+}
+
 impl AsyncRead for Tunnel {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if buf.remaining() == 0 || this.read_end {
+        if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        while this.unread.is_empty() {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(data)) => this.unread = data,
-                Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
-                None => {
-                    this.read_end = true;
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
-        let n = this.unread.len().min(buf.remaining());
-        buf.put_slice(&this.unread[..n]);
-        this.unread.advance(n);
-        // The window opens as bytes are read, not as they arrive: a slow reader slows the sender. It cannot fail: these
-        // bytes were received and not yet released.
-        let _ = this.recv.flow_control().release_capacity(n);
-        if this.unread.is_empty() {
-            // Lets go of the frame's memory.
-            this.unread = Bytes::new();
-        }
+        let unread = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = unread.len().min(buf.remaining());
+        buf.put_slice(&unread[..n]);
+        self.consume(n);
         Poll::Ready(Ok(()))
     }
 }

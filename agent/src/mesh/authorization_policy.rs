@@ -155,7 +155,7 @@ pub enum TemplatePart {
     Literal(Arc<str>),
     /// `{*}`: one part, not empty.
     One,
-    /// `{**}`: any number of parts.
+    /// `{**}`: one part or more, empty ones too.
     Many,
 }
 

@@ -48,9 +48,9 @@ pub enum Error {
 /// Told about every piece that was read: bytes from left, bytes from right.
 pub trait Count {
     /// `bytes` came from the left.
-    fn from_left(&self, bytes: u64);
+    fn add_left(&self, bytes: u64);
     /// `bytes` came from the right.
-    fn from_right(&self, bytes: u64);
+    fn add_right(&self, bytes: u64);
 }
 
 /// Counts for whoever has no flow to count into.
@@ -68,21 +68,21 @@ impl Tally {
 }
 
 impl Count for Tally {
-    fn from_left(&self, bytes: u64) {
+    fn add_left(&self, bytes: u64) {
         self.left.fetch_add(bytes, Relaxed);
     }
 
-    fn from_right(&self, bytes: u64) {
+    fn add_right(&self, bytes: u64) {
         self.right.fetch_add(bytes, Relaxed);
     }
 }
 
 impl Count for crate::flow::FlowHandle {
-    fn from_left(&self, bytes: u64) {
+    fn add_left(&self, bytes: u64) {
         self.add_sent(bytes);
     }
 
-    fn from_right(&self, bytes: u64) {
+    fn add_right(&self, bytes: u64) {
         self.add_received(bytes);
     }
 }
@@ -104,11 +104,11 @@ where
     let mut timer = std::pin::pin!(tokio::time::sleep_until(last + idle));
     poll_fn(|cx| {
         let before = (forth.moved, back.moved);
-        let from_left = forth.poll(cx, left, right, |n| count.from_left(n));
+        let from_left = forth.poll(cx, left, right, |n| count.add_left(n));
         if let Poll::Ready(Err((reading, error))) = from_left {
             return Poll::Ready(Err(Error::Io(if reading { Side::Left } else { Side::Right }, error)));
         }
-        let from_right = back.poll(cx, right, left, |n| count.from_right(n));
+        let from_right = back.poll(cx, right, left, |n| count.add_right(n));
         if let Poll::Ready(Err((reading, error))) = from_right {
             return Poll::Ready(Err(Error::Io(if reading { Side::Right } else { Side::Left }, error)));
         }

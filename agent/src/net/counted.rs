@@ -33,7 +33,7 @@ impl<IO: AsyncRead + Unpin, C: Count> AsyncRead for Counted<IO, C> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.count.from_left((buf.filled().len() - before) as u64);
+        self.count.add_left((buf.filled().len() - before) as u64);
         Poll::Ready(Ok(()))
     }
 }
@@ -41,7 +41,7 @@ impl<IO: AsyncRead + Unpin, C: Count> AsyncRead for Counted<IO, C> {
 impl<IO: AsyncWrite + Unpin, C: Count> AsyncWrite for Counted<IO, C> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.count.from_right(written as u64);
+        self.count.add_right(written as u64);
         Poll::Ready(Ok(written))
     }
 
@@ -59,7 +59,7 @@ impl<IO: AsyncWrite + Unpin, C: Count> AsyncWrite for Counted<IO, C> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-        self.count.from_right(written as u64);
+        self.count.add_right(written as u64);
         Poll::Ready(Ok(written))
     }
 

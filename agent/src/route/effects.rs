@@ -85,14 +85,15 @@ fn rewritten(uri: &str, matched: Option<&HttpMatch>, request: &HttpRequest<'_>) 
         target.insert(0, '/');
     }
     if let Some(query) = request.query {
-        target.push(if target.contains('?') { '&' } else { '?' });
+        target.push('?');
         target.push_str(query);
     }
     target
 }
 
 /// The answer of a route that sends nothing upstream.
-pub(super) fn answer(action: &HttpAction, request: &HttpRequest<'_>) -> Option<Action> {
+/// `stage_port` is the port that the request came to.
+pub(super) fn answer(action: &HttpAction, request: &HttpRequest<'_>, stage_port: u16) -> Option<Action> {
     match action {
         HttpAction::Route(_) => None,
         HttpAction::Respond { status, body } => {
@@ -105,18 +106,19 @@ pub(super) fn answer(action: &HttpAction, request: &HttpRequest<'_>) -> Option<A
                 _ => None,
             };
             let host = authority.as_deref().unwrap_or(request.host);
-            let default = if scheme == "https" { 443 } else { 80 };
             let port = match port {
                 Some(RedirectPort::Number(number)) => Some(*number),
                 Some(RedirectPort::ProtocolDefault) => None,
-                Some(RedirectPort::Request) => given,
-                None if authority.is_some() => None,
-                None => given,
+                Some(RedirectPort::Request) => Some(given.unwrap_or(stage_port)),
+                None => given.filter(|_| authority.is_none()),
             };
             let mut location = format!("{scheme}://{host}");
-            if let Some(port) = port.filter(|port| *port != default) {
+            if let Some(port) = port {
                 location.push(':');
                 location.push_str(&port.to_string());
+            }
+            if uri.as_ref().is_some_and(|uri| !uri.starts_with('/')) {
+                location.push('/');
             }
             location.push_str(uri.as_deref().unwrap_or(request.path));
             if let Some(query) = request.query

@@ -55,6 +55,9 @@ pub(super) fn route(
     let stage = Stage { gateway: GatewayName::Mesh, port, namespace: client };
     let services: Vec<_> =
         stage::mesh_services(snapshot, request.host, client).filter(|s| !s.http.is_empty()).collect();
+    if let Some(refusal) = stage::refused(snapshot, request.host, &services) {
+        return Err(refusal);
+    }
     if services.is_empty() {
         // No VirtualService: enrolment itself means "through the gateway", so the registry decides.
         let to = match registered {
@@ -73,7 +76,7 @@ pub(super) fn route(
     let hit = find(&services, &stage, request)
         .ok_or_else(|| unmatched(&services, "in the mesh stage", port, request))?;
     path.mesh_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, request) {
+    if let Some(answer) = answer(&hit.route.action, request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;
@@ -113,7 +116,7 @@ fn gateway_stage(
     };
     path.gateway = Some(bound.gateway.clone());
     path.gateway_route = Some(hit.named());
-    if let Some(answer) = answer(&hit.route.action, &request) {
+    if let Some(answer) = answer(&hit.route.action, &request, port) {
         return Ok(answer);
     }
     let (to, count) = choose(&hit, draw)?;

@@ -2,7 +2,7 @@
 //!
 //! Used by the readers in `kinds`. Collects every problem of an object instead of stopping at the first.
 
-use std::{cell::RefCell, collections::BTreeMap, str::FromStr};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
     codes,
@@ -70,7 +70,7 @@ impl<'n> Field<'n> {
 
     fn wrong_type(&self, wanted: &str) {
         let remedy = match self.node.value {
-            Value::Integer(_) | Value::Bool(_) | Value::Float(_) if wanted == "a text" => {
+            Value::Integer(_) | Value::Bool(_) | Value::Float if wanted == "a text" => {
                 Some("put it in quotes".to_owned())
             }
             _ => None,
@@ -234,9 +234,6 @@ impl<'n> Fields<'n> {
     }
 
     /// Texts that parse.
-    pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &'static str) -> Vec<T> {
-        self.items(name).iter().filter_map(|item| item.parse(str::parse)).collect()
-    }
 
     /// Fields that tune traffic and have no effect here.
     pub(super) fn without_effect(&mut self, names: &[&'static str]) {

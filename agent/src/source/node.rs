@@ -21,7 +21,7 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
-    Float(f64),
+    Float,
     Text(String),
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
@@ -33,7 +33,7 @@ impl Value {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
-            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Integer(_) | Self::Float => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Map(_) => "an object",
@@ -46,7 +46,9 @@ impl Node {
     pub(super) fn parse(text: &str) -> Result<Self, (Option<u64>, String)> {
         let spanned: Spanned<Value> = serde_saphyr::from_str(text).map_err(|error| {
             let error = error.without_snippet();
+            // The place is told by the line; the parser's counts from the start of the document.
             let message = error.to_string();
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
             (error.location().map(|location| location.line()), message)
         })?;
         Ok(Self { line: spanned.referenced.line(), value: spanned.value })
@@ -122,8 +124,8 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Value::Integer(given))
     }
 
-    fn visit_f64<E>(self, given: f64) -> Result<Value, E> {
-        Ok(Value::Float(given))
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Float)
     }
 
     fn visit_str<E>(self, given: &str) -> Result<Value, E> {

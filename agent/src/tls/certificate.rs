@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,7 +24,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{
-    peer::{ExpectServer, ExpectWorkload, identity_in},
+    peer::{ExpectServer, ExpectWorkload, fault_in, identity_in},
     provider::{MESH_VERSIONS, provider},
 };
 use crate::mesh::SpiffeId;
@@ -189,6 +189,14 @@ fn validity(certificate: &[u8]) -> Result<(SystemTime, SystemTime), Invalid> {
 /// The identity in the verified certificate of the peer of `connection`.
 pub fn peer_identity(connection: &rustls::ServerConnection) -> Option<SpiffeId> {
     identity_in(connection.peer_certificates()?.first()?).ok()
+}
+
+/// A failed mesh handshake in plain words, where the peer's certificate is to blame.
+pub fn explain(error: io::Error) -> io::Error {
+    match fault_in(&error) {
+        Some(fault) => io::Error::new(error.kind(), format!("the peer's certificate is refused: {fault}")),
+        None => error,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Verification of the other end of a tunnel: chain to the mesh roots, and exactly one SPIFFE identity (SPIFFE X509-SVID
 //! §2 and §5.2). Used by `certificate` only.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -20,7 +20,7 @@ use rustls::{
 use x509_parser::{
     certificate::X509Certificate,
     extensions::GeneralName,
-    prelude::{FromDer, X509Version},
+    prelude::{FromDer as _, X509Version},
 };
 
 use crate::{mesh::SpiffeId, tls::provider::provider};
@@ -81,6 +81,14 @@ pub(super) fn identity_in(certificate: &[u8]) -> Result<SpiffeId, IdentityFault>
         (Some(uri), None) => Ok(uri.parse()?),
         (None, _) => Err(IdentityFault::UriNames(0)),
         (Some(_), Some(_)) => Err(IdentityFault::UriNames(2 + uris.count())),
+    }
+}
+
+/// The fault that `error` of a handshake is about, if it is one of ours.
+pub(super) fn fault_in(error: &io::Error) -> Option<&IdentityFault> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(fault)) => fault.0.downcast_ref(),
+        _ => None,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// Between the first and the second try to renew; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 

@@ -6,18 +6,21 @@
 //! - `nonblocking ADDRESS`: the same with a non-blocking socket.
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
+//! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
+//! - `mptcp ADDRESS`: connects a Multipath TCP socket.
 //! - `datagram ADDRESS`: connects a UDP socket.
 
 use std::{
     io::{self, BufRead as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getpeername, setsockopt, socket,
+        AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getpeername, sendto,
+        setsockopt, socket,
         sockopt::{BindToDevice, SocketError},
     },
 };
@@ -53,6 +56,22 @@ fn run(words: &[&str]) -> Result<(String, Option<OwnedFd>), Errno> {
             stream.write_all(text.as_bytes()).map_err(errno)?;
             Ok(("closed".to_owned(), None))
         }
+        ["fastopen", text, address] => {
+            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)?;
+            let flags = MsgFlags::from_bits_retain(nix::libc::MSG_FASTOPEN);
+            sendto(socket.as_raw_fd(), text.as_bytes(), &SockaddrStorage::from(parse(address)?), flags)?;
+            peer(socket)
+        }
+        ["mptcp", address] => {
+            // SAFETY: plain numbers; nix does not know the protocol.
+            let number = unsafe {
+                nix::libc::socket(nix::libc::AF_INET, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)
+            };
+            // SAFETY: made by the call above, for nobody else.
+            let socket = unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) };
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
+            peer(socket)
+        }
         ["datagram", address] => {
             let address = parse(address)?;
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -83,11 +102,16 @@ fn stream(
         outcome = finish(&socket);
     }
     outcome?;
+    peer(socket)
+}
+
+/// What getpeername says, with the socket to be kept.
+fn peer(socket: OwnedFd) -> Result<(String, Option<OwnedFd>), Errno> {
     let peer: SockaddrStorage = getpeername(socket.as_raw_fd())?;
     Ok((shown(&peer), Some(socket)))
 }
 
-/// Waits until a non-blocking connect() is done.
+/// Waits until a non-blocking `connect()` is done.
 fn finish(socket: &OwnedFd) -> Result<(), Errno> {
     let mut poll = nix::libc::pollfd { fd: socket.as_raw_fd(), events: nix::libc::POLLOUT, revents: 0 };
     // SAFETY: one structure, which lives during the call.
@@ -109,6 +133,7 @@ fn parse(text: &str) -> Result<SocketAddr, Errno> {
     text.parse().map_err(|_| Errno::EINVAL)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }

@@ -31,6 +31,24 @@ fn every_kind_of_connect_keeps_its_destination() {
 }
 
 #[test]
+fn fast_open_and_multipath_are_no_way_out() {
+    let Some(lab) = Lab::new("fast_open_and_multipath_are_no_way_out") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    assert_eq!(application.run("fastopen hello 203.0.113.7:80"), "ok 203.0.113.7:80");
+    assert_eq!(lab.take(true).1, Some("203.0.113.7:80".parse().unwrap()));
+
+    let answer = application.run("mptcp 203.0.113.9:83");
+    if answer == errno(Errno::EPROTONOSUPPORT) || answer == errno(Errno::ENOPROTOOPT) {
+        eprintln!("left out: Multipath TCP (not in this kernel)");
+        return;
+    }
+    // The application sees the listener: a known limit.
+    assert_eq!(answer, format!("ok {}", lab.listener_v4.local_addr().unwrap()));
+    assert_eq!(lab.take(true).1, Some("203.0.113.9:83".parse().unwrap()));
+}
+
+#[test]
 fn many_connections_are_not_confused() {
     let Some(lab) = Lab::new("many_connections_are_not_confused") else { return };
     lab.enrol();

@@ -108,7 +108,7 @@ impl Lab {
     }
 }
 
-/// A listener whose accept() gives up instead of hanging the test.
+/// A listener whose `accept()` gives up instead of hanging the test.
 pub(crate) fn listen(address: &str) -> TcpListener {
     let listener = TcpListener::bind(address).expect("listener");
     setsockopt(&listener, ReceiveTimeout, &TimeVal::seconds(10)).expect("timeout");

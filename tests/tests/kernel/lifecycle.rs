@@ -1,6 +1,6 @@
 //! Attaching, detaching, the agent's death, and its successor.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use egret::datapath::{self, Capture};
 use nix::errno::Errno;
@@ -94,6 +94,28 @@ fn a_restarted_agent_takes_over() {
 }
 
 #[test]
+fn links_on_other_maps_are_replaced() {
+    let Some(lab) = Lab::new("links_on_other_maps_are_replaced") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    // The maps' pins are lost, so a new agent makes new maps, and the links' programs cannot be kept.
+    fs::remove_dir_all(lab.pins.join("maps")).unwrap();
+    let successor = Capture::load(&lab.pins).unwrap();
+    successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 5);
+
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    let (_, peer) = lab.listener_v4.accept().unwrap();
+    let expected = Some("203.0.113.7:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    let counters = successor.counters().unwrap();
+    assert!(
+        counters.contains(&("captured", 1)) && counters.contains(&("already_captured", 0)),
+        "{counters:?}"
+    );
+}
+
+#[test]
 fn a_failed_attach_leaves_nothing_behind() {
     let Some(lab) = Lab::new("a_failed_attach_leaves_nothing_behind") else { return };
     let inode = lab.cgroup.inode().unwrap();
@@ -125,4 +147,21 @@ fn writing_a_policy_where_nothing_is_attached_is_an_error() {
     let Some(lab) = Lab::new("writing_a_policy_where_nothing_is_attached_is_an_error") else { return };
     let error = lab.capture.set_policy(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
     assert!(error.contains("nothing is attached"), "{error}");
+}
+
+#[test]
+fn original_destinations_that_nobody_takes_are_swept() {
+    let Some(lab) = Lab::new("original_destinations_that_nobody_takes_are_swept") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    for number in 1..=3 {
+        assert_eq!(
+            application.connect(&format!("203.0.113.{number}:80")),
+            format!("ok 203.0.113.{number}:80")
+        );
+    }
+    assert_eq!(lab.capture.sweep().unwrap(), 0, "they are young");
+    assert_eq!(lab.take(true).1, Some("203.0.113.1:80".parse().unwrap()));
+    assert_eq!(lab.capture.sweep_older_than(Duration::ZERO).unwrap(), 2);
+    assert_eq!(lab.take(true).1, None);
 }

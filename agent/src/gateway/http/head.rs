@@ -36,6 +36,10 @@ impl Head {
         if parts.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
             return Err(bad("the scheme of the request target is not http"));
         }
+        if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
+            // `GET admin`: to http::Uri, a bare word is the authority that only CONNECT may send.
+            return Err(bad("the request target is neither a path nor an absolute URI"));
+        }
         let authority = Self::authority(parts)?;
         let host = normalise::authority(&authority).map_err(bad)?;
         let path = match parts.uri.path() {

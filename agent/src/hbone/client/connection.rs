@@ -32,7 +32,7 @@ use crate::{
         },
         tunnel::Tunnel,
     },
-    tls::certificate::WorkloadCertificate,
+    tls::certificate::{WorkloadCertificate, explain},
 };
 
 type Io = TlsStream<ReadAhead<TcpStream>>;
@@ -167,7 +167,8 @@ pub(super) async fn establish(
     }
     let connector = TlsConnector::from(certificate.client_config(&gateway.identity));
     let name = ServerName::IpAddress(address.ip().into());
-    let tls = connector.connect(name, ReadAhead::new(tcp)).await.map_err(|e| Error::Tls(address, e))?;
+    let tls =
+        connector.connect(name, ReadAhead::new(tcp)).await.map_err(|e| Error::Tls(address, explain(e)))?;
     if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
         let error = io::Error::other("it does not speak HTTP/2 here; is this its HBONE port?");
         return Err(Error::Tls(address, error));

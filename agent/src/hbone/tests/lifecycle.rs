@@ -9,6 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Dialer, GATEWAY, Mesh, SLEEP, connect, echo, soon};
 use crate::{
@@ -29,7 +30,11 @@ async fn ping(tunnel: &mut crate::hbone::tunnel::Tunnel) -> io::Result<()> {
 async fn a_gateway_with_another_identity_gets_no_tunnel() {
     let mesh = Mesh::start_as("spiffe://cluster.local/ns/default/sa/impostor", echo).await;
     match mesh.open().await.unwrap_err() {
-        Error::Tls(_, e) => assert!(e.to_string().contains("sa/impostor, not of"), "{e}"),
+        Error::Tls(_, e) => assert!(
+            e.to_string()
+                .starts_with("the peer's certificate is refused: it is the certificate of spiffe://"),
+            "{e}"
+        ),
         other => panic!("{other}"),
     }
 }
@@ -89,7 +94,7 @@ async fn what_is_no_connect_is_answered_400() {
     let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
     let tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
     let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
-    let _driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let get = Request::get("https://192.0.2.1/").body(()).unwrap();
     let name = Request::builder().method(Method::CONNECT).uri("example.com:443").body(()).unwrap();
     let zero = Request::builder().method(Method::CONNECT).uri("192.0.2.1:0").body(()).unwrap();
@@ -118,6 +123,56 @@ async fn draining_finishes_streams_and_sends_new_ones_elsewhere() {
     soon("the connection's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Opens and resets streams in one go; whether the gateway still answers a ping afterwards.
+async fn survives_resets(mesh: &Mesh, streams: u32) -> bool {
+    let tcp = TcpStream::connect(mesh.gateway.address).await.unwrap();
+    let config = mesh.sleep.client_config(&mesh.gateway.identity);
+    let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
+    let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    attack.extend(frame(4, 0, 0, &[]));
+    for n in 0..streams {
+        // HEADERS with :method and :authority as literals (RFC 7541 §6.2.2), then RST_STREAM CANCEL.
+        attack.extend(frame(1, 4, 2 * n + 1, b"\x02\x07CONNECT\x01\x0d192.0.2.1:443"));
+        attack.extend(frame(3, 0, 2 * n + 1, &[0, 0, 0, 8]));
+    }
+    attack.extend(frame(6, 0, 0, b"are you?"));
+    // The gateway may be gone before it has read all of it.
+    tls.write_all(&attack).await.ok();
+    loop {
+        let mut head = [0; 9];
+        if tls.read_exact(&mut head).await.is_err() {
+            return false;
+        }
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        tls.read_exact(&mut payload).await.unwrap();
+        match (head[3], head[4]) {
+            // GOAWAY: ENHANCE_YOUR_CALM.
+            (7, _) => {
+                assert_eq!(payload[4..8], [0, 0, 0, 11]);
+                return false;
+            }
+            (6, 1) => return payload == b"are you?",
+            _ => {}
+        }
+    }
+}
+
+/// H2-01, rapid reset: streams that are opened and reset faster than anybody could look at them.
+#[tokio::test]
+async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
+    let mesh = Mesh::start(echo).await;
+    assert!(soon("a few resets", survives_resets(&mesh, 50)).await);
+    assert!(!soon("many resets", survives_resets(&mesh, 1000)).await);
+    // Everybody else is served.
+    ping(&mut mesh.open().await.unwrap()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_gateway_that_only_says_goaway_is_given_up() {
     let mesh = Mesh::start(echo).await;
@@ -136,9 +191,9 @@ async fn a_goaway_moves_new_tunnels_to_a_new_connection() {
     let (listener, authority) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), &mesh.authority);
     let acceptor = TlsAcceptor::from(authority.workload(GATEWAY).server_config());
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..successor.gateway.clone() };
-    let drain = tokio_util::sync::CancellationToken::new();
+    let drain = CancellationToken::new();
     let first = drain.clone();
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut token = Some(first);
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
@@ -180,10 +235,10 @@ async fn a_connection_that_broke_is_replaced() {
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
     let kill = Arc::new(tokio::sync::Notify::new());
     let killed = Arc::clone(&kill);
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
-            let serve = crate::hbone::server::serve(tls, Arc::new(echo), Default::default());
+            let serve = crate::hbone::server::serve(tls, Arc::new(echo), CancellationToken::new());
             let killed = Arc::clone(&killed);
             tokio::spawn(async move {
                 tokio::select! {
@@ -209,7 +264,7 @@ async fn a_full_connection_is_joined_by_another() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let tls = acceptor.accept(tcp).await.unwrap();
             tokio::spawn(async move {
@@ -241,7 +296,7 @@ async fn a_peer_that_falls_silent_is_noticed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
-    let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         let tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
         let mut connection = h2::server::handshake(tls).await.unwrap();
         let (_, mut respond) = connection.accept().await.unwrap().unwrap();
@@ -267,7 +322,7 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
     let mut mesh = Mesh::start(echo).await;
     let tunnel = mesh.open().await.unwrap();
     tokio::time::pause();
-    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    tokio::time::sleep(std::time::Duration::from_mins(10)).await;
     assert_eq!(*mesh.served.borrow(), 1);
     drop(tunnel);
     mesh.served.wait_for(|n| *n == 0).await.unwrap();

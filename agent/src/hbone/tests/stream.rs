@@ -48,6 +48,24 @@ async fn a_hundred_megabytes_arrive_unchanged_both_ways() {
     sender.await.unwrap();
 }
 
+/// The way of the data path: what arrived is lent out, no buffer in between.
+#[tokio::test]
+async fn copying_without_a_buffer_keeps_the_bytes() {
+    let mesh = Mesh::start(|incoming: Incoming| async move {
+        let mut tunnel = incoming.accept().unwrap();
+        tunnel.write_all(&pattern().repeat(100)).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        tunnel.read_to_end(&mut Vec::new()).await.unwrap();
+    })
+    .await;
+    let mut tunnel = mesh.open().await.unwrap();
+    let mut got = Vec::new();
+    let copied = soon("the copy", tokio::io::copy_buf(&mut tunnel, &mut got)).await.unwrap();
+    assert!(got == pattern().repeat(100));
+    assert_eq!(copied, got.len() as u64);
+    tunnel.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn each_side_can_end_while_the_other_goes_on() {
     let mesh = Mesh::start(|incoming: Incoming| async move {

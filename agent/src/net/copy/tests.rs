@@ -9,12 +9,12 @@ use tokio::{
 
 use super::{Error, Side, Tally, bidirectional};
 
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn passes_a_half_close_on_and_keeps_the_other_direction() {
-    let (mut client, mut left) = duplex(7);
-    let (mut right, mut server) = duplex(5);
+    let (mut client, mut left) = duplex(64);
+    let (mut right, mut server) = duplex(64);
     let copy = tokio::spawn(async move {
         let count = Tally::default();
         bidirectional(&mut left, &mut right, &count, IDLE).await.unwrap();

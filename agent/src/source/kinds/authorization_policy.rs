@@ -131,8 +131,8 @@ fn source(mut fields: Fields<'_>, own: &Arc<str>) -> Source {
     let mut source = Source {
         principals: texts(&mut fields, "principals"),
         not_principals: texts(&mut fields, "notPrincipals"),
-        namespaces: texts(&mut fields, "namespaces"),
-        not_namespaces: texts(&mut fields, "notNamespaces"),
+        namespaces: parsed(&mut fields, "namespaces", namespace),
+        not_namespaces: parsed(&mut fields, "notNamespaces", namespace),
         service_accounts: parsed(&mut fields, "serviceAccounts", account),
         not_service_accounts: parsed(&mut fields, "notServiceAccounts", account),
         ip_blocks: parsed(&mut fields, "ipBlocks", ip_rule),
@@ -178,6 +178,15 @@ fn service_account(text: &str, own: &Arc<str>) -> Result<ServiceAccount, String>
         ));
     }
     Ok(ServiceAccount { namespace, name: name.into() })
+}
+
+/// A namespace; here Istio takes a `*` in any place.
+fn namespace(text: &str) -> Result<TextMatch, String> {
+    if text.trim_start_matches('*').trim_end_matches('*').contains('*') {
+        let pattern = text.split('*').map(regex::escape).collect::<Vec<_>>().join(".*");
+        return TextMatch::regex(&pattern).map_err(|error| error.to_string());
+    }
+    Ok(TextMatch::policy(text))
 }
 
 fn ip_rule(text: &str) -> Result<IpRule, String> {

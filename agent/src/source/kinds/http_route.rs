@@ -168,8 +168,8 @@ fn redirect(field: &Field<'_>) -> Option<HttpAction> {
         field.refuse("a redirect needs uri, authority, scheme or port, or it leads to itself");
     }
     for value in [&uri, &authority].into_iter().flatten() {
-        if HeaderValue::from_str(value).is_err() || value.contains('%') && value.contains("REQ(") {
-            field.refuse(format!("{value:?} cannot be part of a Location"));
+        if HeaderValue::from_str(value).is_err() || value.contains("%PREFIX()%") {
+            field.refuse(format!("{value:?} cannot be part of a Location; %PREFIX()% is not supported"));
         }
     }
     let status = u16::try_from(status).ok()?;

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// Starts at a full second, which is all a certificate can tell.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ struct TestClock {
 
 impl TestClock {
     fn new() -> Self {
-        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let start = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
         Self { start, started: tokio::time::Instant::now() }
     }
 

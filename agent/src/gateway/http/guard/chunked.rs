@@ -59,7 +59,7 @@ impl Chunked {
                     self.count()?;
                     State::Extension(value)
                 }
-                (State::SizeLf(0), b'\n') => State::TrailerStart,
+                (State::SizeLf(0) | State::TrailerLf, b'\n') => State::TrailerStart,
                 (State::SizeLf(size), b'\n') => State::Data(size),
                 (State::DataCr, b'\r') => State::DataLf,
                 (State::DataLf, b'\n') => State::default(),
@@ -70,7 +70,6 @@ impl Chunked {
                     State::Trailer
                 }
                 (State::Trailer, b'\r') => State::TrailerLf,
-                (State::TrailerLf, b'\n') => State::TrailerStart,
                 _ => return Err("the chunked body is malformed"),
             };
         }
@@ -112,7 +111,7 @@ mod tests {
     #[test]
     fn follows_a_body_to_its_end_and_no_further() {
         assert_eq!(scan("5\r\nhello\r\n0\r\n\r\nGET /"), Ok((15, true)));
-        assert_eq!(scan("5;a=b\r\nhello\r\n00\r\nX: y\r\n\r\n"), Ok((27, true)));
+        assert_eq!(scan("5;a=b\r\nhello\r\n00\r\nX: y\r\n\r\n"), Ok((26, true)));
         assert_eq!(scan("5\r\nhel"), Ok((6, false)));
     }
 

@@ -6,11 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::{Guard, GuardHandle, Patience, SUBSTITUTE};
 
-const PATIENCE: Patience = Patience {
-    idle: Duration::from_secs(3600),
-    head: Duration::from_secs(10),
-    body: Duration::from_secs(300),
-};
+const PATIENCE: Patience =
+    Patience { idle: Duration::from_hours(1), head: Duration::from_secs(10), body: Duration::from_mins(5) };
 
 /// Sends `input` through a guard in pieces of `piece` bytes; what came out, and the guard's handle.
 async fn through(input: &[u8], piece: usize) -> (Vec<u8>, GuardHandle) {
