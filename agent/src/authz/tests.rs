@@ -42,7 +42,10 @@ fn rules_of_an_allow_policy() {
         ("{to: [{operation: {paths: ['/{*}']}}]}", false),
         ("{to: [{operation: {notPaths: ['/a/*']}}]}", false),
         ("{to: [{operation: {hosts: [other.com]}}, {operation: {hosts: [test.com]}}]}", true),
-        ("{when: [{key: source.namespace, values: [default]}, {key: destination.port, values: ['80']}]}", true),
+        (
+            "{when: [{key: source.namespace, values: [default]}, {key: destination.port, values: ['80']}]}",
+            true,
+        ),
         ("{when: [{key: source.ip, notValues: [10.1.3.5]}]}", false),
         ("{when: [{key: 'request.headers[x-a]', notValues: [b]}]}", true),
         ("{when: [{key: 'request.headers[x-a]', values: ['*']}]}", false),
@@ -56,8 +59,17 @@ fn rules_of_an_allow_policy() {
 fn a_port_in_the_request_never_hides_a_host() {
     for authority in ["test.com", "TEST.com", "test.com:80", "test.com.", "test.com:080", "test.com:"] {
         let sent = Sent { authority, ..Sent::default() };
-        assert!(!allowed(&policy("p", "{action: DENY, rules: [{to: [{operation: {hosts: [test.com]}}]}]}"), &sent), "{authority}");
-        assert!(allowed(&policy("p", "{rules: [{to: [{operation: {hosts: [test.com]}}]}]}"), &sent), "{authority}");
+        assert!(
+            !allowed(
+                &policy("p", "{action: DENY, rules: [{to: [{operation: {hosts: [test.com]}}]}]}"),
+                &sent
+            ),
+            "{authority}"
+        );
+        assert!(
+            allowed(&policy("p", "{rules: [{to: [{operation: {hosts: [test.com]}}]}]}"), &sent),
+            "{authority}"
+        );
     }
 }
 
@@ -95,10 +107,20 @@ fn actions_and_scope() {
         (policy("p", &format!("{{action: DENY, {any}}}")), false),
         (policy("p", &format!("{{action: AUDIT, {any}}}")), true),
         (policy("p", &format!("{{action: CUSTOM, provider: {{name: x}}, {any}}}")), false),
-        (policy("p", &format!("{{action: DENY, {any}, selector: {{matchLabels: {{istio: egressgateway}}}}}}")), false),
+        (
+            policy(
+                "p",
+                &format!("{{action: DENY, {any}, selector: {{matchLabels: {{istio: egressgateway}}}}}}"),
+            ),
+            false,
+        ),
         (policy("p", &format!("{{action: DENY, {any}, selector: {{matchLabels: {{istio: other}}}}}}")), true),
         (policy("p", &format!("{{action: DENY, {any}}}")).replace("istio-system", "default"), true),
-        (policy("p", &format!("{{action: DENY, {any}}}")).replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'T'},"), true),
+        (
+            policy("p", &format!("{{action: DENY, {any}}}"))
+                .replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'T'},"),
+            true,
+        ),
     ] {
         assert_eq!(allowed(&yaml, &sent), expected, "{yaml}");
     }
@@ -106,7 +128,10 @@ fn actions_and_scope() {
 
 #[test]
 fn decisions_name_policy_and_rule() {
-    let yaml = policy("a", "{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}, {to: [{operation: {paths: [/y]}}]}]}");
+    let yaml = policy(
+        "a",
+        "{action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}, {to: [{operation: {paths: [/y]}}]}]}",
+    );
     let with = snapshot(&yaml);
     let decision = Sent { path: "/y", ..Sent::default() }.authorize(&with);
     assert_eq!(describe(&with, &decision), "denied by rule 1 of AuthorizationPolicy istio-system/a");

@@ -5,8 +5,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings, ObjectRef,
-    RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, upstream::RuleIndex,
+    AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService,
+    upstream::RuleIndex,
 };
 
 /// The objects in force.

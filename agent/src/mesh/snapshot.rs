@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy, Registry,
-    VirtualService,
+    AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy,
+    Registry, VirtualService,
 };
 
 /// VirtualServices by host; of several for one host, in the order in which their routes are tried.

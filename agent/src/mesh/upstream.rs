@@ -13,8 +13,8 @@ use std::{
 };
 
 use super::{
-    DestinationRule, EndpointAddress, HostMap, HostPattern, Kind, MeshSettings, ObjectRef, Resolution, Service,
-    TlsSetting, TrafficPolicy,
+    DestinationRule, EndpointAddress, HostMap, HostPattern, Kind, MeshSettings, ObjectRef, Resolution,
+    Service, TlsSetting, TrafficPolicy,
 };
 use crate::{
     reason::{Reason, Refusal},
@@ -259,7 +259,9 @@ impl Service {
         {
             return Err(Refusal::new(
                 Reason::TlsRequired,
-                format!("{object} for {host} is not valid, so whether TLS is asked for is not known; correct it"),
+                format!(
+                    "{object} for {host} is not valid, so whether TLS is asked for is not known; correct it"
+                ),
             )
             .by(object.clone()));
         }

@@ -55,7 +55,8 @@ pub(super) fn refused(snapshot: &Snapshot, host: &str, valid: &[&Arc<VirtualServ
     if best.is_some_and(|best| best >= pattern.specificity()) {
         return None;
     }
-    let detail = format!("{object} for {pattern} is not valid, so where {host} goes is not known; correct it");
+    let detail =
+        format!("{object} for {pattern} is not valid, so where {host} goes is not known; correct it");
     Some(Refusal::new(Reason::NoRoute, detail).by(object.clone()))
 }
 

@@ -306,5 +306,8 @@ fn readable_hosts(kind: Kind, node: &Node, namespace: &str) -> Vec<HostPattern> 
         (Kind::VirtualService, _, Some(Value::List(hosts))) => hosts.iter().filter_map(Node::text).collect(),
         _ => Vec::new(),
     };
-    texts.into_iter().filter_map(|text| HostPattern::parse(&scalars::qualified(text, namespace)).ok()).collect()
+    texts
+        .into_iter()
+        .filter_map(|text| HostPattern::parse(&scalars::qualified(text, namespace)).ok())
+        .collect()
 }

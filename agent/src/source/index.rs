@@ -170,7 +170,13 @@ impl Index {
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
         } else if matches!(object.kind, Kind::VirtualService | Kind::DestinationRule) {
             let hosts: Vec<_> = definitions.iter().flat_map(|d| d.hosts.clone()).collect();
-            problems.push(problem(first, codes::FAIL_CLOSED, Severity::Error, fail_closed(object.kind), None));
+            problems.push(problem(
+                first,
+                codes::FAIL_CLOSED,
+                Severity::Error,
+                fail_closed(object.kind),
+                None,
+            ));
             refused.hosts.push((object.clone(), hosts));
         } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
             problems.push(problem(
@@ -234,7 +240,8 @@ fn fail_closed(kind: Kind) -> String {
             "has no last good version, so its hosts have no route until it is corrected".to_owned()
         }
         Kind::DestinationRule => {
-            "has no last good version, so clear requests to its host are refused until it is corrected".to_owned()
+            "has no last good version, so clear requests to its host are refused until it is corrected"
+                .to_owned()
         }
         _ => "has no last good version, so everything it could apply to is denied until it is corrected"
             .to_owned(),

@@ -140,7 +140,10 @@ fn step_5_denies_sleep_the_headers_and_nobody_else() {
     let denied =
         |sent: Sent<'_>| matches!(sent.authorize(&snapshot), Decision::Deny(Some(by)) if by.rule == 0);
     assert!(denied(Sent { path: "/headers", ..Sent::default() }));
-    assert!(denied(Sent { path: "/headers", authority: "TEST.COM:80", ..Sent::default() }), "HOST-01, HOST-02");
+    assert!(
+        denied(Sent { path: "/headers", authority: "TEST.COM:80", ..Sent::default() }),
+        "HOST-01, HOST-02"
+    );
     assert!(denied(Sent { path: "/headers", authority: "test.com.", ..Sent::default() }), "HOST-03");
     assert!(!denied(Sent { path: "/status/200", ..Sent::default() }));
     assert!(!denied(Sent { path: "/headers", authority: "other.com", ..Sent::default() }));
@@ -169,13 +172,21 @@ fn explain_tells_the_whole_way() {
     let explanation = explain("/status/200");
     let stages: Vec<_> = explanation.route.iter().map(|step| step.stage).collect();
     assert_eq!(stages, ["mesh_route", "gateway", "gateway_route", "service_entry", "destination_rule"]);
-    let Outcome::Forward { tls: Some(tls), cluster, .. } = &explanation.outcome else { panic!("{explanation}") };
-    assert_eq!((cluster.as_str(), tls.mode, tls.credential_present), ("outbound|443||test.com", "MUTUAL", true));
+    let Outcome::Forward { tls: Some(tls), cluster, .. } = &explanation.outcome else {
+        panic!("{explanation}")
+    };
+    assert_eq!(
+        (cluster.as_str(), tls.mode, tls.credential_present),
+        ("outbound|443||test.com", "MUTUAL", true)
+    );
     assert_eq!(tls.verified_names, ["test.com"]);
     assert!(explanation.to_string().contains("Secret istio-system/test.client"), "{explanation}");
 
     let explanation = explain("/headers");
     let Outcome::Refuse { reason, status, .. } = &explanation.outcome else { panic!("{explanation}") };
     assert_eq!((*reason, *status), (Reason::PolicyDenied, 403));
-    assert!(explanation.to_string().contains("rule 0 of AuthorizationPolicy istio-system/test"), "{explanation}");
+    assert!(
+        explanation.to_string().contains("rule 0 of AuthorizationPolicy istio-system/test"),
+        "{explanation}"
+    );
 }
