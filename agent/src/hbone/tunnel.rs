@@ -54,11 +54,10 @@ impl Tunnel {
     /// Why nothing more can be sent.
     fn send_error(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.send.poll_reset(cx) {
-            // It read enough, and ended regularly.
-            Poll::Ready(Ok(Reason::NO_ERROR)) => io::ErrorKind::BrokenPipe.into(),
+            // It read enough and ended regularly, or we did.
+            Poll::Ready(Ok(Reason::NO_ERROR)) | Poll::Pending => io::ErrorKind::BrokenPipe.into(),
             Poll::Ready(Ok(reason)) => reset_error(reason),
             Poll::Ready(Err(e)) => stream_error(e),
-            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
         }
     }
 }
