@@ -15,8 +15,12 @@ use super::client::StreamPermit;
 /// The most that one write takes, so that a single copy never exceeds what h2 would buffer anyway.
 const MAX_WRITE: usize = 64 << 10;
 
-/// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, a read of 0 bytes is the
-/// peer's, and dropping an unfinished tunnel resets the stream (RST_STREAM CANCEL), which reads as `ConnectionReset`.
+/// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, and a read of 0 bytes is the
+/// peer's.
+///
+/// Dropping it is what closing a socket is. A tunnel that was not shut down is reset at once (RST_STREAM CANCEL), which reads
+/// as `ConnectionReset`. One that was still delivers everything written, and only then tells a peer that has not ended that
+/// nobody listens any more (RST_STREAM NO_ERROR from a gateway, RFC 9113 §8.1): that reads as the end, and writes fail.
 ///
 /// As an [`AsyncBufRead`] it lends out what has arrived, so that copying from it needs no buffer.
 pub struct Tunnel {
@@ -50,9 +54,10 @@ impl Tunnel {
     /// Why nothing more can be sent.
     fn send_error(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.send.poll_reset(cx) {
+            // It read enough and ended regularly, or we did.
+            Poll::Ready(Ok(Reason::NO_ERROR)) | Poll::Pending => io::ErrorKind::BrokenPipe.into(),
             Poll::Ready(Ok(reason)) => reset_error(reason),
             Poll::Ready(Err(e)) => stream_error(e),
-            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
         }
     }
 }
@@ -60,7 +65,7 @@ impl Tunnel {
 /// The peer reset the stream.
 fn reset_error(reason: Reason) -> io::Error {
     match reason {
-        Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED => io::ErrorKind::ConnectionReset.into(),
+        Reason::CANCEL | Reason::STREAM_CLOSED => io::ErrorKind::ConnectionReset.into(),
         other => io::Error::new(io::ErrorKind::ConnectionReset, h2::Error::from(other)),
     }
 }
@@ -82,6 +87,8 @@ impl AsyncBufRead for Tunnel {
         while this.unread.is_empty() && !this.read_end {
             match ready!(this.recv.poll_data(cx)) {
                 Some(Ok(data)) => this.unread = data,
+                // Follows END_STREAM, which h2 forgets over it.
+                Some(Err(e)) if e.is_reset() && e.reason() == Some(Reason::NO_ERROR) => this.read_end = true,
                 Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
                 None => this.read_end = true,
             }
@@ -157,16 +164,23 @@ impl AsyncWrite for Tunnel {
                 self.sent_end = true;
                 Poll::Ready(Ok(()))
             }
-            Err(_) => Poll::Ready(Err(self.send_error(cx))),
+            Err(_) => match self.send_error(cx) {
+                // The peer does not read any more, so there is nobody to tell.
+                e if e.kind() == io::ErrorKind::BrokenPipe => {
+                    self.sent_end = true;
+                    Poll::Ready(Ok(()))
+                }
+                e => Poll::Ready(Err(e)),
+            },
         }
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        let read_all = self.read_end || (self.unread.is_empty() && self.recv.is_end_stream());
-        if !(self.sent_end && read_all) {
+        if !self.sent_end {
             self.send.send_reset(Reason::CANCEL);
         }
+        // Else h2 sends what is queued, and the reset after it where the peer has not ended.
     }
 }

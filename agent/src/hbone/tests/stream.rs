@@ -110,6 +110,38 @@ async fn the_server_can_end_first() {
     assert_eq!(soon("the rest", received.recv()).await.unwrap(), b"late");
 }
 
+/// A server that answers and closes, as HTTP/1.0 does, while its client has not ended.
+#[tokio::test]
+async fn what_was_written_before_a_close_arrives() {
+    let mesh = Mesh::start(|incoming: Incoming| async move {
+        let mut tunnel = incoming.accept().unwrap();
+        tunnel.read_exact(&mut [0; 7]).await.unwrap();
+        tunnel.write_all(&pattern().repeat(30)).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+    })
+    .await;
+    for ends in [true, false] {
+        let mut tunnel = mesh.open().await.unwrap();
+        tunnel.write_all(b"request, and more").await.unwrap();
+        let mut answer = Vec::new();
+        soon("the answer", tunnel.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer == pattern().repeat(30));
+        if ends {
+            tunnel.shutdown().await.unwrap();
+        } else {
+            let error = soon("the refusal", async {
+                loop {
+                    if let Err(e) = tunnel.write_all(&[0; 1000]).await {
+                        break e;
+                    }
+                }
+            });
+            assert_eq!(error.await.kind(), ErrorKind::BrokenPipe);
+        }
+    }
+    assert_eq!(mesh.dialled(), 1);
+}
+
 #[tokio::test]
 async fn dropping_an_unfinished_tunnel_resets_the_other_end() {
     let (send, mut received) = mpsc::channel(1);
