@@ -111,7 +111,9 @@ fn credentials(all: &[Arc<Credential>], namespace: &str) -> HashMap<String, Arc<
             })
         });
         let base = Arc::make_mut(base);
-        base.ca.clone_from(&authority.ca);
+        if authority.ca.is_some() {
+            base.ca.clone_from(&authority.ca);
+        }
         if authority.crl.is_some() {
             base.crl.clone_from(&authority.crl);
         }

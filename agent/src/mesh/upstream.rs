@@ -182,8 +182,17 @@ impl Service {
         };
         if let Endpoints::OriginalDestination(placeholder) = resolved.upstream.endpoints {
             let mut upstream = Upstream::clone(&resolved.upstream);
-            upstream.endpoints =
-                Endpoints::OriginalDestination(SocketAddr::new(dialled.ip(), placeholder.port()));
+            // The address is the workload's word. It counts where the entry lists it; otherwise the name decides, or a
+            // registered name would open the way to any address.
+            let address = dialled.ip().to_canonical();
+            let listed = self.entry(port).addresses.iter().any(|net| net.contains(&address));
+            upstream.endpoints = if listed {
+                Endpoints::OriginalDestination(SocketAddr::new(address, placeholder.port()))
+            } else if host.starts_with('*') {
+                return Err(no_name(host, &self.entry(port).object));
+            } else {
+                Endpoints::Dns(vec![(host.into(), placeholder.port())])
+            };
             resolved.upstream = Arc::new(upstream);
         }
         Ok(resolved)
@@ -319,6 +328,9 @@ impl Service {
             }
             Resolution::Dns => {
                 if listed.is_empty() && self.endpoints(port).next().is_none() {
+                    if host.starts_with('*') {
+                        return Err(no_name(host, object));
+                    }
                     return Ok(Endpoints::Dns(vec![(host.into(), target)]));
                 }
                 let names: Vec<(Arc<str>, u16)> = listed
@@ -342,6 +354,14 @@ impl Service {
             }
         }
     }
+}
+
+fn no_name(host: &str, object: &ObjectRef) -> Refusal {
+    Refusal::new(
+        Reason::NoEndpoint,
+        format!("{object} registers {host}, and the connection does not say which of those hosts it is for"),
+    )
+    .by(object.clone())
 }
 
 fn missing_subset(host: &str, name: &str) -> Refusal {
