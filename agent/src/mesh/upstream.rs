@@ -424,6 +424,6 @@ fn transport(
 }
 
 /// Whether a port of this protocol never gets plain bytes.
-fn requires_tls(protocol: AppProtocol) -> bool {
+pub(crate) fn requires_tls(protocol: AppProtocol) -> bool {
     matches!(protocol, AppProtocol::Https | AppProtocol::Tls)
 }

@@ -80,6 +80,22 @@ impl Index {
         let mut problems: Vec<Problem> =
             self.files.values().flatten().flat_map(|definition| definition.problems.clone()).collect();
         let refused = self.settle(&mut problems);
+        let settings = self.good.iter().filter(|(object, _)| object.kind == Kind::MeshConfig);
+        for (object, good) in settings.skip(1) {
+            problems.push(Problem {
+                severity: Severity::Error,
+                code: codes::DUPLICATE.to_owned(),
+                file: good.place.file.to_string(),
+                document: good.place.document,
+                line: good.place.line,
+                object: Some(object.to_string()),
+                field: None,
+                message:
+                    "there is another MeshConfig; until one of them goes, unregistered hosts are refused"
+                        .to_owned(),
+                remedy: Some("keep one of them".to_owned()),
+            });
+        }
         let objects = self.objects(refused);
         let places = self.good.iter().map(|(object, good)| (object.clone(), good.place.clone())).collect();
         lint::check(&objects, &places, &mut problems);

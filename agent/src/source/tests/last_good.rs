@@ -130,6 +130,17 @@ fn settings_that_cannot_be_read_do_not_open_the_mesh() {
 }
 
 #[test]
+fn two_mesh_configs_do_not_open_the_mesh() {
+    let open = GOOD.replace("REGISTRY_ONLY", "ALLOW_ANY");
+    let second = "---\napiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";
+    let other = Sent { authority: "other.com", ..Sent::default() };
+    assert!(other.route(&super::load(&open).snapshot).outcome.is_ok());
+    let loaded = super::load(&(open + second));
+    assert!(loaded.report.has_errors());
+    assert_eq!(reason(other.route(&loaded.snapshot)), Reason::NotRegistered);
+}
+
+#[test]
 fn a_bad_virtual_service_or_rule_closes_its_own_host_only() {
     let entry = |host: &str, protocol: &str| {
         format!(
