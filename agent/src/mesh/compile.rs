@@ -6,8 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
-    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService,
-    upstream::RuleIndex,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, rules::RuleIndex,
 };
 
 /// The objects in force.

@@ -6,7 +6,8 @@ use super::{AppProtocol, Connection, Draw, Endpoints, LoadBalancer, RoutePath, T
 use crate::{
     mesh::{
         Destination, ObjectRef, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
-        upstream::{Payload, Resolved, requires_tls},
+        transport::requires_tls,
+        upstream::{Payload, Resolved},
     },
     reason::{Reason, Refusal},
 };

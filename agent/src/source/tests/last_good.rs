@@ -176,6 +176,28 @@ spec: {host: test.com, trafficPolicy: {tls: {mode: SIMPEL}}}
 }
 
 #[tokio::test]
+async fn a_config_map_swap_is_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let version = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("a.yaml"), text).unwrap();
+    };
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, directory.path().join(name)).unwrap();
+    version("..1", GOOD);
+    link("..1", "..data");
+    link("..data/a.yaml", "a.yaml");
+    let stop = CancellationToken::new();
+    let mut loaded = watch(directory.path(), stop.clone()).unwrap();
+    assert_eq!(loaded.borrow().report.objects, 2);
+    version("..2", &(GOOD.to_owned() + "---\n" + DENY));
+    link("..2", "..data_tmp");
+    std::fs::rename(directory.path().join("..data_tmp"), directory.path().join("..data")).unwrap();
+    loaded.wait_for(|loaded| loaded.report.objects == 3).await.unwrap();
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn a_directory_is_watched() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
