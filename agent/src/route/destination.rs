@@ -137,6 +137,13 @@ pub(super) fn unregistered(
         );
         return Err(Refusal::new(Reason::TlsRequired, detail).by(entry));
     }
+    if let Some((pattern, entry)) =
+        host.and_then(|host| snapshot.refused_services.candidates(host).flatten().next())
+    {
+        let detail =
+            format!("{entry} for {pattern} is not valid, so where its hosts are is not known; correct it");
+        return Err(Refusal::new(Reason::NoDestination, detail).by(entry.clone()));
+    }
     match snapshot.settings.outbound_traffic_policy {
         OutboundTrafficPolicy::AllowAny => Ok(Arc::new(Upstream {
             cluster: "PassthroughCluster".into(),

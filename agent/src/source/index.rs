@@ -38,7 +38,7 @@ struct Good {
 struct Refused {
     /// AuthorizationPolicies and MeshConfigs.
     policies: Vec<RefusedPolicy>,
-    /// VirtualServices and DestinationRules.
+    /// ServiceEntries, VirtualServices and DestinationRules.
     hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
 }
 
@@ -184,7 +184,7 @@ impl Index {
         if self.good.contains_key(object) {
             let message = "its last good version stays in force".to_owned();
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
-        } else if matches!(object.kind, Kind::VirtualService | Kind::DestinationRule) {
+        } else if matches!(object.kind, Kind::ServiceEntry | Kind::VirtualService | Kind::DestinationRule) {
             let hosts: Vec<_> = definitions.iter().flat_map(|d| d.hosts.clone()).collect();
             problems.push(problem(
                 first,
@@ -254,6 +254,10 @@ fn fail_closed(kind: Kind) -> String {
         }
         Kind::VirtualService => {
             "has no last good version, so its hosts have no route until it is corrected".to_owned()
+        }
+        Kind::ServiceEntry => {
+            "has no last good version, so its hosts are refused until it is corrected, not passed through"
+                .to_owned()
         }
         Kind::DestinationRule => {
             "has no last good version, so clear requests to its host are refused until it is corrected"

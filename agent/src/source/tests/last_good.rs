@@ -130,6 +130,15 @@ fn settings_that_cannot_be_read_do_not_open_the_mesh() {
 }
 
 #[test]
+fn a_bad_service_entry_does_not_turn_its_host_into_an_unregistered_one() {
+    let loaded = super::load(&BAD.replace("REGISTRY_ONLY", "ALLOW_ANY"));
+    assert!(loaded.report.has_errors());
+    assert_eq!(reason(Sent::default().route(&loaded.snapshot)), Reason::NoDestination);
+    let other = Sent { authority: "other.com", ..Sent::default() };
+    assert_eq!(&*forwarded(other.route(&loaded.snapshot)).upstream.cluster, "PassthroughCluster");
+}
+
+#[test]
 fn two_mesh_configs_do_not_open_the_mesh() {
     let open = GOOD.replace("REGISTRY_ONLY", "ALLOW_ANY");
     let second = "---\napiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";
