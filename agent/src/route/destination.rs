@@ -1,4 +1,4 @@
-//! From a destination to an [`Upstream`](super::Upstream), and what happens to hosts nobody registers.
+//! From a destination to an [`Upstream`], and what happens to hosts nobody registers.
 
 use std::{sync::Arc, time::Duration};
 
