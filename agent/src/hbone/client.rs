@@ -1,8 +1,15 @@
-//! The agent's end: a pool of tunnel connections per (identity, gateway).
+//! The agent's end: a pool of tunnel connections per (certificate, gateway).
+//!
+//! `pool` chooses and shares connections, `connection` makes one and keeps it going.
+
+mod connection;
+mod pool;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use tokio::net::TcpStream;
+
+pub(super) use connection::StreamPermit;
 
 use super::{headers::Connect, tunnel::Tunnel};
 use crate::{mesh::SpiffeId, tls::certificate::WorkloadCertificate};
@@ -49,15 +56,16 @@ pub enum Error {
     Timeout(SocketAddr),
 }
 
-/// Tunnel connections of one workload identity in one network namespace. Connections are shared by all its tunnels.
+/// Tunnel connections of one workload identity in one network namespace. Connections are shared by all its tunnels, and
+/// only by tunnels that were opened with the very same certificate to the very same gateway.
 pub struct Pool {
-    _dial: Arc<dyn Dial>,
+    inner: Arc<pool::Inner>,
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(dial: Arc<dyn Dial>) -> Self {
-        Self { _dial: dial }
+        Self { inner: Arc::new(pool::Inner::new(dial)) }
     }
 
     /// Opens a tunnel, over a pooled connection where one made with this certificate has room.
@@ -67,7 +75,6 @@ impl Pool {
         gateway: &Gateway,
         connect: &Connect,
     ) -> Result<Tunnel, Error> {
-        let _ = (certificate, gateway, connect);
-        std::future::pending().await
+        self.inner.open(certificate, gateway, connect).await
     }
 }

@@ -1,36 +1,172 @@
 //! One tunnel as a byte stream.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf as _, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+use super::client::StreamPermit;
+
+/// The most that one write takes, so that a single copy never exceeds what h2 would buffer anyway.
+const MAX_WRITE: usize = 64 << 10;
 
 /// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, a read of 0 bytes is the
 /// peer's, and dropping an unfinished tunnel resets the stream (RST_STREAM CANCEL), which reads as `ConnectionReset`.
-#[derive(Debug)]
+///
+/// As an [`AsyncBufRead`] it lends out what has arrived, so that copying from it needs no buffer.
 pub struct Tunnel {
-    _private: (),
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    /// Received and not yet read; still counted against the peer's window.
+    unread: Bytes,
+    /// END_STREAM was sent.
+    sent_end: bool,
+    /// END_STREAM was read.
+    read_end: bool,
+    /// The place of this stream on its pooled connection; gateways have none.
+    _permit: Option<StreamPermit>,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("stream", &self.send.stream_id())
+            .field("sent_end", &self.sent_end)
+            .field("read_end", &self.read_end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tunnel {
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, permit: Option<StreamPermit>) -> Self {
+        Self { send, recv, unread: Bytes::new(), sent_end: false, read_end: false, _permit: permit }
+    }
+
+    /// Why nothing more can be sent.
+    fn send_error(&mut self, cx: &mut Context<'_>) -> io::Error {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(reason)) => reset_error(reason),
+            Poll::Ready(Err(e)) => stream_error(e),
+            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
+        }
+    }
+}
+
+/// The peer reset the stream.
+fn reset_error(reason: Reason) -> io::Error {
+    match reason {
+        Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED => io::ErrorKind::ConnectionReset.into(),
+        other => io::Error::new(io::ErrorKind::ConnectionReset, h2::Error::from(other)),
+    }
+}
+
+/// The stream failed, or the connection under it.
+fn stream_error(error: h2::Error) -> io::Error {
+    if error.is_reset()
+        && let Some(reason) = error.reason()
+    {
+        return reset_error(reason);
+    }
+    // To the application a tunnel connection that breaks is a connection that is reset, whatever broke it.
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+impl AsyncBufRead for Tunnel {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() && !this.read_end {
+            match ready!(this.recv.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
+                None => this.read_end = true,
+            }
+        }
+        Poll::Ready(Ok(&this.unread))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, n: usize) {
+        self.unread.advance(n);
+        // The window opens as bytes are read, not as they arrive: a slow reader slows the sender. It cannot fail: these
+        // bytes were received and not yet released.
+        let _ = self.recv.flow_control().release_capacity(n);
+        if self.unread.is_empty() {
+            // Lets go of the frame's memory.
+            self.unread = Bytes::new();
+        }
+    }
 }
 
 impl AsyncRead for Tunnel {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        unimplemented!()
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let unread = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = unread.len().min(buf.remaining());
+        buf.put_slice(&unread[..n]);
+        self.consume(n);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Tunnel {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        unimplemented!()
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.sent_end {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let wanted = buf.len().min(MAX_WRITE);
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.send.reserve_capacity(wanted);
+        // `poll_capacity` tells of changes only, so what is there already is taken first.
+        let mut capacity = self.send.capacity();
+        while capacity == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(granted)) => capacity = granted,
+                Some(Err(_)) | None => return Poll::Ready(Err(self.send_error(cx))),
+            }
+        }
+        let n = wanted.min(capacity);
+        match self.send.send_data(Bytes::copy_from_slice(&buf[..n]), false) {
+            Ok(()) => Poll::Ready(Ok(n)),
+            Err(_) => Poll::Ready(Err(self.send_error(cx))),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unimplemented!()
+        // The connection sends what it was given without being asked.
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unimplemented!()
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sent_end {
+            return Poll::Ready(Ok(()));
+        }
+        match self.send.send_data(Bytes::new(), true) {
+            Ok(()) => {
+                self.sent_end = true;
+                Poll::Ready(Ok(()))
+            }
+            Err(_) => Poll::Ready(Err(self.send_error(cx))),
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let read_all = self.read_end || (self.unread.is_empty() && self.recv.is_end_stream());
+        if !(self.sent_end && read_all) {
+            self.send.send_reset(Reason::CANCEL);
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Where certificates come from: one trait that speaks Istio's CA protocol.
 
+pub mod unix;
+
 use std::{future::Future, pin::Pin};
 
 use crate::{mesh::SpiffeId, tls::certificate::WorkloadCertificate};
 
 /// Why no certificate was to be had, as a sentence for an operator.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(pub String);
 

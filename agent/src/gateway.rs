@@ -1,0 +1,185 @@
+//! The shared egress gateway: mutual TLS in, authorization, routing, and the connection to the outside.
+//!
+//! `app` builds one [`Gateway`] and hands it a listener. Every tunnel is one egress connection (`tunnel`), told apart by
+//! what it speaks (`protocol`), decided by the pure engines (`decide`), and forwarded by `http`, `tls` or `opaque`.
+//! Reads no configuration files and knows nothing of the node agent.
+
+mod address;
+mod balancer;
+mod decide;
+mod http;
+mod opaque;
+mod originate;
+mod pool;
+mod protocol;
+mod record;
+mod refuse;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tunnel;
+mod upstream;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use http::normalise::{self, PathNormalisation};
+
+use crate::{
+    dns::Resolver,
+    flow::FlowTable,
+    hbone::{self, read_ahead::ReadAhead},
+    mesh::{Snapshot, SpiffeId},
+    source::directory::Loaded,
+    telemetry::access_log::AccessLog,
+    tls::{certificate::peer_identity, originate::Originator, store::CertificateStore},
+};
+use balancer::Balancer;
+use pool::Pool;
+
+/// How long the gateway waits, and how much it keeps.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For a TLS handshake, with a workload's agent or with an upstream.
+    pub handshake_timeout: Duration,
+    /// For the first bytes of a connection whose port declares no protocol; a connection that is silent longer is opaque,
+    /// because its server speaks first. Istio's former default; declaring the port `TCP` avoids the wait.
+    pub detection_timeout: Duration,
+    /// For a request head, from its first byte to its last.
+    pub request_head_timeout: Duration,
+    /// For the next request on a kept-alive connection (Envoy's `idle_timeout`).
+    pub keep_alive_timeout: Duration,
+    /// For the next piece of a body, and for the head of an answer where the route sets no timeout
+    /// (Envoy's `stream_idle_timeout`).
+    pub stream_idle_timeout: Duration,
+    /// For the next byte of a connection that is not HTTP (Envoy's TCP proxy `idle_timeout`).
+    pub tcp_idle_timeout: Duration,
+    /// For the next request over a kept upstream connection.
+    pub pool_idle_timeout: Duration,
+    /// Idle upstream connections kept per endpoint.
+    pub pool_idle_connections: usize,
+    /// How paths are normalised.
+    pub path_normalisation: PathNormalisation,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            detection_timeout: Duration::from_secs(5),
+            request_head_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_hours(1),
+            stream_idle_timeout: Duration::from_mins(5),
+            tcp_idle_timeout: Duration::from_hours(1),
+            pool_idle_timeout: Duration::from_mins(1),
+            pool_idle_connections: 128,
+            path_normalisation: PathNormalisation::default(),
+        }
+    }
+}
+
+/// What the gateway is made of.
+pub struct Parts {
+    /// The configuration in force, read once per request or connection.
+    pub snapshot: watch::Receiver<Loaded>,
+    /// Where the gateway's own certificate comes from; asked per connection, so that a rotated one is used at once.
+    pub certificates: CertificateStore,
+    /// The gateway's identity.
+    pub identity: SpiffeId,
+    /// Resolves upstream names.
+    pub resolver: Resolver,
+    /// Flow records.
+    pub flows: FlowTable,
+    /// The access log.
+    pub access_log: AccessLog,
+}
+
+/// The egress gateway. Shared by all its connections.
+pub struct Gateway {
+    settings: Settings,
+    parts: Parts,
+    originator: Originator,
+    pool: Arc<Pool>,
+    balancer: Arc<Balancer>,
+}
+
+impl Gateway {
+    /// A gateway that serves nothing yet.
+    pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let pool = Pool::new(settings.pool_idle_connections, settings.pool_idle_timeout);
+        Arc::new(Self {
+            settings,
+            parts,
+            originator: Originator::new(),
+            pool: Arc::new(pool),
+            balancer: Arc::default(),
+        })
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.parts.snapshot.borrow().snapshot)
+    }
+}
+
+/// Accepts tunnel connections until `drain`; returns when the last of them has ended.
+pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = drain.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (gateway, drain) = (Arc::clone(&gateway), drain.clone());
+                connections.spawn(async move {
+                    if let Err(error) = serve_connection(stream, peer, gateway, drain).await {
+                        tracing::debug!(%peer, %error, "tunnel connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a tunnel connection cannot be accepted");
+                // Out of file descriptors: accept would fail again at once, and spin.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    gateway: Arc<Gateway>,
+    drain: CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    let certificate = gateway.parts.certificates.fetch(&gateway.parts.identity).await.map_err(|error| {
+        tracing::warn!(%error, "the gateway has no certificate, so tunnels are refused");
+        io::Error::other(error)
+    })?;
+    let acceptor = TlsAcceptor::from(certificate.server_config());
+    let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(ReadAhead::new(stream)))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+    let source = peer_identity(tls.get_ref().1)
+        .ok_or_else(|| io::Error::other("the peer's certificate bears no workload identity"))?;
+    let ending = drain.clone();
+    let handler = Arc::new(move |incoming| {
+        let caller = tunnel::Caller { source: source.clone(), address: peer, local };
+        tunnel::serve(incoming, Arc::clone(&gateway), caller, ending.clone())
+    });
+    hbone::server::serve(tls, handler, drain).await.map_err(io::Error::other)
+}

@@ -1,0 +1,160 @@
+//! One request and its answer: validate, normalise, authorize, route, then act.
+//!
+//! `http` calls [`serve`] per request, and [`refuse_violation`] for one that the guard refused.
+
+use std::sync::Arc;
+
+use ::http::{Request, Response, Version, header::USER_AGENT, request::Parts};
+use bytes::Bytes;
+use hyper::body::Incoming;
+
+use super::{
+    Decide,
+    body::ResponseBody,
+    forward,
+    guard::{GuardHandle, Violation},
+    head::Head,
+    upgrade,
+};
+use crate::{
+    gateway::{record::Record, refuse, tunnel::Session},
+    mesh::Snapshot,
+    reason::{Reason, Refusal},
+    route::{Action, Forward, HttpRequest},
+};
+
+/// A request that is about to be forwarded.
+pub(super) struct Exchange {
+    pub(super) session: Arc<Session>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) parts: Parts,
+    pub(super) body: Incoming,
+    pub(super) head: Head,
+    pub(super) record: Record,
+    /// The guard to release, where the request asks for a WebSocket.
+    pub(super) websocket: Option<GuardHandle>,
+}
+
+/// Serves one request.
+pub(super) async fn serve<D: Decide>(
+    request: Request<Incoming>,
+    session: Arc<Session>,
+    guard: Option<GuardHandle>,
+    decide: D,
+) -> Response<ResponseBody> {
+    let waiting = guard.filter(|_| upgrade::requested(request.headers()).is_some());
+    let response = answer(request, session, waiting.clone(), decide).await;
+    if let Some(guard) = waiting {
+        guard.decide_upgrade(response.status() == 101);
+    }
+    response
+}
+
+async fn answer<D: Decide>(
+    request: Request<Incoming>,
+    session: Arc<Session>,
+    guard: Option<GuardHandle>,
+    decide: D,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let mut record = Record::start(&session);
+    session.flow.update(|flow| flow.requests += 1);
+    note_request(&mut record, &parts);
+
+    let head = match Head::read(&parts, session.gateway.settings.path_normalisation) {
+        Ok(head) => head,
+        Err(violation) => return refuse_with(record, &violation),
+    };
+    record.note(|entry| entry.authority = Some(head.authority.clone()));
+    session.flow.update(|flow| flow.host = Some(head.host.host.as_str().into()));
+    let websocket = match upgrade::requested(&parts.headers) {
+        Some(upgrade::Kind::WebSocket) => guard,
+        Some(upgrade::Kind::Other) => {
+            let why = "no upgrade other than websocket is served";
+            return refuse_with(record, &Violation { status: 403, why });
+        }
+        // h2c is an offer that a server may ignore (RFC 9113 §3.1); its fields end here.
+        Some(upgrade::Kind::H2c) | None => None,
+    };
+
+    let snapshot = session.gateway.snapshot();
+    let decided = {
+        let http = HttpRequest {
+            method: parts.method.as_str(),
+            host: &head.host.host,
+            authority: &head.authority,
+            path: &head.path,
+            query: head.query.as_deref(),
+            headers: &parts.headers,
+        };
+        decide(&snapshot, &session.request(None, Some(&http)))
+    };
+    record.decided(&decided);
+    let action = match decided.outcome {
+        Ok(action) => action,
+        Err(refusal) => return refuse(record, &refusal),
+    };
+    if let Some(response) = refuse::local(&action) {
+        record.completed();
+        record.note(|entry| {
+            entry.response_code = response.status().as_u16();
+            entry.response_code_details = "direct_response";
+        });
+        return local(response, record);
+    }
+    match action {
+        Action::Forward(forward) => {
+            let exchange = Exchange { session, snapshot, parts, body, head, record, websocket };
+            send(exchange, forward).await
+        }
+        Action::Redirect { .. } | Action::Respond { .. } => {
+            refuse(record, &Refusal::new(Reason::Internal, "a local answer was not given"))
+        }
+    }
+}
+
+async fn send(exchange: Exchange, forward: Forward) -> Response<ResponseBody> {
+    // Boxed: the largest future of the data path would otherwise be part of every idle connection.
+    Box::pin(forward::send(exchange, forward)).await
+}
+
+fn note_request(record: &mut Record, parts: &Parts) {
+    let field =
+        |name| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    record.note(|entry| {
+        entry.method = Some(parts.method.to_string());
+        entry.path = parts.uri.path_and_query().map(ToString::to_string);
+        entry.protocol = Some(match parts.version {
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        });
+        entry.user_agent = field(USER_AGENT.as_str());
+        entry.request_id = field("x-request-id");
+    });
+}
+
+/// Answers a request that was refused.
+pub(super) fn refuse(mut record: Record, refusal: &Refusal) -> Response<ResponseBody> {
+    record.failed(refusal);
+    let response = refuse::http(refusal, None);
+    record.note(|entry| entry.response_code = response.status().as_u16());
+    local(response, record)
+}
+
+/// Answers a request that breaks the rules.
+pub(super) fn refuse_with(mut record: Record, violation: &Violation) -> Response<ResponseBody> {
+    let refusal = Refusal::new(Reason::BadRequest, violation.why);
+    record.failed(&refusal);
+    record.note(|entry| entry.response_code = violation.status);
+    local(refuse::http(&refusal, Some(violation.status)), record)
+}
+
+/// Answers a request that never got past the guard.
+pub(super) fn refuse_violation(session: &Arc<Session>, violation: &Violation) -> Response<ResponseBody> {
+    session.flow.update(|flow| flow.requests += 1);
+    refuse_with(Record::start(session), violation)
+}
+
+fn local(response: Response<Bytes>, record: Record) -> Response<ResponseBody> {
+    response.map(|body| ResponseBody::local(body, Some(record)))
+}

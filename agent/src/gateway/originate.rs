@@ -1,0 +1,203 @@
+//! One connection to an upstream endpoint: TCP, then plain or TLS as the DestinationRule says.
+//!
+//! `pool` keeps what this makes for HTTP, `tls` and `opaque` use it once. Every failure is a precise [`Refusal`].
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::Gateway;
+use crate::{
+    mesh::Snapshot,
+    reason::{Reason, Refusal},
+    route::{TlsMode, TlsOrigination, Upstream},
+    tls::originate::{Client, Originator},
+};
+
+/// How to secure connections to an upstream.
+#[derive(Clone)]
+pub(super) enum Transport {
+    Plain,
+    Tls(Arc<TlsOrigination>, Client),
+}
+
+impl Transport {
+    /// What `upstream` asks for, with the credential as it is now. `host` stands in where the registered host is a
+    /// wildcard.
+    pub(super) fn prepare(
+        gateway: &Gateway,
+        snapshot: &Snapshot,
+        upstream: &Upstream,
+        host: Option<&str>,
+        alpn: &[&[u8]],
+    ) -> Result<Self, Refusal> {
+        let TlsMode::Originate(origination) = &upstream.tls else { return Ok(Self::Plain) };
+        let registered = &*upstream.host;
+        let name = if registered.starts_with('*') { host.unwrap_or(registered) } else { registered };
+        let client = gateway.originator.client(snapshot, origination, name, alpn)?;
+        Ok(Self::Tls(Arc::clone(origination), client))
+    }
+
+    /// The refusal behind a failure that may be a TLS failure: a server that refuses our certificate says so only after
+    /// a TLS 1.3 handshake.
+    pub(super) fn explain(&self, error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
+        let Self::Tls(origination, _) = self else { return None };
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(io) = error.downcast_ref::<io::Error>()
+                && io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+            {
+                return Some(Originator::explain(origination, io));
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+/// The far end of an upstream connection, for logs.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) remote: SocketAddr,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) tls_version: Option<&'static str>,
+    /// Subject of the server's certificate.
+    pub(super) subject: Option<Arc<str>>,
+}
+
+/// The bytes of an upstream connection.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Dropped after this, the connection is reset instead of closed: the workload's was.
+    pub(super) fn reset_on_drop(&self) {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        // A socket that cannot be reset is closed, which is all that is left to do.
+        let _ = tcp.set_zero_linger();
+    }
+
+    /// The application protocol that was agreed on.
+    pub(super) fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+}
+
+/// Connects to `address`, an endpoint of `upstream`.
+pub(super) async fn connect(
+    address: SocketAddr,
+    upstream: &Upstream,
+    transport: &Transport,
+    handshake_timeout: Duration,
+) -> Result<(Stream, Peer), Refusal> {
+    let host = &upstream.host;
+    let failed = |error: io::Error| {
+        Refusal::new(Reason::UpstreamConnect, format!("{address} ({host}) cannot be connected: {error}"))
+    };
+    let connected = timeout(upstream.connect_timeout, TcpStream::connect(address)).await.map_err(|_| {
+        let after = upstream.connect_timeout;
+        Refusal::new(
+            Reason::UpstreamConnect,
+            format!("{address} ({host}) did not answer within {after:?} (connectTimeout)"),
+        )
+    })?;
+    let tcp = connected.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    let mut peer = Peer { remote: address, local: tcp.local_addr().ok(), tls_version: None, subject: None };
+    let Transport::Tls(origination, client) = transport else {
+        return Ok((Stream::Plain(tcp), peer));
+    };
+    let connector = TlsConnector::from(Arc::clone(&client.config));
+    let handshake = timeout(handshake_timeout, connector.connect(client.server_name.clone(), tcp));
+    let shaken = handshake.await.map_err(|_| {
+        let detail = format!(
+            "the TLS handshake with {address} ({host}) took longer than {} s; does the port speak TLS?",
+            handshake_timeout.as_secs()
+        );
+        Refusal::new(Reason::UpstreamTls, detail).by(origination.object.clone())
+    })?;
+    let tls = shaken.map_err(|error| Originator::explain(origination, &error))?;
+    let session = tls.get_ref().1;
+    peer.tls_version = session.protocol_version().map(|version| match version {
+        rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        _ => "unknown",
+    });
+    peer.subject = session.peer_certificates().and_then(|chain| subject(chain.first()?));
+    Ok((Stream::Tls(Box::new(tls)), peer))
+}
+
+fn subject(certificate: &[u8]) -> Option<Arc<str>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.subject().to_string().into())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+}

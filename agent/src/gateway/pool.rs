@@ -1,0 +1,248 @@
+//! Kept upstream HTTP connections, by endpoint and transport.
+//!
+//! `http::forward` takes a connection and sends over it; the connection comes back when the answer's body is over.
+//! HTTP/1 connections carry one exchange at a time, HTTP/2 connections are shared. A connection is only reused with the
+//! very TLS configuration it was made with: another credential, name or CA is another key.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use ::http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+
+use super::{
+    balancer::InFlight,
+    http::body::RequestBody,
+    originate::{Peer, Stream, Transport},
+};
+use crate::reason::{Reason, Refusal};
+
+/// What an upstream connection can be reused for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    address: SocketAddr,
+    http2: bool,
+    tls: Option<(u64, ServerName<'static>)>,
+}
+
+impl Key {
+    /// Connections to `address` that are like one made with `transport`.
+    pub(super) fn new(address: SocketAddr, http2: bool, transport: &Transport) -> Self {
+        let tls = match transport {
+            Transport::Plain => None,
+            Transport::Tls(_, client) => Some((client.generation, client.server_name.clone())),
+        };
+        Self { address, http2, tls }
+    }
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// A connection in use.
+pub(super) struct Lease {
+    sender: Sender,
+    key: Key,
+    /// The far end.
+    pub(super) peer: Arc<Peer>,
+    /// Whether it carried a request before, so that it may have gone stale.
+    pub(super) reused: bool,
+    /// Counts the exchange for load balancing, where there is a choice.
+    pub(super) in_flight: Option<InFlight>,
+}
+
+impl Lease {
+    /// Speaks HTTP over a fresh connection.
+    pub(super) async fn open(key: Key, stream: Stream, peer: Peer) -> Result<Self, Refusal> {
+        let reset = |error: hyper::Error| {
+            Refusal::new(Reason::UpstreamReset, format!("HTTP with {} failed at once: {error}", peer.remote))
+        };
+        let sender = if key.http2 {
+            // Plain upstreams are spoken to with prior knowledge, TLS ones must have agreed.
+            if key.tls.is_some() && stream.alpn() != Some(b"h2") {
+                return Err(Refusal::new(
+                    Reason::UpstreamTls,
+                    format!(
+                        "{} does not speak HTTP/2 (ALPN), which the ServiceEntry declares for this port",
+                        peer.remote
+                    ),
+                ));
+            }
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .adaptive_window(true)
+                .keep_alive_interval(Duration::from_secs(30))
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(reset)?;
+            spawn(connection, peer.remote);
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) =
+                http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(reset)?;
+            spawn(connection.with_upgrades(), peer.remote);
+            Sender::Http1(sender)
+        };
+        Ok(Self { sender, key, peer: Arc::new(peer), reused: false, in_flight: None })
+    }
+
+    /// Sends a request. The error gives it back where not a byte of it was written.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+}
+
+fn spawn(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, remote: SocketAddr) {
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%remote, %error, "upstream connection ended");
+        }
+    });
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    peer: Arc<Peer>,
+    since: Instant,
+}
+
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    peer: Arc<Peer>,
+    last_used: Instant,
+}
+
+#[derive(Default)]
+struct Connections {
+    http1: HashMap<Key, Vec<Idle>>,
+    http2: HashMap<Key, Shared>,
+    sweeping: bool,
+}
+
+impl Connections {
+    fn is_empty(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_empty()
+    }
+}
+
+/// The pool of one gateway.
+pub(super) struct Pool {
+    capacity: usize,
+    idle_timeout: Duration,
+    connections: Mutex<Connections>,
+}
+
+impl Pool {
+    /// A pool that keeps up to `capacity` idle connections per key, each for `idle_timeout`.
+    pub(super) fn new(capacity: usize, idle_timeout: Duration) -> Self {
+        Self { capacity, idle_timeout, connections: Mutex::default() }
+    }
+
+    /// A usable connection, the most recently used first.
+    pub(super) fn take(&self, key: &Key) -> Option<Lease> {
+        let mut connections = self.connections.lock();
+        if key.http2 {
+            let shared = connections.http2.get_mut(key)?;
+            if shared.sender.is_closed() {
+                connections.http2.remove(key);
+                return None;
+            }
+            shared.last_used = Instant::now();
+            let (sender, peer) = (Sender::Http2(shared.sender.clone()), Arc::clone(&shared.peer));
+            return Some(Lease { sender, key: key.clone(), peer, reused: true, in_flight: None });
+        }
+        let idle = connections.http1.get_mut(key)?;
+        while let Some(Idle { sender, peer, since }) = idle.pop() {
+            // Not ready: its server closed it, or its last request is still being sent. Dropping it ends it.
+            if sender.is_ready() && since.elapsed() < self.idle_timeout {
+                return Some(Lease {
+                    sender: Sender::Http1(sender),
+                    key: key.clone(),
+                    peer,
+                    reused: true,
+                    in_flight: None,
+                });
+            }
+        }
+        connections.http1.remove(key);
+        None
+    }
+
+    /// Makes a fresh HTTP/2 connection available to others.
+    pub(super) fn share(self: &Arc<Self>, lease: &Lease) {
+        if let Sender::Http2(sender) = &lease.sender {
+            let (sender, peer) = (sender.clone(), Arc::clone(&lease.peer));
+            let mut connections = self.connections.lock();
+            connections.http2.insert(lease.key.clone(), Shared { sender, peer, last_used: Instant::now() });
+            self.sweep_later(&mut connections);
+        }
+    }
+
+    /// Keeps a connection whose exchange is over.
+    pub(super) fn give(self: &Arc<Self>, lease: Lease) {
+        let Sender::Http1(sender) = lease.sender else { return };
+        if sender.is_closed() || self.capacity == 0 {
+            return;
+        }
+        let mut connections = self.connections.lock();
+        let idle = connections.http1.entry(lease.key).or_default();
+        if idle.len() >= self.capacity {
+            idle.remove(0);
+        }
+        idle.push(Idle { sender, peer: lease.peer, since: Instant::now() });
+        self.sweep_later(&mut connections);
+    }
+
+    /// Idle connections, for tests.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.connections.lock().http1.values().flatten().filter(|idle| idle.sender.is_ready()).count()
+    }
+
+    /// Starts the sweeper unless it runs; it ends when there is nothing left to sweep, or no pool.
+    fn sweep_later(self: &Arc<Self>, connections: &mut Connections) {
+        if std::mem::replace(&mut connections.sweeping, true) {
+            return;
+        }
+        let (pool, every) = (Arc::downgrade(self), self.idle_timeout);
+        tokio::spawn(sweep(pool, every));
+    }
+}
+
+async fn sweep(pool: Weak<Pool>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut connections = pool.connections.lock();
+        connections.http1.retain(|_, idle| {
+            idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < every);
+            !idle.is_empty()
+        });
+        connections
+            .http2
+            .retain(|_, shared| !shared.sender.is_closed() && shared.last_used.elapsed() < every);
+        if connections.is_empty() {
+            connections.sweeping = false;
+            return;
+        }
+    }
+}

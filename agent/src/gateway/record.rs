@@ -1,0 +1,128 @@
+//! What is written down about one request or connection: its access log line, and its part of the flow record.
+//!
+//! A [`Record`] writes its line when it is dropped, so no path can forget to; until somebody says how it ended, the
+//! client went away.
+
+use std::{sync::Arc, time::Instant};
+
+use jiff::Timestamp;
+
+use super::{decide::Decided, originate::Peer, tunnel::Session};
+use crate::{
+    mesh::ObjectRef,
+    reason::{Reason, Refusal},
+    route::{RoutePath, Upstream},
+    telemetry::access_log::Entry,
+};
+
+/// The record of one request or connection.
+pub(super) struct Record {
+    session: Arc<Session>,
+    started: Instant,
+    entry: Option<Box<Entry>>,
+}
+
+impl Record {
+    /// A record that starts now.
+    pub(super) fn start(session: &Arc<Session>) -> Self {
+        let mut entry = Entry::new(
+            Timestamp::now(),
+            &session.caller.source,
+            session.flow.id(),
+            session.original_destination,
+            session.caller.address,
+        );
+        entry.reason = Reason::ClientGone;
+        entry.response_flags = Reason::ClientGone.response_flags();
+        entry.response_code_details = Reason::ClientGone.as_str();
+        Self { session: Arc::clone(session), started: Instant::now(), entry: Some(Box::new(entry)) }
+    }
+
+    /// Changes the access log line.
+    pub(super) fn note(&mut self, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut self.entry {
+            change(entry);
+        }
+    }
+
+    /// Notes the objects that decided.
+    pub(super) fn decided(&mut self, decided: &Decided) {
+        let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
+        let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
+        self.note(|entry| {
+            let route = |(object, name): &(ObjectRef, Arc<str>)| format!("{object} {name}");
+            entry.route_name =
+                gateway_route.as_ref().or(mesh_route.as_ref()).map(|(_, name)| Arc::clone(name));
+            entry.mesh_route = mesh_route.as_ref().map(route);
+            entry.gateway_route = gateway_route.as_ref().map(route);
+            entry.gateway = gateway.as_ref().map(ToString::to_string);
+            entry.service_entry = service_entry.as_ref().map(ToString::to_string);
+            entry.destination_rule = destination_rule.as_ref().map(ToString::to_string);
+            entry.policy = policy;
+        });
+    }
+
+    /// Notes where it goes.
+    pub(super) fn upstream(&mut self, upstream: &Upstream) {
+        let cluster = Arc::clone(&upstream.cluster);
+        self.session.flow.update(|flow| flow.upstream_cluster = Some(Arc::clone(&cluster)));
+        self.note(|entry| entry.upstream_cluster = Some(cluster));
+    }
+
+    /// Notes which connection carries it.
+    pub(super) fn peer(&mut self, peer: &Peer) {
+        self.session.flow.update(|flow| flow.upstream_host = Some(peer.remote));
+        self.note(|entry| {
+            entry.upstream_host = Some(peer.remote);
+            entry.upstream_local_address = peer.local;
+            entry.upstream_tls_version = peer.tls_version;
+            entry.upstream_peer.clone_from(&peer.subject);
+        });
+    }
+
+    /// Milliseconds since the start.
+    pub(super) fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It ended as its two ends wanted.
+    pub(super) fn completed(&mut self) {
+        self.note(|entry| {
+            entry.reason = Reason::Completed;
+            entry.response_flags = Reason::Completed.response_flags();
+            entry.response_code_details = "via_upstream";
+        });
+    }
+
+    /// It was refused, or failed.
+    pub(super) fn failed(&mut self, refusal: &Refusal) {
+        self.session.flow.fail(refusal);
+        self.note(|entry| {
+            entry.reason = refusal.reason;
+            entry.response_flags = refusal.reason.response_flags();
+            entry.response_code_details = match refusal.reason {
+                Reason::PolicyDenied => "rbac_access_denied",
+                reason => reason.as_str(),
+            };
+            entry.reason_detail = Some(match &refusal.object {
+                Some(object) => format!("{object}: {}", refusal.detail),
+                None => refusal.detail.clone(),
+            });
+            if matches!(
+                refusal.reason,
+                Reason::UpstreamConnect | Reason::UpstreamTls | Reason::Credential | Reason::UpstreamReset
+            ) {
+                entry.upstream_transport_failure_reason = Some(refusal.detail.clone());
+            }
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(mut entry) = self.entry.take() {
+            entry.duration = self.elapsed();
+            self.session.gateway.parts.access_log.write(entry);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What the gateway's tests share: a gateway without configuration, upstreams on real sockets, and decisions made by hand.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Gateway, Parts, Settings,
+    decide::Decided,
+    http::{Decide, serve_http1},
+    tunnel::{Caller, Session},
+};
+use crate::{
+    authz,
+    dns::Resolver,
+    flow::{FlowTable, Side},
+    mesh::{Snapshot, SpiffeId},
+    reason::{Reason, Refusal},
+    route::{Action, AppProtocol, Endpoints, Forward, LoadBalancer, RoutePath, TlsMode, Upstream},
+    source::directory::Loaded,
+    telemetry::access_log::AccessLog,
+    tls::{certificate::WorkloadCertificate, issuer, store::CertificateStore},
+};
+
+struct NoIssuer;
+
+impl issuer::Issuer for NoIssuer {
+    fn issue<'a>(
+        &'a self,
+        _: &'a SpiffeId,
+    ) -> Pin<Box<dyn Future<Output = Result<WorkloadCertificate, issuer::Error>> + Send + 'a>> {
+        Box::pin(async { Err(issuer::Error("no issuer in this test".to_owned())) })
+    }
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A gateway and what it wrote down.
+pub(super) struct Bench {
+    pub(super) gateway: Arc<Gateway>,
+    lines: Lines,
+}
+
+impl Bench {
+    /// Without configuration and certificate.
+    pub(super) fn new() -> Self {
+        Self::with(watch::channel(Loaded::default()).1, Arc::new(NoIssuer))
+    }
+
+    pub(super) fn with(snapshot: watch::Receiver<Loaded>, issuer: Arc<dyn issuer::Issuer>) -> Self {
+        let lines = Lines::default();
+        let parts = Parts {
+            snapshot,
+            certificates: CertificateStore::new(issuer),
+            identity: "spiffe://cluster.local/ns/istio-system/sa/gateway".parse().unwrap(),
+            resolver: Resolver::table(&[("rebound.test", &["127.0.0.1"])]),
+            flows: FlowTable::new(Side::Gateway, 100),
+            access_log: AccessLog::to(lines.clone()).unwrap(),
+        };
+        Self { gateway: Gateway::new(Settings::default(), parts), lines }
+    }
+
+    pub(super) fn session(&self) -> Arc<Session> {
+        let caller = Caller {
+            source: "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap(),
+            address: "10.0.0.1:40000".parse().unwrap(),
+            local: "10.0.0.9:15008".parse().unwrap(),
+        };
+        Session::open(Arc::clone(&self.gateway), caller, "203.0.113.7:80".parse().unwrap(), None)
+    }
+
+    /// A workload's connection to the HTTP server of the gateway.
+    pub(super) fn http<D: Decide>(&self, decide: D) -> DuplexStream {
+        let (client, io) = duplex(64 * 1024);
+        tokio::spawn(serve_http1(io, self.session(), CancellationToken::new(), decide));
+        client
+    }
+
+    /// The whole answer to raw bytes that end with `Connection: close`, or are refused.
+    pub(super) async fn raw<D: Decide>(&self, decide: D, request: &str) -> String {
+        let mut client = self.http(decide);
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// Access log lines so far.
+    pub(super) fn log(&self) -> Vec<serde_json::Value> {
+        self.gateway.parts.access_log.flush();
+        let text = String::from_utf8(self.lines.0.lock().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until `count` lines are written.
+    pub(super) async fn logged(&self, count: usize) -> Vec<serde_json::Value> {
+        until(|| self.log().len() >= count).await;
+        self.log()
+    }
+}
+
+/// Waits for a state, for at most ten seconds.
+pub(super) async fn until(mut state: impl FnMut() -> bool) {
+    let wait = async {
+        while !state() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the state comes");
+}
+
+/// A plain upstream at `address`.
+pub(super) fn upstream(address: SocketAddr) -> Upstream {
+    Upstream {
+        cluster: "outbound|80||test.com".into(),
+        host: "test.com".into(),
+        port: 80,
+        protocol: AppProtocol::Http,
+        endpoints: Endpoints::Static(vec![address]),
+        tls: TlsMode::Plain,
+        load_balancer: LoadBalancer::RoundRobin,
+        connect_timeout: Duration::from_secs(5),
+    }
+}
+
+pub(super) fn forward(upstream: Upstream) -> Forward {
+    Forward {
+        upstream: Arc::new(upstream),
+        path_and_query: None,
+        authority: None,
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        timeout: None,
+    }
+}
+
+pub(super) fn decided(outcome: Result<Action, Refusal>) -> Decided {
+    Decided { policy: None, path: RoutePath::default(), outcome }
+}
+
+/// Every request goes the same way.
+pub(super) fn always(forward: Forward) -> impl Decide {
+    move |_: &_, _: &_| decided(Ok(Action::Forward(forward.clone())))
+}
+
+/// Every request is denied.
+pub(super) fn denied(_: &Snapshot, _: &authz::Request<'_>) -> Decided {
+    decided(Err(Refusal::new(Reason::PolicyDenied, "denied by rule 0 of a policy")))
+}
+
+/// An upstream on a real socket that counts the connections it accepted.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Runs `serve` for every connection.
+    pub(super) async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                tokio::spawn(serve(stream));
+            }
+        });
+        Self { address, connections }
+    }
+
+    /// An HTTP/1 server that answers with what it got: target, header fields and body.
+    pub(super) async fn echo() -> Self {
+        Self::echo_over(|tcp| async { Ok(tcp) }).await
+    }
+
+    /// The same over what `accept` makes of each connection.
+    pub(super) async fn echo_over<F, IO>(
+        accept: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Self::raw(move |stream| {
+            let accept = accept.clone();
+            async move {
+                let Ok(stream) = accept(stream).await else { return };
+                let service = service_fn(|request: Request<Incoming>| async {
+                    let (parts, body) = request.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    let mut response = Response::new(Full::new(body));
+                    response.headers_mut().insert("seen-target", parts.uri.to_string().parse().unwrap());
+                    for (name, value) in &parts.headers {
+                        response.headers_mut().append(
+                            http::HeaderName::try_from(format!("seen-{name}")).unwrap(),
+                            value.clone(),
+                        );
+                    }
+                    Ok::<Response<Full<Bytes>>, Infallible>(response)
+                });
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            }
+        })
+        .await
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+}

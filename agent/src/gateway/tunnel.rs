@@ -1,0 +1,141 @@
+//! One tunnel: one egress connection of a workload, from CONNECT to its end.
+//!
+//! `gateway` calls [`serve`] per CONNECT stream. Decides what the connection speaks and hands it to `http`, `tls` or
+//! `opaque`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Gateway, decide, http, opaque,
+    protocol::{Protocol, detect},
+    record::Record,
+    tls,
+    upstream::check_original_destination,
+};
+use crate::{
+    authz,
+    flow::{FlowHandle, FlowId},
+    hbone::server::Incoming,
+    mesh::SpiffeId,
+    net::rewind::Rewind,
+    reason::{Reason, Refusal},
+    route::{self, AppProtocol, Connection, HttpRequest},
+};
+
+/// Who opened a tunnel.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// The verified identity.
+    pub(super) source: SpiffeId,
+    /// Its address.
+    pub(super) address: SocketAddr,
+    /// The gateway's address it connected to.
+    pub(super) local: SocketAddr,
+}
+
+/// One egress connection. Dropping the last reference ends the flow.
+pub(super) struct Session {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) caller: Caller,
+    /// The address the workload dialled.
+    pub(super) original_destination: SocketAddr,
+    pub(super) flow: Arc<FlowHandle>,
+}
+
+impl Session {
+    /// Opens the flow of a connection.
+    pub(super) fn open(
+        gateway: Arc<Gateway>,
+        caller: Caller,
+        original_destination: SocketAddr,
+        id: Option<FlowId>,
+    ) -> Arc<Self> {
+        let id = id.unwrap_or_else(FlowId::random);
+        let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
+        Arc::new(Self { gateway, caller, original_destination, flow })
+    }
+
+    /// What a policy may look at.
+    pub(super) fn request<'a>(
+        &'a self,
+        sni: Option<&'a str>,
+        http: Option<&'a HttpRequest<'a>>,
+    ) -> authz::Request<'a> {
+        authz::Request {
+            source: &self.caller.source,
+            source_address: self.caller.address,
+            original_destination: self.original_destination,
+            sni,
+            http,
+        }
+    }
+}
+
+/// Serves one CONNECT stream to its end.
+pub(super) async fn serve(
+    incoming: Incoming,
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    drain: CancellationToken,
+) {
+    let connect = incoming.connect();
+    let session = Session::open(gateway, caller, connect.original_destination, connect.flow_id);
+    if let Err(refusal) = check_original_destination(session.original_destination, session.caller.local.ip())
+    {
+        Record::start(&session).failed(&refusal);
+        incoming.refuse(&refusal);
+        return;
+    }
+    let snapshot = session.gateway.snapshot();
+    let connection =
+        Connection { source: &session.caller.source, original_destination: session.original_destination };
+    let declared = route::declared_protocol(&snapshot, &connection);
+    drop(snapshot);
+    // Whether opaque bytes may pass is known before the first of them: the agent is told, and its client is refused at once.
+    let planned = match declared {
+        AppProtocol::Tcp => match opaque::plan(&session, decide::tcp) {
+            Ok(planned) => Some(planned),
+            Err(refusal) => return incoming.refuse(&refusal),
+        },
+        _ => None,
+    };
+    match (incoming.accept(), planned) {
+        (Ok(tunnel), Some(planned)) => opaque::run(tunnel, planned, session).await,
+        (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
+        (Err(error), _) => {
+            let detail = format!("the tunnel ended before it was accepted: {error}");
+            Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
+        }
+    }
+}
+
+/// Tells what `io` speaks and forwards it.
+async fn serve_stream<IO>(mut io: IO, declared: AppProtocol, session: Arc<Session>, drain: CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (protocol, start) = match detect(&mut io, session.gateway.settings.detection_timeout).await {
+        Ok(detected) => detected,
+        Err(error) => {
+            let detail = format!("the workload's connection broke before it said anything: {error}");
+            Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
+            return;
+        }
+    };
+    let io = Rewind::new(start, io);
+    match (declared, protocol) {
+        (_, Protocol::Tls(sni)) => tls::serve(io, sni, session, decide::tls).await,
+        (AppProtocol::Tls | AppProtocol::Tcp, _) => opaque::serve(io, session, decide::tcp).await,
+        (_, Protocol::Http2) => http::serve_http2(io, session, drain, decide::http).await,
+        // A port declared HTTP is HTTP whatever comes: the guard answers 400 to what is not.
+        (AppProtocol::Http | AppProtocol::Http2, _) | (_, Protocol::Http1) => {
+            http::serve_http1(io, session, drain, decide::http).await;
+        }
+        (AppProtocol::Https | AppProtocol::Detect, Protocol::Opaque) => {
+            opaque::serve(io, session, decide::tcp).await;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Which connection carries a new tunnel. Connections are made by one task per key, for all who wait, and never under the
+//! lock; whoever gives up waiting does not stop it.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    Dial, Error, Gateway,
+    connection::{Connection, StreamPermit, establish},
+};
+use crate::{
+    hbone::{headers::Connect, settings::CONNECT_TIMEOUT, tunnel::Tunnel},
+    tls::certificate::WorkloadCertificate,
+};
+
+/// How often a tunnel is tried again when its connection ended under it.
+const MAX_RETRIES: u32 = 3;
+
+/// Connections are shared only by tunnels with the same certificate (by its number: a rotated one is another) and gateway.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    certificate: u64,
+    gateway: Gateway,
+}
+
+/// `None` while the connection is being made.
+type Outcome = Option<Result<(), Arc<Error>>>;
+
+#[derive(Default)]
+struct Slot {
+    /// Connections with the number that tells them apart.
+    connections: Vec<(u64, Connection)>,
+    /// The one that is being made.
+    dialling: Option<watch::Receiver<Outcome>>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_key: HashMap<Key, Slot>,
+    next_number: u64,
+}
+
+pub(super) struct Inner {
+    dial: Arc<dyn Dial>,
+    slots: Mutex<Slots>,
+}
+
+/// What a look at the pool gave.
+enum Choice {
+    Use(Connection, StreamPermit),
+    Wait(watch::Receiver<Outcome>),
+}
+
+impl Inner {
+    pub(super) fn new(dial: Arc<dyn Dial>) -> Self {
+        Self { dial, slots: Mutex::default() }
+    }
+
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        certificate: &Arc<WorkloadCertificate>,
+        gateway: &Gateway,
+        connect: &Connect,
+    ) -> Result<Tunnel, Error> {
+        let key = Key { certificate: certificate.number(), gateway: gateway.clone() };
+        let mut retries = 0;
+        loop {
+            match self.choose(&key, certificate) {
+                Choice::Use(connection, permit) => match connection.open(permit, gateway, connect).await {
+                    Ok(tunnel) => return Ok(tunnel),
+                    Err(failed) if failed.retry && retries < MAX_RETRIES => retries += 1,
+                    Err(failed) => return Err(failed.error),
+                },
+                Choice::Wait(mut outcome) => {
+                    let outcome = match outcome.wait_for(Option::is_some).await {
+                        Ok(outcome) => outcome.clone(),
+                        // The task that made it panicked; nothing is known of the gateway.
+                        Err(_) => None,
+                    };
+                    match outcome {
+                        Some(Ok(())) => {}
+                        Some(Err(error)) => return Err(share(&error)),
+                        None => return Err(Error::Timeout(gateway.address)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection with room, or the one to wait for.
+    fn choose(self: &Arc<Self>, key: &Key, certificate: &Arc<WorkloadCertificate>) -> Choice {
+        let mut slots = self.slots.lock();
+        let slots = &mut *slots;
+        let slot = slots.by_key.entry(key.clone()).or_default();
+        slot.connections.retain(|(_, connection)| !connection.is_over());
+        for (_, connection) in &slot.connections {
+            if let Some(permit) = connection.acquire() {
+                return Choice::Use(connection.clone(), permit);
+            }
+        }
+        // A sender that is gone without an outcome panicked.
+        if let Some(outcome) = slot.dialling.as_ref().filter(|outcome| outcome.has_changed().is_ok()) {
+            return Choice::Wait(outcome.clone());
+        }
+        let (sender, outcome) = watch::channel(None);
+        slot.dialling = Some(outcome.clone());
+        let number = slots.next_number;
+        slots.next_number += 1;
+        tokio::spawn(connect_for(Arc::clone(self), key.clone(), Arc::clone(certificate), number, sender));
+        Choice::Wait(outcome)
+    }
+
+    /// Forgets a connection that ended, and the slot when it was its last.
+    fn remove(&self, key: &Key, number: u64) {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.by_key.get_mut(key) {
+            slot.connections.retain(|(n, _)| *n != number);
+            if slot.connections.is_empty() && slot.dialling.is_none() {
+                slots.by_key.remove(key);
+            }
+        }
+    }
+}
+
+async fn connect_for(
+    pool: Arc<Inner>,
+    key: Key,
+    certificate: Arc<WorkloadCertificate>,
+    number: u64,
+    outcome: watch::Sender<Outcome>,
+) {
+    let ended = {
+        // Weak: a pool that is dropped lets its connections end after their last stream.
+        let (pool, key): (Weak<Inner>, Key) = (Arc::downgrade(&pool), key.clone());
+        move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.remove(&key, number);
+            }
+        }
+    };
+    let made = timeout(CONNECT_TIMEOUT, establish(&*pool.dial, &certificate, &key.gateway, ended)).await;
+    let made = made.unwrap_or(Err(Error::Timeout(key.gateway.address)));
+    let result = {
+        let mut slots = pool.slots.lock();
+        let slot = slots.by_key.entry(key.clone()).or_default();
+        slot.dialling = None;
+        let result = match made {
+            // It says GOAWAY with its first breath; to dial again at once would only repeat that.
+            Ok(connection) if connection.is_over() => {
+                let error = io::Error::other("it is shutting down");
+                Err(Arc::new(Error::Dial(key.gateway.address, error)))
+            }
+            Ok(connection) => {
+                slot.connections.push((number, connection));
+                Ok(())
+            }
+            Err(e) => Err(Arc::new(e)),
+        };
+        if slot.connections.is_empty() {
+            slots.by_key.remove(&key);
+        }
+        result
+    };
+    outcome.send_replace(Some(result));
+}
+
+/// The same error for everyone who waited for the connection.
+fn share(error: &Arc<Error>) -> Error {
+    let io = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
+    match &**error {
+        Error::Dial(gateway, e) => Error::Dial(*gateway, io(e)),
+        Error::Tls(gateway, e) => Error::Tls(*gateway, io(e)),
+        Error::Http2(gateway, e) => {
+            Error::Http2(*gateway, e.reason().unwrap_or(h2::Reason::INTERNAL_ERROR).into())
+        }
+        Error::Refused { gateway, status, detail } => {
+            Error::Refused { gateway: *gateway, status: *status, detail: detail.clone() }
+        }
+        Error::Timeout(gateway) => Error::Timeout(*gateway),
+    }
+}

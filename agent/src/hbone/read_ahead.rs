@@ -1,0 +1,93 @@
+//! Reads a socket in large pieces for a reader that asks for small ones.
+//!
+//! rustls reads at most 4 KiB per call; under a busy tunnel that is four system calls per full TLS record. Both ends wrap
+//! the socket of a tunnel in [`ReadAhead`] before TLS. Writes pass through.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// Bytes per read.
+const CAPACITY: usize = 64 << 10;
+
+/// An I/O object that is read in pieces of up to 64 KiB. Holds no buffer while nothing arrives.
+#[derive(Debug)]
+pub struct ReadAhead<IO> {
+    io: IO,
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that were handed out already.
+    taken: usize,
+}
+
+impl<IO> ReadAhead<IO> {
+    /// Wraps `io`.
+    pub fn new(io: IO) -> Self {
+        Self { io, buffer: Vec::new(), taken: 0 }
+    }
+
+    /// The object below.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.taken == this.buffer.len() {
+            if buf.remaining() >= CAPACITY {
+                return Pin::new(&mut this.io).poll_read(cx, buf);
+            }
+            this.taken = 0;
+            this.buffer.clear();
+            this.buffer.reserve_exact(CAPACITY);
+            match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.buffer) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    this.buffer = Vec::new();
+                    return Poll::Pending;
+                }
+            };
+        }
+        let rest = &this.buffer[this.taken..];
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..n]);
+        this.taken += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

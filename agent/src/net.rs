@@ -1,0 +1,8 @@
+//! Byte streams: copying between two of them, and giving bytes that were looked at back to one.
+//!
+//! `gateway` and `node` use it. Knows no protocol.
+
+pub mod copy;
+pub mod counted;
+pub mod linger;
+pub mod rewind;

@@ -1,0 +1,236 @@
+//! Copies bytes both ways between two streams until both directions have ended.
+//!
+//! A half-close is passed on and the other direction goes on. An idle pair holds no buffer: bytes are read into one
+//! scratch buffer per thread and written on at once; only what the other side does not take is kept.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// One TLS record is 16 KiB; four of them per system call is where larger reads stopped to pay.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
+}
+
+/// Which of the two streams broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    Left,
+    /// The second.
+    Right,
+}
+
+/// Why copying stopped before both directions ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A read or write failed.
+    #[error("{1}")]
+    Io(Side, #[source] io::Error),
+    /// No byte moved for that long.
+    #[error("no byte moved for {} s", .0.as_secs())]
+    Idle(Duration),
+}
+
+/// Told about every piece that was read: bytes from left, bytes from right.
+pub trait Count {
+    /// `bytes` came from the left.
+    fn add_left(&self, bytes: u64);
+    /// `bytes` came from the right.
+    fn add_right(&self, bytes: u64);
+}
+
+/// Counts for whoever has no flow to count into.
+#[derive(Debug, Default)]
+pub struct Tally {
+    left: AtomicU64,
+    right: AtomicU64,
+}
+
+impl Tally {
+    /// Bytes so far, from left and from right.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.left.load(Relaxed), self.right.load(Relaxed))
+    }
+}
+
+impl Count for Tally {
+    fn add_left(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Relaxed);
+    }
+
+    fn add_right(&self, bytes: u64) {
+        self.right.fetch_add(bytes, Relaxed);
+    }
+}
+
+impl Count for crate::flow::FlowHandle {
+    fn add_left(&self, bytes: u64) {
+        self.add_sent(bytes);
+    }
+
+    fn add_right(&self, bytes: u64) {
+        self.add_received(bytes);
+    }
+}
+
+/// Copies until both directions have ended, one stream breaks, or nothing moves for `idle`.
+pub async fn bidirectional<L, R>(
+    left: &mut L,
+    right: &mut R,
+    count: &impl Count,
+    idle: Duration,
+) -> Result<(), Error>
+where
+    L: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
+    let mut last = Instant::now();
+    let mut timer = std::pin::pin!(tokio::time::sleep_until(last + idle));
+    poll_fn(|cx| {
+        let before = (forth.moved, back.moved);
+        let from_left = forth.poll(cx, left, right, |n| count.add_left(n));
+        if let Poll::Ready(Err((reading, error))) = from_left {
+            return Poll::Ready(Err(Error::Io(if reading { Side::Left } else { Side::Right }, error)));
+        }
+        let from_right = back.poll(cx, right, left, |n| count.add_right(n));
+        if let Poll::Ready(Err((reading, error))) = from_right {
+            return Poll::Ready(Err(Error::Io(if reading { Side::Right } else { Side::Left }, error)));
+        }
+        if from_left.is_ready() && from_right.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if before != (forth.moved, back.moved) {
+            last = Instant::now();
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if last.elapsed() >= idle {
+                return Poll::Ready(Err(Error::Idle(idle)));
+            }
+            timer.as_mut().reset(last + idle);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[derive(Default)]
+struct Direction {
+    /// Read, and not taken by the other side yet; empty and without memory most of the time.
+    kept: Vec<u8>,
+    start: usize,
+    ended: bool,
+    done: bool,
+    unflushed: bool,
+    moved: u64,
+}
+
+/// A failure, and whether it was the reading side's.
+type Failure = (bool, io::Error);
+
+impl Direction {
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        count: impl Fn(u64),
+    ) -> Poll<Result<(), Failure>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            while self.start < self.kept.len() {
+                self.start += ready!(write(cx, writer, &self.kept[self.start..]))?;
+                self.unflushed = true;
+            }
+            if self.start > 0 {
+                (self.kept, self.start) = (Vec::new(), 0);
+            }
+            if self.ended {
+                ready!(Pin::new(writer).poll_shutdown(cx)).map_err(|e| (false, e))?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            match self.read_and_write(cx, reader, writer, &count) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    if self.unflushed && Pin::new(writer).poll_flush(cx).map_err(|e| (false, e))?.is_ready() {
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// One read, and writes for as long as the other side takes them. Ready: go on.
+    fn read_and_write<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        count: impl Fn(u64),
+    ) -> Poll<Result<(), Failure>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        BUFFER.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.moved += bytes.len() as u64;
+            count(bytes.len() as u64);
+            self.unflushed = true;
+            let mut written = 0;
+            while written < bytes.len() {
+                match write(cx, writer, &bytes[written..]) {
+                    Poll::Ready(result) => written += result?,
+                    Poll::Pending => {
+                        self.kept = bytes[written..].to_vec();
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+fn write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    writer: &mut W,
+    bytes: &[u8],
+) -> Poll<Result<usize, Failure>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err((false, io::ErrorKind::WriteZero.into()))),
+        result => Poll::Ready(result.map_err(|e| (false, e))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
