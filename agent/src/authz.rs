@@ -8,12 +8,12 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-pub use matching::rule_matches;
-
 use std::net::SocketAddr;
 
+use matching::Subject;
+
 use crate::{
-    mesh::{AuthorizationPolicy, ObjectRef, PolicyAction, SpiffeId},
+    mesh::{ObjectRef, PolicyAction, SpiffeId},
     route::HttpRequest,
 };
 
@@ -55,9 +55,13 @@ pub fn evaluate(snapshot: &crate::mesh::Snapshot, request: &Request<'_>) -> Deci
     if let Some(refused) = snapshot.refused_policies.first() {
         return Decision::Deny(Some(PolicyRule { policy: refused.object.clone(), rule: 0 }));
     }
+    if snapshot.policies.is_empty() {
+        return Decision::Allow(None);
+    }
+    let subject = Subject::new(request, &snapshot.settings.trust_domain);
     let first_match = |action: PolicyAction| {
         snapshot.policies.iter().filter(|policy| policy.action == action).find_map(|policy| {
-            let rule = matching_rule(snapshot, policy, request)?;
+            let rule = policy.rules.iter().position(|rule| subject.matches(rule, action))?;
             Some(PolicyRule { policy: policy.object.clone(), rule })
         })
     };
@@ -71,15 +75,6 @@ pub fn evaluate(snapshot: &crate::mesh::Snapshot, request: &Request<'_>) -> Deci
         Some(allowed) => Decision::Allow(Some(allowed)),
         None => Decision::Deny(None),
     }
-}
-
-fn matching_rule(
-    snapshot: &crate::mesh::Snapshot,
-    policy: &AuthorizationPolicy,
-    request: &Request<'_>,
-) -> Option<usize> {
-    let trust_domain = &snapshot.settings.trust_domain;
-    policy.rules.iter().position(|rule| rule_matches(rule, policy.action, trust_domain, request))
 }
 
 /// The decision as one sentence for an operator.

@@ -1,6 +1,6 @@
 //! Predicts what the gateway will do with a request, and says why.
 //!
-//! Calls [`authz::evaluate`](crate::authz::evaluate) and [`route::http`](crate::route::http), as the data path does, and
+//! Calls [`authz::evaluate`] and [`route::http`](fn@crate::route::http), as the data path does, and
 //! only puts their answers into words. Called by `egret explain` and the admin socket. Sends nothing.
 
 mod text;

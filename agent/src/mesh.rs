@@ -11,11 +11,13 @@ mod host;
 mod identity;
 mod object;
 mod registry;
+mod rules;
 mod scope;
 mod service_entry;
 mod settings;
 mod snapshot;
 mod text;
+pub(crate) mod transport;
 pub(crate) mod upstream;
 mod virtual_service;
 

@@ -60,7 +60,7 @@ pub fn http(
     http_drawn(snapshot, connection, request, &mut random)
 }
 
-/// [`http`] with the choice among weighted destinations in the caller's hand.
+/// [`http()`] with the choice among weighted destinations in the caller's hand.
 pub fn http_drawn(
     snapshot: &crate::mesh::Snapshot,
     connection: &Connection<'_>,

@@ -11,19 +11,18 @@ use crate::mesh::{
     SpiffeId, TextMatch,
 };
 
-/// Whether `rule` of a policy with `action` matches.
-pub fn rule_matches(rule: &Rule, action: PolicyAction, trust_domain: &str, request: &Request<'_>) -> bool {
-    let undecidable = action != PolicyAction::Allow;
-    let subject = Subject { request, trust_domain, undecidable };
-    (rule.from.is_empty() || rule.from.iter().any(|source| subject.source(source)))
-        && (rule.to.is_empty() || rule.to.iter().any(|operation| subject.operation(operation)))
-        && rule.when.iter().all(|condition| subject.condition(condition))
+/// A request, prepared once for all policies.
+pub(super) struct Subject<'a> {
+    request: &'a Request<'a>,
+    principal: String,
+    /// The principal under the name that policies may give the mesh's own trust domain.
+    alias: Option<String>,
 }
 
-struct Subject<'a> {
+/// [`Subject`], together with what a field counts as that cannot be decided.
+struct View<'a> {
+    subject: &'a Subject<'a>,
     request: &'a Request<'a>,
-    trust_domain: &'a str,
-    /// What a field counts as that cannot be decided.
     undecidable: bool,
 }
 
@@ -32,7 +31,27 @@ fn both<T>(wanted: &[T], unwanted: &[T], matches: impl Fn(&T) -> bool) -> bool {
     (wanted.is_empty() || wanted.iter().any(&matches)) && !unwanted.iter().any(&matches)
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Prepares a request. `cluster.local` in a policy stands for the mesh's own trust domain, whatever it is called (as
+    /// in Istio).
+    pub(super) fn new(request: &'a Request<'a>, trust_domain: &str) -> Self {
+        let id = request.source;
+        let own = id.trust_domain() == trust_domain && trust_domain != "cluster.local";
+        let alias = own.then(|| format!("cluster.local/ns/{}/sa/{}", id.namespace(), id.service_account()));
+        Self { request, principal: id.principal(), alias }
+    }
+
+    /// Whether `rule` of a policy with `action` matches.
+    pub(super) fn matches(&self, rule: &Rule, action: PolicyAction) -> bool {
+        let undecidable = action != PolicyAction::Allow;
+        let view = View { subject: self, request: self.request, undecidable };
+        (rule.from.is_empty() || rule.from.iter().any(|source| view.source(source)))
+            && (rule.to.is_empty() || rule.to.iter().any(|operation| view.operation(operation)))
+            && rule.when.iter().all(|condition| view.condition(condition))
+    }
+}
+
+impl View<'_> {
     fn source(&self, source: &Source) -> bool {
         let id = self.request.source;
         let address = self.request.source_address.ip();
@@ -44,15 +63,9 @@ impl Subject<'_> {
             && both(&source.remote_ip_blocks, &[], |block| block.contains(address))
     }
 
-    /// `cluster.local` in a policy stands for the mesh's own trust domain, whatever it is called (as in Istio).
     fn principal(&self, wanted: &TextMatch) -> bool {
-        let id = self.request.source;
-        if wanted.matches(&id.principal()) {
-            return true;
-        }
-        id.trust_domain() == self.trust_domain
-            && self.trust_domain != "cluster.local"
-            && wanted.matches(&format!("cluster.local/ns/{}/sa/{}", id.namespace(), id.service_account()))
+        wanted.matches(&self.subject.principal)
+            || self.subject.alias.as_deref().is_some_and(|alias| wanted.matches(alias))
     }
 
     fn operation(&self, operation: &Operation) -> bool {

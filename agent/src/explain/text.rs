@@ -6,11 +6,11 @@ use super::{Explanation, Outcome, Tls};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "request        {}", self.request)?;
-        writeln!(f, "configuration  version {}", self.snapshot)?;
-        writeln!(f, "authorization  {}", self.authorization.detail)?;
+        writeln!(f, "request          {}", self.request)?;
+        writeln!(f, "configuration    version {}", self.snapshot)?;
+        writeln!(f, "authorization    {}", self.authorization.detail)?;
         for step in &self.route {
-            write!(f, "{:<14} {}", step.stage.replace('_', " "), step.object)?;
+            write!(f, "{:<16} {}", step.stage.replace('_', " "), step.object)?;
             if let Some(route) = &step.route {
                 write!(f, ", route {route}")?;
             }
@@ -18,25 +18,25 @@ impl fmt::Display for Explanation {
         }
         match &self.outcome {
             Outcome::Forward { cluster, resolution, endpoints, load_balancer, path, authority, tls } => {
-                writeln!(f, "upstream       {cluster}")?;
-                writeln!(f, "endpoints      {} ({resolution}, {load_balancer})", endpoints.join(", "))?;
+                writeln!(f, "upstream         {cluster}")?;
+                writeln!(f, "endpoints        {} ({resolution}, {load_balancer})", endpoints.join(", "))?;
                 if let Some(path) = path {
-                    writeln!(f, "new path       {path}")?;
+                    writeln!(f, "new path         {path}")?;
                 }
                 if let Some(authority) = authority {
-                    writeln!(f, "new host       {authority}")?;
+                    writeln!(f, "new host         {authority}")?;
                 }
                 match tls {
-                    Some(tls) => write!(f, "tls            {tls}")?,
-                    None => write!(f, "tls            none, bytes go as they are")?,
+                    Some(tls) => write!(f, "tls              {tls}")?,
+                    None => write!(f, "tls              none, bytes go as they are")?,
                 }
-                write!(f, "\nresult         forwarded")
+                write!(f, "\nresult           forwarded")
             }
             Outcome::Answer { status, content } => {
-                write!(f, "result         answered with {status} by configuration: {content}")
+                write!(f, "result           answered with {status} by configuration: {content}")
             }
             Outcome::Refuse { reason, status, detail, object } => {
-                write!(f, "result         refused with {status}, {reason}: {detail}")?;
+                write!(f, "result           refused with {status}, {reason}: {detail}")?;
                 match object {
                     Some(object) if !detail.contains(object.as_str()) => write!(f, " ({object})"),
                     _ => Ok(()),

@@ -6,8 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
-    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService,
-    upstream::RuleIndex,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, rules::RuleIndex,
 };
 
 /// The objects in force.
@@ -27,7 +26,7 @@ pub struct Objects {
     pub policies: Vec<Arc<AuthorizationPolicy>>,
     /// AuthorizationPolicies that are not valid and have no last good version.
     pub refused_policies: Vec<RefusedPolicy>,
-    /// VirtualServices and DestinationRules that are not valid and have no last good version, with the hosts they are for:
+    /// ServiceEntries, VirtualServices and DestinationRules that are not valid and have no last good version, with the hosts they are for:
     /// what they would have said is not known, so those hosts are refused rather than treated as if there were no object.
     pub refused_hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
     /// Credentials of every namespace.
@@ -65,8 +64,13 @@ impl Objects {
         }
 
         for (object, hosts) in &self.refused_hosts {
-            for host in hosts.iter().filter(|_| object.kind == Kind::VirtualService) {
-                snapshot.refused_routes.entry(host).push((host.clone(), object.clone()));
+            let table = match object.kind {
+                Kind::VirtualService => &mut snapshot.refused_routes,
+                Kind::ServiceEntry => &mut snapshot.refused_services,
+                _ => continue,
+            };
+            for host in hosts {
+                table.entry(host).push((host.clone(), object.clone()));
             }
         }
 
@@ -111,7 +115,9 @@ fn credentials(all: &[Arc<Credential>], namespace: &str) -> HashMap<String, Arc<
             })
         });
         let base = Arc::make_mut(base);
-        base.ca.clone_from(&authority.ca);
+        if authority.ca.is_some() {
+            base.ca.clone_from(&authority.ca);
+        }
         if authority.crl.is_some() {
             base.crl.clone_from(&authority.crl);
         }

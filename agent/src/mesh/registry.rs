@@ -12,8 +12,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Endpoint, EndpointAddress, HostMap, HostPattern, Resolution, ServiceEntry, ServicePort,
-    upstream::{Cached, RuleIndex},
+    Endpoint, EndpointAddress, HostMap, HostPattern, Resolution, ServiceEntry, ServicePort, rules::RuleIndex,
+    upstream::Cached,
 };
 
 /// A service: one host (or wildcard) of one namespace.

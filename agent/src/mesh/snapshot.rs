@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub(crate) gateway_routes: HashMap<(Arc<str>, Arc<str>), RouteTable>,
     /// Hosts of VirtualServices that are not valid and have no last good version.
     pub(crate) refused_routes: HostMap<Vec<(HostPattern, ObjectRef)>>,
+    /// Hosts of ServiceEntries that are not valid and have no last good version.
+    pub(crate) refused_services: HostMap<Vec<(HostPattern, ObjectRef)>>,
     /// Policies in force at the egress gateway.
     pub(crate) policies: Vec<Arc<AuthorizationPolicy>>,
     /// Policies that would be in force if they were valid.

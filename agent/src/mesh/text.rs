@@ -33,10 +33,12 @@ pub enum TextMatch {
 impl TextMatch {
     /// Compiles an anchored regular expression (RE2 syntax, as Istio has it).
     pub fn regex(given: &str) -> Result<Self, TextError> {
-        RegexBuilder::new(&format!("^(?:{given})$"))
-            .size_limit(REGEX_LIMIT)
-            .dot_matches_new_line(true)
-            .build()
+        let build = |pattern: &str| {
+            RegexBuilder::new(pattern).size_limit(REGEX_LIMIT).dot_matches_new_line(true).build()
+        };
+        // On its own first: `a)|(?:b` would be valid between the anchors and escape them.
+        build(given)
+            .and_then(|_| build(&format!("^(?:{given})$")))
             .map(Self::Regex)
             .map_err(|e| TextError { given: given.chars().take(100).collect(), why: e.to_string() })
     }
@@ -109,6 +111,7 @@ mod tests {
         let any = TextMatch::regex("a|b").unwrap();
         assert!(any.matches("a") && any.matches("b") && !any.matches("ab"));
         assert!(TextMatch::regex("[").is_err());
+        assert!(TextMatch::regex("a)|(?:b").is_err());
         assert!(TextMatch::regex("((a{100}){100}){100}").is_err());
     }
 }

@@ -1,24 +1,18 @@
 //! From service, port and subset to the [`Upstream`] that a DestinationRule shapes.
 //!
-//! DestinationRules are looked up in the gateway's namespace, the service's, the root namespace and the client's own, in
-//! that order; inside a namespace the most specific host comes first. Where Istio takes the first rule and falls back to
+//! Which rules those are is in `rules`. Where Istio takes the first rule and falls back to
 //! plain bytes if it says nothing about TLS, Egret takes the first rule *that does* say something, and a port declared
 //! HTTPS or TLS never gets plain bytes.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    DestinationRule, EndpointAddress, HostMap, HostPattern, Kind, MeshSettings, ObjectRef, Resolution,
-    Service, TlsSetting, TrafficPolicy,
+    DestinationRule, EndpointAddress, HostPattern, ObjectRef, Resolution, Service, TrafficPolicy,
+    transport::transport,
 };
 use crate::{
     reason::{Reason, Refusal},
-    route::{AppProtocol, Endpoints, LoadBalancer, TlsMode, TlsOrigination, Upstream},
+    route::{Endpoints, LoadBalancer, TlsMode, Upstream},
 };
 
 /// Istio's default `connectTimeout`.
@@ -53,105 +47,6 @@ pub(super) struct Cached {
     result: Result<Resolved, Refusal>,
 }
 
-/// DestinationRules by namespace and host. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RuleIndex(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    rules: HashMap<Arc<str>, HostMap<Vec<Arc<DestinationRule>>>>,
-    /// Rules that are not valid and have no last good version.
-    refused: HostMap<Vec<ObjectRef>>,
-    gateway_namespace: String,
-    root_namespace: String,
-}
-
-impl RuleIndex {
-    pub(super) fn new(
-        rules: &[Arc<DestinationRule>],
-        refused: &[(ObjectRef, Vec<HostPattern>)],
-        settings: &MeshSettings,
-    ) -> Self {
-        let mut inner = Inner {
-            gateway_namespace: settings.gateway.namespace.clone(),
-            root_namespace: settings.root_namespace.clone(),
-            rules: HashMap::new(),
-            refused: HostMap::default(),
-        };
-        for (object, hosts) in refused.iter().filter(|(object, _)| object.kind == Kind::DestinationRule) {
-            for host in hosts {
-                inner.refused.entry(host).push(object.clone());
-            }
-        }
-        let mut rules: Vec<_> = rules
-            .iter()
-            .filter(|r| r.workload_selector.as_ref().is_none_or(|s| s.matches(&settings.gateway.labels)))
-            .collect();
-        rules.sort_by(|a, b| a.object.cmp(&b.object));
-        for rule in rules {
-            let hosts = inner.rules.entry(Arc::clone(&rule.object.namespace)).or_default();
-            hosts.entry(&rule.host).push(Arc::clone(rule));
-        }
-        Self(Arc::new(inner))
-    }
-
-    /// The rules for `host`, in order of precedence.
-    fn find<'m>(
-        &'m self,
-        host: &str,
-        service_namespace: &str,
-        client: Option<&str>,
-    ) -> Vec<&'m Arc<DestinationRule>> {
-        let inner = &*self.0;
-        let mut namespaces = vec![&*inner.gateway_namespace];
-        for namespace in [Some(service_namespace), Some(&*inner.root_namespace), client].into_iter().flatten()
-        {
-            if !namespaces.contains(&namespace) {
-                namespaces.push(namespace);
-            }
-        }
-        let eyes = [&*inner.gateway_namespace, client.unwrap_or(&inner.gateway_namespace)];
-        namespaces
-            .into_iter()
-            .filter_map(|namespace| inner.rules.get(namespace))
-            .flat_map(|hosts| hosts.candidates(host).flatten())
-            .filter(|rule| rule.export_to.visible(&eyes))
-            .collect()
-    }
-
-    /// A refused rule that would have been looked at.
-    fn refused(&self, host: &str, service_namespace: &str, client: Option<&str>) -> Option<&ObjectRef> {
-        let inner = &*self.0;
-        inner.refused.candidates(host).flatten().find(|object| {
-            let namespace = &*object.namespace;
-            namespace == inner.gateway_namespace
-                || namespace == service_namespace
-                || namespace == inner.root_namespace
-                || client == Some(namespace)
-        })
-    }
-
-    /// The namespaces whose clients may be treated differently from others.
-    fn special_namespaces(&self, host: &str) -> BTreeSet<Arc<str>> {
-        let mut found: BTreeSet<Arc<str>> =
-            self.0.refused.candidates(host).flatten().map(|object| Arc::clone(&object.namespace)).collect();
-        for hosts in self.0.rules.values() {
-            for rule in hosts.candidates(host).flatten() {
-                found.insert(Arc::clone(&rule.object.namespace));
-                if let super::ExportTo::Namespaces(list) = &rule.export_to {
-                    found.extend(list.iter().cloned());
-                }
-            }
-        }
-        found
-    }
-
-    fn subset_names(&self, host: &str) -> BTreeSet<Arc<str>> {
-        let candidates = self.0.rules.values().flat_map(|hosts| hosts.candidates(host).flatten());
-        candidates.flat_map(|rule| rule.subsets.iter().map(|subset| Arc::clone(&subset.name))).collect()
-    }
-}
-
 impl Service {
     /// The upstream for a request of a workload in namespace `client` to `host` (which this service registers).
     /// `dialled` is the address the workload dialled, for `resolution: NONE`.
@@ -182,8 +77,17 @@ impl Service {
         };
         if let Endpoints::OriginalDestination(placeholder) = resolved.upstream.endpoints {
             let mut upstream = Upstream::clone(&resolved.upstream);
-            upstream.endpoints =
-                Endpoints::OriginalDestination(SocketAddr::new(dialled.ip(), placeholder.port()));
+            // The address is the workload's word. It counts where the entry lists it; otherwise the name decides, or a
+            // registered name would open the way to any address.
+            let address = dialled.ip().to_canonical();
+            let listed = self.entry(port).addresses.iter().any(|net| net.contains(&address));
+            upstream.endpoints = if listed {
+                Endpoints::OriginalDestination(SocketAddr::new(address, placeholder.port()))
+            } else if host.starts_with('*') {
+                return Err(no_name(host, &self.entry(port).object));
+            } else {
+                Endpoints::Dns(vec![(host.into(), placeholder.port())])
+            };
             resolved.upstream = Arc::new(upstream);
         }
         Ok(resolved)
@@ -319,6 +223,9 @@ impl Service {
             }
             Resolution::Dns => {
                 if listed.is_empty() && self.endpoints(port).next().is_none() {
+                    if host.starts_with('*') {
+                        return Err(no_name(host, object));
+                    }
                     return Ok(Endpoints::Dns(vec![(host.into(), target)]));
                 }
                 let names: Vec<(Arc<str>, u16)> = listed
@@ -344,66 +251,17 @@ impl Service {
     }
 }
 
+fn no_name(host: &str, object: &ObjectRef) -> Refusal {
+    Refusal::new(
+        Reason::NoEndpoint,
+        format!("{object} registers {host}, and the connection does not say which of those hosts it is for"),
+    )
+    .by(object.clone())
+}
+
 fn missing_subset(host: &str, name: &str) -> Refusal {
     Refusal::new(
         Reason::NoDestination,
         format!("the route names subset {name:?} of {host}, but no DestinationRule that applies defines it"),
     )
-}
-
-/// How clear bytes go to a port of this protocol.
-fn transport(
-    host: &str,
-    protocol: AppProtocol,
-    port: u16,
-    setting: Option<(&ObjectRef, &TlsSetting)>,
-    entry_names: &[Arc<str>],
-) -> Result<TlsMode, Refusal> {
-    match setting {
-        Some((
-            object,
-            TlsSetting::Originate { mutual, credential_name, sni, subject_alt_names, insecure_skip_verify },
-        )) => {
-            let mut names = subject_alt_names.clone();
-            for name in entry_names {
-                if !names.contains(name) {
-                    names.push(Arc::clone(name));
-                }
-            }
-            Ok(TlsMode::Originate(Arc::new(TlsOrigination {
-                mutual: *mutual,
-                credential_name: credential_name.clone(),
-                sni: sni.clone(),
-                subject_alt_names: names,
-                insecure_skip_verify: *insecure_skip_verify,
-                object: object.clone(),
-            })))
-        }
-        Some((object, TlsSetting::IstioMutual)) => Err(Refusal::new(
-            Reason::TlsRequired,
-            format!(
-                "{object} asks for ISTIO_MUTUAL towards {host}, which is outside the mesh; use SIMPLE or MUTUAL"
-            ),
-        )
-        .by(object.clone())),
-        Some((object, TlsSetting::Disable)) if requires_tls(protocol) => Err(Refusal::new(
-            Reason::TlsRequired,
-            format!(
-                "{object} disables TLS, but port {port} of {host} is declared HTTPS or TLS; plain bytes are not sent there"
-            ),
-        )
-        .by(object.clone())),
-        None if requires_tls(protocol) => Err(Refusal::new(
-            Reason::TlsRequired,
-            format!(
-                "port {port} of {host} is declared HTTPS or TLS and no DestinationRule that applies originates TLS; add one with tls.mode SIMPLE or MUTUAL"
-            ),
-        )),
-        Some((_, TlsSetting::Disable)) | None => Ok(TlsMode::Plain),
-    }
-}
-
-/// Whether a port of this protocol never gets plain bytes.
-fn requires_tls(protocol: AppProtocol) -> bool {
-    matches!(protocol, AppProtocol::Https | AppProtocol::Tls)
 }

@@ -1,11 +1,12 @@
-//! From a destination to an [`Upstream`](super::Upstream), and what happens to hosts nobody registers.
+//! From a destination to an [`Upstream`], and what happens to hosts nobody registers.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{AppProtocol, Connection, Draw, Endpoints, LoadBalancer, RoutePath, TlsMode, Upstream};
 use crate::{
     mesh::{
-        Destination, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
+        Destination, ObjectRef, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
+        transport::requires_tls,
         upstream::{Payload, Resolved},
     },
     reason::{Reason, Refusal},
@@ -111,13 +112,38 @@ pub(super) fn upstream(
     Ok(upstream)
 }
 
+/// The ServiceEntry, if any, that declares a port with TLS at the address the workload dialled.
+fn claimed_for_tls(snapshot: &Snapshot, connection: &Connection<'_>) -> Option<ObjectRef> {
+    let claims = snapshot.registry.by_address(connection.original_destination, &eyes(snapshot, connection));
+    claims.into_iter().find_map(|(service, port)| {
+        let protocol = service.ports.get(&port)?.protocol;
+        requires_tls(protocol).then(|| service.entry(port).object.clone())
+    })
+}
+
 /// A host that is not registered: passed through, or refused. `registered` is a service that has the host on other ports.
 pub(super) fn unregistered(
     snapshot: &Snapshot,
     host: Option<&str>,
-    dialled: SocketAddr,
+    (connection, payload): (&Connection<'_>, Payload),
     registered: Option<&Service>,
 ) -> Result<Arc<Upstream>, Refusal> {
+    let dialled = connection.original_destination;
+    if payload == Payload::Clear
+        && let Some(entry) = claimed_for_tls(snapshot, connection)
+    {
+        let detail = format!(
+            "{entry} declares HTTPS or TLS at {dialled}; plain bytes are not sent there under another name"
+        );
+        return Err(Refusal::new(Reason::TlsRequired, detail).by(entry));
+    }
+    if let Some((pattern, entry)) =
+        host.and_then(|host| snapshot.refused_services.candidates(host).flatten().next())
+    {
+        let detail =
+            format!("{entry} for {pattern} is not valid, so where its hosts are is not known; correct it");
+        return Err(Refusal::new(Reason::NoDestination, detail).by(entry.clone()));
+    }
     match snapshot.settings.outbound_traffic_policy {
         OutboundTrafficPolicy::AllowAny => Ok(Arc::new(Upstream {
             cluster: "PassthroughCluster".into(),

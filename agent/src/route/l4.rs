@@ -38,8 +38,8 @@ pub(super) fn tls(
     let found = snapshot.registry.by_host(name, port, &eyes);
     let Some(service) = found else {
         let elsewhere = snapshot.registry.visible(name, &eyes).next().map(|service| &**service);
-        let dialled = connection.original_destination;
-        return destination::unregistered(snapshot, Some(name), dialled, elsewhere).map(forward);
+        let bytes = (connection, Payload::Tls);
+        return destination::unregistered(snapshot, Some(name), bytes, elsewhere).map(forward);
     };
     by_registry(service, name, port, connection, Payload::Tls, path)
 }
@@ -80,7 +80,7 @@ fn by_address(
             let host = service.host.to_string();
             by_registry(service, &host, *port, connection, payload, path)
         }
-        None => destination::unregistered(snapshot, None, dialled, None).map(forward),
+        None => destination::unregistered(snapshot, None, (connection, payload), None).map(forward),
     }
 }
 

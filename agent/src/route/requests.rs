@@ -46,7 +46,7 @@ pub(super) fn route(
         let to = destination::unregistered(
             snapshot,
             Some(request.host),
-            connection.original_destination,
+            (connection, Payload::Clear),
             elsewhere.map(|service| &**service),
         )?;
         return Ok(forward(to, effects));
@@ -64,12 +64,9 @@ pub(super) fn route(
             Some(service) => {
                 destination::upstream(service, request.host, (port, None), connection, Payload::Clear, path)?
             }
-            None => destination::unregistered(
-                snapshot,
-                Some(request.host),
-                connection.original_destination,
-                None,
-            )?,
+            None => {
+                destination::unregistered(snapshot, Some(request.host), (connection, Payload::Clear), None)?
+            }
         };
         return Ok(forward(to, effects));
     }

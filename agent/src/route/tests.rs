@@ -246,6 +246,30 @@ fn connections_by_server_name_and_by_address() {
 }
 
 #[test]
+fn without_resolution_the_dialled_address_counts_only_where_it_is_listed() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: none, namespace: default}
+spec: {hosts: ['*.test.com'], addresses: [203.0.113.0/28], resolution: NONE, ports: [{number: 80, name: h, protocol: HTTP}, {number: 5432, name: t, protocol: TCP}]}
+";
+    let snapshot = snapshot(yaml);
+    let endpoints = |to| {
+        forwarded(Sent { authority: "a.test.com", to, ..Sent::default() }.route(&snapshot))
+            .upstream
+            .endpoints
+            .clone()
+    };
+    assert_eq!(
+        endpoints("203.0.113.3:80"),
+        Endpoints::OriginalDestination("203.0.113.3:80".parse().unwrap())
+    );
+    assert_eq!(endpoints("192.0.2.66:80"), Endpoints::Dns(vec![("a.test.com".into(), 80)]));
+    let upstream = forwarded(l4(&snapshot, "203.0.113.3:5432", "-")).upstream;
+    assert_eq!(upstream.endpoints, Endpoints::OriginalDestination("203.0.113.3:5432".parse().unwrap()));
+}
+
+#[test]
 fn tls_passes_through_both_stages() {
     let yaml = L4.to_owned()
         + "---

@@ -23,7 +23,7 @@ pub const VALUE: &str = "EG0108";
 pub const UNSUPPORTED: &str = "EG0109";
 /// The last good version of a refused object stays in force.
 pub const LAST_GOOD: &str = "EG0110";
-/// A refused AuthorizationPolicy without a last good version denies everything it could be for.
+/// A refused object without a last good version: what it could have been for is refused.
 pub const FAIL_CLOSED: &str = "EG0111";
 /// A file that cannot be read.
 pub const UNREADABLE: &str = "EG0112";

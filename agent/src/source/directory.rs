@@ -3,7 +3,13 @@
 //! Reads `*.yaml` and `*.yml`, in the order of their names, not below. Kubernetes mounts a ConfigMap as links into a
 //! directory that is swapped as a whole; the links lie in the watched directory, so the swap is seen.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
@@ -58,7 +64,7 @@ pub fn watch(directory: &Path, stop: CancellationToken) -> io::Result<watch::Rec
         tokio::pin!(ended);
         tokio::select! {
             () = &mut ended => {}
-            () = follow(&directory, source, changes, sender) => {}
+            () = follow(directory, source, changes, sender) => {}
         }
         drop(watcher);
     });
@@ -67,7 +73,7 @@ pub fn watch(directory: &Path, stop: CancellationToken) -> io::Result<watch::Rec
 
 /// Reloads until nobody listens.
 async fn follow(
-    directory: &Path,
+    directory: PathBuf,
     mut source: Source,
     mut changes: mpsc::Receiver<()>,
     sender: watch::Sender<Loaded>,
@@ -78,10 +84,23 @@ async fn follow(
             _ = tokio::time::timeout(REREAD, changes.recv()) => {}
         }
         while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {}
-        match source.read(directory) {
-            Ok(false) => {}
-            Ok(true) => {
-                let loaded = source.index.load();
+        let path = directory.clone();
+        // Files and compilation block, and this may be the thread that serves traffic.
+        let Ok((returned, loaded)) = tokio::task::spawn_blocking(move || {
+            let loaded = source.read(&path).map(|changed| changed.then(|| source.index.load()));
+            (source, loaded)
+        })
+        .await
+        else {
+            tracing::error!(
+                "the configuration reader failed, the last configuration stays in force for good"
+            );
+            return;
+        };
+        source = returned;
+        match loaded {
+            Ok(None) => {}
+            Ok(Some(loaded)) => {
                 tracing::info!(
                     version = loaded.snapshot.version,
                     objects = loaded.report.objects,
@@ -101,7 +120,7 @@ async fn follow(
 #[derive(Default)]
 struct Source {
     index: Index,
-    seen: std::collections::BTreeMap<String, Result<Vec<u8>, String>>,
+    seen: BTreeMap<String, Result<Vec<u8>, String>>,
 }
 
 impl Source {

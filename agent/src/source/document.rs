@@ -49,7 +49,7 @@ pub(super) struct Definition {
     pub(super) item: Option<Item>,
     /// The selector, as far as it can be read, of a policy that is not valid.
     pub(super) selector: Selector,
-    /// The hosts, as far as they can be read, of a VirtualService or DestinationRule.
+    /// The hosts, as far as they can be read, of a ServiceEntry, VirtualService or DestinationRule.
     pub(super) hosts: Vec<HostPattern>,
     /// The document is no readable object: its last good objects stay in force.
     pub(super) unreadable: bool,
@@ -300,12 +300,14 @@ fn readable_selector(node: &Node) -> Selector {
     labels.map(Selector).unwrap_or_default()
 }
 
-/// The hosts of a VirtualService or DestinationRule that can be read.
+/// The hosts of a ServiceEntry, VirtualService or DestinationRule that can be read.
 fn readable_hosts(kind: Kind, node: &Node, namespace: &str) -> Vec<HostPattern> {
     let Some(spec) = node.get("spec") else { return Vec::new() };
     let texts: Vec<&str> = match (kind, spec.get("host"), spec.get("hosts").map(|hosts| &hosts.value)) {
         (Kind::DestinationRule, Some(host), _) => host.text().into_iter().collect(),
-        (Kind::VirtualService, _, Some(Value::List(hosts))) => hosts.iter().filter_map(Node::text).collect(),
+        (Kind::VirtualService | Kind::ServiceEntry, _, Some(Value::List(hosts))) => {
+            hosts.iter().filter_map(Node::text).collect()
+        }
         _ => Vec::new(),
     };
     texts

@@ -38,7 +38,7 @@ struct Good {
 struct Refused {
     /// AuthorizationPolicies and MeshConfigs.
     policies: Vec<RefusedPolicy>,
-    /// VirtualServices and DestinationRules.
+    /// ServiceEntries, VirtualServices and DestinationRules.
     hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
 }
 
@@ -80,6 +80,22 @@ impl Index {
         let mut problems: Vec<Problem> =
             self.files.values().flatten().flat_map(|definition| definition.problems.clone()).collect();
         let refused = self.settle(&mut problems);
+        let settings = self.good.iter().filter(|(object, _)| object.kind == Kind::MeshConfig);
+        for (object, good) in settings.skip(1) {
+            problems.push(Problem {
+                severity: Severity::Error,
+                code: codes::DUPLICATE.to_owned(),
+                file: good.place.file.to_string(),
+                document: good.place.document,
+                line: good.place.line,
+                object: Some(object.to_string()),
+                field: None,
+                message:
+                    "there is another MeshConfig; until one of them goes, unregistered hosts are refused"
+                        .to_owned(),
+                remedy: Some("keep one of them".to_owned()),
+            });
+        }
         let objects = self.objects(refused);
         let places = self.good.iter().map(|(object, good)| (object.clone(), good.place.clone())).collect();
         lint::check(&objects, &places, &mut problems);
@@ -168,7 +184,7 @@ impl Index {
         if self.good.contains_key(object) {
             let message = "its last good version stays in force".to_owned();
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
-        } else if matches!(object.kind, Kind::VirtualService | Kind::DestinationRule) {
+        } else if matches!(object.kind, Kind::ServiceEntry | Kind::VirtualService | Kind::DestinationRule) {
             let hosts: Vec<_> = definitions.iter().flat_map(|d| d.hosts.clone()).collect();
             problems.push(problem(
                 first,
@@ -238,6 +254,10 @@ fn fail_closed(kind: Kind) -> String {
         }
         Kind::VirtualService => {
             "has no last good version, so its hosts have no route until it is corrected".to_owned()
+        }
+        Kind::ServiceEntry => {
+            "has no last good version, so its hosts are refused until it is corrected, not passed through"
+                .to_owned()
         }
         Kind::DestinationRule => {
             "has no last good version, so clear requests to its host are refused until it is corrected"

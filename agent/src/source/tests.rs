@@ -3,6 +3,7 @@
 mod bad_input;
 mod golden;
 mod last_good;
+mod lints;
 mod tutorial;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -7,7 +7,9 @@ use crate::{
     mesh::{Endpoint, EndpointAddress, HostPattern, Resolution, ServiceEntry, ServicePort},
     route::AppProtocol,
     source::{
+        codes,
         fields::{Field, Fields},
+        report::Severity,
         scalars,
     },
 };
@@ -96,6 +98,15 @@ pub(super) fn protocol_of(field: &Field<'_>) -> Option<AppProtocol> {
         "HTTPS" => AppProtocol::Https,
         "TLS" => AppProtocol::Tls,
         "TCP" | "MONGO" | "MYSQL" | "REDIS" => AppProtocol::Tcp,
+        "UDP" => {
+            field.report(
+                Severity::Warning,
+                codes::NO_EFFECT,
+                "Egret carries TCP only; this port is left out",
+                None,
+            );
+            return None;
+        }
         _ => {
             field.refuse(format!(
                 "{text:?} is not one of HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, TCP, MONGO, MYSQL, REDIS"

@@ -28,16 +28,13 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> VirtualService {
     let routes = |items: Vec<Field<'_>>, tls: bool| -> Vec<L4Route> {
         items.iter().enumerate().filter_map(|(index, field)| l4_route(field, index, namespace, tls)).collect()
     };
-    let http: Vec<_> = spec
-        .items("http")
-        .iter()
-        .enumerate()
-        .filter_map(|(index, field)| http_route::read(field, index, namespace))
-        .collect();
-    let tls = routes(spec.items("tls"), true);
-    let tcp = routes(spec.items("tcp"), false);
+    let (http, tls, tcp) = (spec.items("http"), spec.items("tls"), spec.items("tcp"));
+    let written = http.len() + tls.len() + tcp.len();
+    let read = |(index, field)| http_route::read(field, index, namespace);
+    let http = http.iter().enumerate().filter_map(read).collect();
+    let (tls, tcp) = (routes(tls, true), routes(tcp, false));
     let export_to = scalars::export_to(spec.take("exportTo"), namespace);
-    if http.is_empty() && tls.is_empty() && tcp.is_empty() {
+    if written == 0 {
         spec.of().refuse("has no http, tls or tcp route");
     }
     spec.finish();

@@ -130,6 +130,26 @@ fn settings_that_cannot_be_read_do_not_open_the_mesh() {
 }
 
 #[test]
+fn a_bad_service_entry_does_not_turn_its_host_into_an_unregistered_one() {
+    let loaded = super::load(&BAD.replace("REGISTRY_ONLY", "ALLOW_ANY"));
+    assert!(loaded.report.has_errors());
+    assert_eq!(reason(Sent::default().route(&loaded.snapshot)), Reason::NoDestination);
+    let other = Sent { authority: "other.com", ..Sent::default() };
+    assert_eq!(&*forwarded(other.route(&loaded.snapshot)).upstream.cluster, "PassthroughCluster");
+}
+
+#[test]
+fn two_mesh_configs_do_not_open_the_mesh() {
+    let open = GOOD.replace("REGISTRY_ONLY", "ALLOW_ANY");
+    let second = "---\napiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: other}\nspec: {}\n";
+    let other = Sent { authority: "other.com", ..Sent::default() };
+    assert!(other.route(&super::load(&open).snapshot).outcome.is_ok());
+    let loaded = super::load(&(open + second));
+    assert!(loaded.report.has_errors());
+    assert_eq!(reason(other.route(&loaded.snapshot)), Reason::NotRegistered);
+}
+
+#[test]
 fn a_bad_virtual_service_or_rule_closes_its_own_host_only() {
     let entry = |host: &str, protocol: &str| {
         format!(
@@ -162,6 +182,28 @@ spec: {host: test.com, trafficPolicy: {tls: {mode: SIMPEL}}}
         assert!(refusal.object.is_some());
         forwarded(Sent { authority: "other.com", ..Sent::default() }.route(&loaded.snapshot));
     }
+}
+
+#[tokio::test]
+async fn a_config_map_swap_is_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let version = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("a.yaml"), text).unwrap();
+    };
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, directory.path().join(name)).unwrap();
+    version("..1", GOOD);
+    link("..1", "..data");
+    link("..data/a.yaml", "a.yaml");
+    let stop = CancellationToken::new();
+    let mut loaded = watch(directory.path(), stop.clone()).unwrap();
+    assert_eq!(loaded.borrow().report.objects, 2);
+    version("..2", &(GOOD.to_owned() + "---\n" + DENY));
+    link("..2", "..data_tmp");
+    std::fs::rename(directory.path().join("..data_tmp"), directory.path().join("..data")).unwrap();
+    loaded.wait_for(|loaded| loaded.report.objects == 3).await.unwrap();
+    stop.cancel();
 }
 
 #[tokio::test]

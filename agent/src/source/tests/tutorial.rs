@@ -69,7 +69,9 @@ fn step_2_registry_only_refuses_until_the_host_is_registered() {
     for authority in ["TEST.com", "test.com:80", "test.com."] {
         forwarded(Sent { authority, ..Sent::default() }.route(&registered));
     }
-    // Clear bytes never go to the port declared HTTPS.
+    // Clear bytes never go to the port declared HTTPS, under whatever name.
+    let elsewhere = Sent { to: "198.51.100.9:443", authority: "other.com", ..Sent::default() };
+    assert_eq!(reason(elsewhere.route(&step(&[SERVICE_ENTRY]))), Reason::TlsRequired);
     assert_eq!(
         reason(Sent { to: "198.51.100.9:443", ..Sent::default() }.route(&registered)),
         Reason::TlsRequired

@@ -1,0 +1,76 @@
+//! What `check` says about valid objects, and that no text whatever makes the readers panic.
+
+use proptest::prelude::*;
+
+use super::load;
+use crate::source::codes;
+
+const ENTRY: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: test, namespace: default}
+spec: {hosts: [test.com], resolution: DNS, ports: [{number: 443, name: https, protocol: HTTPS}]}
+";
+const SECRET: &str = "---
+apiVersion: v1
+kind: Secret
+metadata: {name: there, namespace: istio-system}
+stringData: {ca.crt: x}
+";
+
+fn rule(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: default}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn holes_of_istio_are_announced() {
+    let tls = |more: &str| format!("tls: {{mode: SIMPLE{more}}}");
+    let on = |policy: &str| rule("a", &format!("{{host: test.com, trafficPolicy: {{{policy}}}}}"));
+    for (rules, expected) in [
+        (String::new(), vec![codes::TLS_REQUIRED]),
+        (on(&tls("")), vec![]),
+        (on(&tls(", sni: test.com")), vec![codes::NAME_CHECK]),
+        (on(&tls(", sni: test.com, subjectAltNames: [test.com]")), vec![]),
+        (on(&tls(", insecureSkipVerify: true")), vec![codes::SKIP_VERIFY]),
+        (on(&tls(", credentialName: there")), vec![]),
+        (on(&tls(", credentialName: missing")), vec![codes::CREDENTIAL]),
+        (on("tls: {mode: ISTIO_MUTUAL}"), vec![codes::ISTIO_MUTUAL]),
+        (on(&(tls("") + ", portLevelSettings: [{port: {number: 443}}]")), vec![codes::PORT_LEVEL_INHERITS]),
+        (on(&tls("")).replace("test.com", "Test.com"), vec![codes::HOST_CASE]),
+        (on(&tls("")) + &rule("b", "{host: test.com}"), vec![codes::SEVERAL_RULES]),
+    ] {
+        let report = load(&(ENTRY.to_owned() + SECRET + &rules)).report;
+        let found: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
+        assert_eq!(found, expected, "{rules}");
+        assert!(!report.has_errors());
+    }
+}
+
+#[test]
+fn a_policy_where_nobody_looks_is_announced() {
+    let yaml = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: default}
+spec: {action: DENY, rules: [{}]}
+";
+    let report = load(yaml).report;
+    assert_eq!(report.problems[0].code, codes::INERT);
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics(text in "(?s)[ \\-:{}\\[\\]a-z0-9*&!|>'\"\\n#.,/~%]{0,200}") {
+        load(&text);
+    }
+
+    #[test]
+    fn nothing_panics_near_real_objects(cut in 0_usize..2000, with in "[ \\-:{}\\[\\]a-z*~\\n]{0,6}") {
+        let mut text = ENTRY.to_owned() + SECRET + &rule("a", "{host: test.com, trafficPolicy: {tls: {mode: SIMPLE}}}");
+        let at = cut % text.len();
+        text.insert_str(at, &with);
+        load(&text);
+    }
+}
