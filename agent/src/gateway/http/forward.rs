@@ -99,6 +99,11 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
             ),
         };
     }
+    if let Err(why) = headers::check_framing(response.headers()) {
+        // The connection goes with the lease: nobody knows where this answer ends.
+        let detail = format!("{} sent an answer that could be read in two ways: {why}", lease.peer.remote);
+        return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
+    }
     headers::remove_hop_by_hop(response.headers_mut());
     headers::apply(response.headers_mut(), &forward.response_headers);
     let deadline = forward.timeout.map(|timeout| Instant::now() + timeout);

@@ -204,6 +204,38 @@ async fn a_request_that_may_have_been_seen_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn an_answer_with_two_readings_is_refused_and_its_connection_dropped() {
+    for fields in [
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Content-Length: 3\r\nContent-Length: 4",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ] {
+        let server = Server::raw(move |mut stream| async move {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.read_u8().await;
+        })
+        .await;
+        let bench = Bench::new();
+        for count in 1..=2 {
+            let answer = bench
+                .raw(
+                    always(forward(upstream(server.address))),
+                    "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                )
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{fields}: {answer}");
+            assert!(answer.contains("egret-reason: upstream_reset\r\n"), "{answer}");
+            assert_eq!(server.connections(), count);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_upstream_is_503_and_the_next_endpoint_is_tried() {
     // Bound and dropped: nobody listens there.
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
