@@ -467,6 +467,30 @@ async fn http2_is_served_in_the_same_way() {
 }
 
 #[tokio::test]
+async fn http2_goes_on_as_http2_where_the_port_speaks_it_or_nobody_knows() {
+    let server = Server::echo_http2().await;
+    for protocol in [AppProtocol::Http2, AppProtocol::Detect] {
+        let bench = Bench::new();
+        let mut upstream = upstream(server.address);
+        upstream.protocol = protocol;
+        let (client, io) = duplex(64 * 1024);
+        let session = bench.session();
+        tokio::spawn(serve_http2(io, session, CancellationToken::new(), always(forward(upstream))));
+        let io = TokioIo::new(client);
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..3 {
+            let request = Request::get("http://test.com/x").header("te", "trailers");
+            let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+            assert_eq!(response.headers()["seen-target"], "http://test.com/x");
+            assert_eq!(response.headers()["seen-te"], "trailers");
+        }
+    }
+    assert_eq!(server.connections(), 2, "one shared connection per gateway");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_is_written_down() {
     let server = Server::raw(|mut stream| async move {
         read_head(&mut stream).await;
