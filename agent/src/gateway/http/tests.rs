@@ -124,6 +124,29 @@ async fn what_breaks_the_rules_is_answered_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_denied_request_is_never_a_request() {
+    let server = Server::echo().await;
+    let bench = Bench::new();
+    let forward = forward(upstream(server.address));
+    let decide = move |snapshot: &_, request: &crate::authz::Request<'_>| match request.http.unwrap().path {
+        "/denied" => denied(snapshot, request),
+        _ => decided(Ok(Action::Forward(forward.clone()))),
+    };
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let request = format!(
+        "POST /denied HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{smuggled}\
+         GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        smuggled.len()
+    );
+    let answer = bench.raw(decide, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(!answer.contains("/smuggled"), "{answer}");
+    // Whether the rest of the connection is served is hyper's choice; if so, it is the next request.
+    assert!(answer.matches("seen-target").count() <= 1);
+    assert!(bench.logged(1).await.iter().all(|line| line["path"] != "/smuggled"));
+}
+
+#[tokio::test]
 async fn h2c_is_an_offer_that_ends_here() {
     let server = Server::echo().await;
     let answer = Bench::new()
