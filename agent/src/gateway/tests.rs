@@ -388,8 +388,8 @@ spec:
   action: DENY
   rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/other]}}]}]
 ";
-    let world =
-        World::start(&format!("{REGISTRY_ONLY}{}{policy}", port("smtp", 25, "TCP", server.address))).await;
+    let yaml = format!("{REGISTRY_ONLY}{}{policy}", port("smtp", 25, "TCP", server.address));
+    let world = World::start(&yaml).await;
     let mut tunnel = world.open(SLEEP, "203.0.113.7:25").await.unwrap();
     let mut banner = [0; 11];
     tunnel.read_exact(&mut banner).await.unwrap();
@@ -397,6 +397,18 @@ spec:
     let error = world.open(OTHER, "203.0.113.7:25").await.unwrap_err();
     assert!(error.to_string().contains("refused the tunnel with status 403"), "{error}");
     assert_eq!(server.connections(), 1);
+
+    // A policy that comes later ends what it would not have let in, and nothing else changes it.
+    world.configuration.send_replace(load(&yaml));
+    tunnel.write_all(b"EHLO").await.unwrap();
+    world.configuration.send_replace(load(&yaml.replace("sa/other", "sa/sleep")));
+    let error = tunnel.read(&mut banner).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let lines = world.bench.logged(2).await;
+    assert_eq!(
+        (&lines[1]["reason"], &lines[1]["upstream_host"]),
+        (&"policy_denied".into(), &server.address.to_string().into())
+    );
 }
 
 #[tokio::test]
