@@ -74,7 +74,7 @@ where
     drop(snapshot);
     match opened {
         Ok(opened) => {
-            let revoked = revoked(&session, None, decide);
+            let revoked = revoked(&session, |snapshot| decide(snapshot, &session.request(None, None)));
             splice(&mut io, opened, &session, &mut record, revoked).await;
         }
         Err(refusal) => record.failed(&refusal),

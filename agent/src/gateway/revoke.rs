@@ -1,23 +1,20 @@
 //! Ends established connections that the policies in force no longer allow.
 //!
-//! `opaque` and `tls` wait for it beside copying. Routes are not looked at again: a connection stays where it was opened to.
+//! `opaque`, `tls` and WebSockets wait for it beside copying. Routes are not looked at again: a connection stays where it
+//! was opened to.
 
 use super::{decide::Decided, tunnel::Session};
 use crate::{
-    authz,
     mesh::Snapshot,
     reason::{Reason, Refusal},
 };
 
-/// Ready once a configuration denies the connection, which `decide` is asked about again for every new one.
-pub(super) async fn revoked<D>(session: &Session, sni: Option<&str>, decide: D) -> Refusal
-where
-    D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
-{
+/// Ready once a configuration denies the connection. `decide` is asked about it under every new one.
+pub(super) async fn revoked(session: &Session, decide: impl Fn(&Snapshot) -> Decided) -> Refusal {
     let mut changes = session.gateway.parts.snapshot.clone();
     loop {
         let snapshot = session.gateway.snapshot();
-        if let Err(refusal) = decide(&snapshot, &session.request(sni, None)).outcome
+        if let Err(refusal) = decide(&snapshot).outcome
             && refusal.reason == Reason::PolicyDenied
         {
             return refusal;

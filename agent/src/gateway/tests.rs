@@ -412,6 +412,42 @@ spec:
 }
 
 #[tokio::test]
+async fn a_later_policy_ends_a_websocket() {
+    let server = Server::raw(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let yaml = service_entry(server.address, server.address);
+    let world = World::start(&yaml).await;
+    let mut tunnel = world.open(SLEEP, "203.0.113.7:80").await.unwrap();
+    let request = b"GET /ws HTTP/1.1\r\nHost: test.com\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    tunnel.write_all(request).await.unwrap();
+    let mut head = [0; 12];
+    tunnel.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-websockets, namespace: istio-system}
+spec:
+  action: DENY
+  rules: [{to: [{operation: {paths: [/ws]}}]}]
+";
+    world.configuration.send_replace(load(&format!("{yaml}{policy}")));
+    let mut rest = Vec::new();
+    // Reset or ended; what counts is that it is over.
+    let _ = tunnel.read_to_end(&mut rest).await;
+    let line = &world.bench.logged(1).await[0];
+    assert_eq!((&line["reason"], &line["response_code"]), (&"policy_denied".into(), &101.into()));
+}
+
+#[tokio::test]
 async fn a_wrong_authority_is_503_and_nothing_is_sent() {
     let (outside, wrong) = (TestAuthority::new(), TestAuthority::new());
     let server = mutual_server(&outside).await;

@@ -38,7 +38,8 @@ where
     drop(snapshot);
     match opened {
         Ok(opened) => {
-            let revoked = revoked(&session, sni.as_deref(), decide);
+            let revoked =
+                revoked(&session, |snapshot| decide(snapshot, &session.request(sni.as_deref(), None)));
             opaque::splice(&mut io, opened, &session, &mut record, revoked).await;
         }
         Err(refusal) => {

@@ -59,7 +59,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     headers::remove_mesh(&mut parts.headers);
     // The workload was told to go on already, or is when its body is asked for.
     parts.headers.remove(EXPECT);
-    let downstream = websocket.is_some().then(|| upgrade::take(&mut parts.extensions)).flatten();
+    let downstream = websocket.and_then(|revoked| Some((upgrade::take(&mut parts.extensions)?, revoked)));
     let idle = session.gateway.settings.stream_idle_timeout;
     let progress = Arc::new(Progress::default());
     let body = RequestBody::new(body, Arc::clone(&progress), idle);
@@ -94,7 +94,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     *response.version_mut() = Version::HTTP_11;
     if status == 101 {
         return match downstream {
-            Some(downstream) => upgrade::accept(session, response, downstream, record),
+            Some((downstream, revoked)) => upgrade::accept(session, response, downstream, record, revoked),
             None => refuse(
                 record,
                 &Refusal::new(
