@@ -1,2 +1,73 @@
-//! Egret's kernel programs.
+//! Egret's kernel programs: entry points only. Loaded and attached by `agent::datapath`, to the cgroups of enrolled
+//! workloads, never to anything else. Every decision is listed in `agent/ARCHITECTURE.md`, "Capture".
+//!
+//! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::inline_always,
+        reason = "kernel programs must not make calls that the verifier has to follow"
+    )
+)]
+
+#[cfg(target_arch = "bpf")]
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod peername;
+#[cfg(target_arch = "bpf")]
+mod sock_ops;
+
+#[cfg(target_arch = "bpf")]
+#[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
+mod hooks {
+    use aya_ebpf::{
+        macros::{cgroup_sock_addr, sock_ops},
+        programs::{SockAddrContext, SockOpsContext},
+    };
+
+    use crate::{connect, peername, sock_ops};
+
+    #[cgroup_sock_addr(connect4)]
+    fn egret_connect4(ctx: SockAddrContext) -> i32 {
+        connect::v4(&ctx)
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    fn egret_connect6(ctx: SockAddrContext) -> i32 {
+        connect::v6(&ctx)
+    }
+
+    #[cgroup_sock_addr(getpeername4)]
+    fn egret_peer4(ctx: SockAddrContext) -> i32 {
+        peername::v4(&ctx)
+    }
+
+    #[cgroup_sock_addr(getpeername6)]
+    fn egret_peer6(ctx: SockAddrContext) -> i32 {
+        peername::v6(&ctx)
+    }
+
+    #[sock_ops]
+    fn egret_sock_ops(ctx: SockOpsContext) -> u32 {
+        sock_ops::run(&ctx)
+    }
+}
+
+/// What the kernel asks of programs that use helpers for GPL-compatible code: the GPL half of this crate's licence.
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 7] = *b"GPL v2\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Not reached: the verifier refuses a program that could come here.
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,14 +1,34 @@
 //! The user-space half of capture: loads the kernel programs, attaches them to cgroups, reads and writes their maps.
 //!
-//! The only module that names aya. `node` calls it. Decides nothing about workloads.
+//! The only module that names aya. `node` calls it. Decides nothing about workloads; what the kernel programs decide is
+//! written down in `agent/ARCHITECTURE.md`, "Capture".
+
+mod attach;
+mod bpffs;
+mod bypass;
+mod counters;
+mod loader;
+mod original_destination;
+mod pins;
+mod storage;
+mod syscall;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
+    fmt, io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use aya::Ebpf;
 use ipnet::IpNet;
+use parking_lot::Mutex;
+
+pub use self::bpffs::Bpffs;
+use self::pins::Pins;
 
 /// Why the kernel half could not be set up or changed; says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +40,22 @@ pub struct Error {
     pub why: String,
 }
 
+impl Error {
+    fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), why: why.to_string() }
+    }
+}
+
 /// What the kernel programs know of one workload (the cgroup-storage value).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkloadPolicy {
-    /// Names the workload in the original-destination map; never 0.
+    /// Names the workload in the original-destination map; never 0, which refuses every connection.
     pub workload: u32,
     /// Port of the listener on 127.0.0.1; 0 refuses.
     pub listener_v4: u16,
-    /// Port of the listener on ::1; 0 refuses.
+    /// Port of the listener on `::1`; 0 refuses.
     pub listener_v6: u16,
-    /// The namespace has no IPv4 route: connect() fails with ENETUNREACH, as it would without us.
+    /// The namespace has no IPv4 route: `connect()` fails with ENETUNREACH, as it would without us.
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
@@ -37,59 +63,105 @@ pub struct WorkloadPolicy {
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process
 /// and connections are refused, not let out, while no agent runs.
-pub struct Capture {}
+///
+/// Dropping it changes nothing in the kernel: see [`Capture::detach`] and [`cleanup`].
+pub struct Capture {
+    pins: Pins,
+    /// Only for attaching.
+    programs: Mutex<Ebpf>,
+    policies: OwnedFd,
+    originals: OwnedFd,
+}
+
+impl fmt::Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capture").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
 
 impl Capture {
     /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this version.
+    /// `pin_directory` is made if it is missing, and must be in a bpffs (see [`Bpffs`]).
     pub fn load(pin_directory: &Path) -> Result<Self, Error> {
-        let _ = pin_directory;
-        unimplemented!()
+        let fresh = !pin_directory.exists();
+        let result = Self::load_at(pin_directory);
+        if fresh && result.is_err() {
+            // What was made until then is of no use to anybody. The first error is the one that matters.
+            let _ = cleanup(pin_directory);
+        }
+        result
+    }
+
+    fn load_at(pin_directory: &Path) -> Result<Self, Error> {
+        let pins = Pins::open(pin_directory)?;
+        let programs = loader::load(&pins)?;
+        Ok(Self {
+            policies: pins.open_map(agent_common::names::POLICY)?,
+            originals: pins.open_map(agent_common::names::ORIGINAL)?,
+            programs: Mutex::new(programs),
+            pins,
+        })
     }
 
     /// Attaches every program to `cgroup`, in the order that leaves no window, and pins the links. On a cgroup that is
-    /// attached already (a restarted agent), only the policy is written.
+    /// attached already (a restarted agent), the links stay, the programs behind them are brought up to date, and the policy
+    /// is written. When it fails, what it attached is detached again.
     pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<(), Error> {
-        let _ = (cgroup, policy);
-        unimplemented!()
+        attach::attach(self, cgroup, policy)
     }
 
     /// Replaces the policy of an attached cgroup.
     pub fn set_policy(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<(), Error> {
-        let _ = (cgroup, policy);
-        unimplemented!()
+        let (_, inode) = attach::open_cgroup(cgroup)?;
+        storage::write(&self.policies, inode, policy).map_err(|error| {
+            let why = match error.raw_os_error() {
+                Some(nix::libc::ENOENT) => "nothing is attached to this cgroup".to_owned(),
+                _ => error.to_string(),
+            };
+            Error::new(format_args!("policy of cgroup {}", cgroup.display()), why)
+        })
     }
 
-    /// Detaches every program from `cgroup`. Its directory may be gone already.
+    /// Detaches every program from the cgroup with this inode. Its directory may be gone already; nothing attached is not
+    /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
-        let _ = cgroup_inode;
-        unimplemented!()
+        self.pins
+            .remove_links(Some(cgroup_inode))
+            .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))
     }
 
-    /// Takes the original destination of a connection that a workload's listener accepted from `peer`: once.
+    /// Takes the original destination of a connection that a workload's listener accepted from `peer`: once. None: the
+    /// connection was not captured (or is gone already), and must be reset.
     pub fn take_original_destination(&self, workload: u32, peer: SocketAddr) -> Option<SocketAddr> {
-        let _ = (workload, peer);
-        unimplemented!()
+        original_destination::take(&self.originals, workload, peer)
     }
 
-    /// Makes the bypassed ranges equal to `ranges`.
+    /// Makes the bypassed ranges equal to `ranges`. An IPv6 range never covers IPv4 destinations, not even `::/0`.
     pub fn set_bypass(&self, ranges: &[IpNet]) -> Result<(), Error> {
-        let _ = ranges;
-        unimplemented!()
+        bypass::set(&self.pins, ranges)
     }
 
-    /// Decisions of the kernel programs since they were loaded, by name (`captured`, `bypassed_loopback`, …).
+    /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, Error> {
-        unimplemented!()
+        counters::read(&self.pins)
     }
 
     /// Removes original destinations that nobody took for a minute, and returns how many.
     pub fn sweep(&self) -> Result<usize, Error> {
-        unimplemented!()
+        self.sweep_older_than(original_destination::MAX_AGE)
+    }
+
+    /// The same with another age.
+    pub fn sweep_older_than(&self, age: Duration) -> Result<usize, Error> {
+        original_destination::sweep(&self.pins, age)
     }
 }
 
-/// Removes every pin under `pin_directory`, which detaches the programs.
+/// Removes every pin under `pin_directory`, which detaches the programs, and the directory. Traffic is direct again. A
+/// directory that does not exist is fine.
 pub fn cleanup(pin_directory: &Path) -> io::Result<()> {
-    let _ = (pin_directory, IpAddr::V4, PathBuf::new);
-    unimplemented!()
+    if !pin_directory.exists() {
+        return Ok(());
+    }
+    Pins::at(PathBuf::from(pin_directory)).remove_all()
 }

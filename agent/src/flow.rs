@@ -2,8 +2,10 @@
 //!
 //! `node` and `gateway` record, `admin` serves, `cli::flows` joins both sides by id.
 
+mod join;
 mod record;
 mod table;
 
+pub use join::{JoinedFlow, join};
 pub use record::{FlowId, FlowRecord, Side, Verdict};
 pub use table::{FlowHandle, FlowTable};

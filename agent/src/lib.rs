@@ -13,9 +13,12 @@
 //! - A connection or request ends for exactly one [`reason::Reason`].
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
 
+pub mod admin;
+pub mod app;
 pub mod authz;
 pub mod balance;
 pub mod ca;
+pub mod cli;
 pub mod datapath;
 pub mod dns;
 pub mod explain;
@@ -24,6 +27,7 @@ pub mod gateway;
 pub mod hbone;
 pub mod mesh;
 pub mod net;
+pub mod node;
 pub mod reason;
 pub mod route;
 pub mod source;

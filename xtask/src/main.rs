@@ -1,2 +1,54 @@
-//! Egret's tasks.
-fn main() {}
+//! Egret's tasks: `cargo xtask <task>`. One file per task; this one only lists them.
+
+mod clippy;
+mod command;
+mod demo;
+mod ebpf;
+mod packages;
+mod terminal;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Egret's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Start everything on this machine and walk through the scenario with a real curl
+    Demo(demo::Options),
+    /// Run every test that this machine can run, and say what was left out
+    Test,
+    /// Find or install what the kernel programs are built with
+    Toolchain,
+    /// Build the kernel programs alone and print where the object is
+    BuildEbpf,
+    /// Lint everything, the kernel programs on their own target
+    Clippy,
+    /// Check the rules of this code base that no compiler knows
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test => test::run(),
+        Task::Toolchain => toolchain::ensure(),
+        Task::BuildEbpf => ebpf::run(),
+        Task::Clippy => clippy::run(),
+        Task::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "addressed to whoever runs the task")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -95,11 +95,10 @@ impl Authority {
     }
 
     fn load(path: &Path, pem: &str, trust_domain: &str) -> Result<Self, Error> {
+        let metadata = fs::metadata(path);
         let path = path.display();
-        let mode = fs::metadata(path.to_string())
-            .map_err(|e| Error::new(format!("{path} cannot be read: {e}")))?
-            .permissions()
-            .mode();
+        let mode =
+            metadata.map_err(|e| Error::new(format!("{path} cannot be read: {e}")))?.permissions().mode();
         if mode & 0o077 != 0 {
             return Err(Error::new(format!(
                 "{path} has mode {:o}, so others can read the CA's key: set it to 600, or remove the file if the \

@@ -70,7 +70,7 @@ pub async fn serve(listener: UnixListener, authority: Authority, drain: Cancella
 
 fn is_trusted(stream: &UnixStream) -> bool {
     match stream.peer_cred() {
-        Ok(caller) if caller.uid() == 0 || caller.uid() == nix::unistd::geteuid().as_raw() => true,
+        Ok(caller) if may_call(caller.uid(), nix::unistd::geteuid().as_raw()) => true,
         Ok(caller) => {
             tracing::warn!(uid = caller.uid(), pid = caller.pid(), "a caller of the CA socket was refused");
             false
@@ -80,6 +80,11 @@ fn is_trusted(stream: &UnixStream) -> bool {
             false
         }
     }
+}
+
+/// Root could read the key anyway, and our own user could too.
+const fn may_call(caller: u32, own: u32) -> bool {
+    caller == 0 || caller == own
 }
 
 async fn connection(stream: UnixStream, authority: Authority, drain: CancellationToken) {
@@ -135,4 +140,18 @@ fn create_certificate(
         .map_err(|e| Status::invalid_argument(e.to_string()))?;
     tracing::info!(%identity, "certificate issued");
     Ok(IstioCertificateResponse { cert_chain })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_call;
+
+    #[test]
+    fn only_root_and_our_own_user_may_call() {
+        for (caller, own, may) in
+            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1001, 1000, false)]
+        {
+            assert_eq!(may_call(caller, own), may, "{caller} calls {own}");
+        }
+    }
 }

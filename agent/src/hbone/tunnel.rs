@@ -8,15 +8,21 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::StreamPermit;
 
 /// The most that one write takes, so that a single copy never exceeds what h2 would buffer anyway.
 const MAX_WRITE: usize = 64 << 10;
 
-/// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, a read of 0 bytes is the
-/// peer's, and dropping an unfinished tunnel resets the stream (RST_STREAM CANCEL), which reads as `ConnectionReset`.
+/// The bytes of one CONNECT stream, with half-close both ways: `poll_shutdown` sends END_STREAM, and a read of 0 bytes is the
+/// peer's.
+///
+/// Dropping it is what closing a socket is. A tunnel that was not shut down is reset at once (RST_STREAM CANCEL), which reads
+/// as `ConnectionReset`. One that was still delivers everything written, and only then tells a peer that has not ended that
+/// nobody listens any more (RST_STREAM NO_ERROR from a gateway, RFC 9113 §8.1): that reads as the end, and writes fail.
+///
+/// As an [`AsyncBufRead`] it lends out what has arrived, so that copying from it needs no buffer.
 pub struct Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
@@ -48,9 +54,10 @@ impl Tunnel {
     /// Why nothing more can be sent.
     fn send_error(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.send.poll_reset(cx) {
+            // It read enough and ended regularly, or we did.
+            Poll::Ready(Ok(Reason::NO_ERROR)) | Poll::Pending => io::ErrorKind::BrokenPipe.into(),
             Poll::Ready(Ok(reason)) => reset_error(reason),
             Poll::Ready(Err(e)) => stream_error(e),
-            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
         }
     }
 }
@@ -58,7 +65,7 @@ impl Tunnel {
 /// The peer reset the stream.
 fn reset_error(reason: Reason) -> io::Error {
     match reason {
-        Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED => io::ErrorKind::ConnectionReset.into(),
+        Reason::CANCEL | Reason::STREAM_CLOSED => io::ErrorKind::ConnectionReset.into(),
         other => io::Error::new(io::ErrorKind::ConnectionReset, h2::Error::from(other)),
     }
 }
@@ -74,36 +81,46 @@ fn stream_error(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
+impl AsyncBufRead for Tunnel {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() && !this.read_end {
+            match ready!(this.recv.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                // Follows END_STREAM, which h2 forgets over it.
+                Some(Err(e)) if e.is_reset() && e.reason() == Some(Reason::NO_ERROR) => this.read_end = true,
+                Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
+                None => this.read_end = true,
+            }
+        }
+        Poll::Ready(Ok(&this.unread))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, n: usize) {
+        self.unread.advance(n);
+        // The window opens as bytes are read, not as they arrive: a slow reader slows the sender. It cannot fail: these
+        // bytes were received and not yet released.
+        let _ = self.recv.flow_control().release_capacity(n);
+        if self.unread.is_empty() {
+            // Lets go of the frame's memory.
+            self.unread = Bytes::new();
+        }
+    }
+}
+
 impl AsyncRead for Tunnel {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if buf.remaining() == 0 || this.read_end {
+        if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        while this.unread.is_empty() {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(data)) => this.unread = data,
-                Some(Err(e)) => return Poll::Ready(Err(stream_error(e))),
-                None => {
-                    this.read_end = true;
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
-        let n = this.unread.len().min(buf.remaining());
-        buf.put_slice(&this.unread[..n]);
-        this.unread.advance(n);
-        // The window opens as bytes are read, not as they arrive: a slow reader slows the sender. It cannot fail: these
-        // bytes were received and not yet released.
-        let _ = this.recv.flow_control().release_capacity(n);
-        if this.unread.is_empty() {
-            // Lets go of the frame's memory.
-            this.unread = Bytes::new();
-        }
+        let unread = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = unread.len().min(buf.remaining());
+        buf.put_slice(&unread[..n]);
+        self.consume(n);
         Poll::Ready(Ok(()))
     }
 }
@@ -147,16 +164,23 @@ impl AsyncWrite for Tunnel {
                 self.sent_end = true;
                 Poll::Ready(Ok(()))
             }
-            Err(_) => Poll::Ready(Err(self.send_error(cx))),
+            Err(_) => match self.send_error(cx) {
+                // The peer does not read any more, so there is nobody to tell.
+                e if e.kind() == io::ErrorKind::BrokenPipe => {
+                    self.sent_end = true;
+                    Poll::Ready(Ok(()))
+                }
+                e => Poll::Ready(Err(e)),
+            },
         }
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        let read_all = self.read_end || (self.unread.is_empty() && self.recv.is_end_stream());
-        if !(self.sent_end && read_all) {
+        if !self.sent_end {
             self.send.send_reset(Reason::CANCEL);
         }
+        // Else h2 sends what is queued, and the reset after it where the peer has not ended.
     }
 }

@@ -5,8 +5,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, Kind, MeshSettings, ObjectRef,
-    RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, upstream::RuleIndex,
+    AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService,
+    upstream::RuleIndex,
 };
 
 /// The objects in force.
@@ -26,6 +27,9 @@ pub struct Objects {
     pub policies: Vec<Arc<AuthorizationPolicy>>,
     /// AuthorizationPolicies that are not valid and have no last good version.
     pub refused_policies: Vec<RefusedPolicy>,
+    /// VirtualServices and DestinationRules that are not valid and have no last good version, with the hosts they are for:
+    /// what they would have said is not known, so those hosts are refused rather than treated as if there were no object.
+    pub refused_hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
     /// Credentials of every namespace.
     pub credentials: Vec<Arc<Credential>>,
 }
@@ -40,7 +44,7 @@ impl Objects {
         self.policies.sort_by(|a, b| a.object.cmp(&b.object));
 
         let labels = &settings.gateway.labels;
-        let rules = RuleIndex::new(&self.destination_rules, &settings);
+        let rules = RuleIndex::new(&self.destination_rules, &self.refused_hosts, &settings);
         let registry = Registry::new(&self.service_entries, &rules);
         let gateways = self.gateways.into_iter().filter(|gateway| gateway.selector.matches(labels)).collect();
 
@@ -57,6 +61,12 @@ impl Objects {
                 for host in &service.hosts {
                     table.entry(host).push(Arc::clone(service));
                 }
+            }
+        }
+
+        for (object, hosts) in &self.refused_hosts {
+            for host in hosts.iter().filter(|_| object.kind == Kind::VirtualService) {
+                snapshot.refused_routes.entry(host).push((host.clone(), object.clone()));
             }
         }
 

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AuthorizationPolicy, Credential, Gateway, HostMap, MeshSettings, RefusedPolicy, Registry, VirtualService,
+    AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy,
+    Registry, VirtualService,
 };
 
 /// VirtualServices by host; of several for one host, in the order in which their routes are tried.
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub(crate) mesh_routes: RouteTable,
     /// VirtualServices of the gateway stage, by namespace and name of the Gateway.
     pub(crate) gateway_routes: HashMap<(Arc<str>, Arc<str>), RouteTable>,
+    /// Hosts of VirtualServices that are not valid and have no last good version.
+    pub(crate) refused_routes: HostMap<Vec<(HostPattern, ObjectRef)>>,
     /// Policies in force at the egress gateway.
     pub(crate) policies: Vec<Arc<AuthorizationPolicy>>,
     /// Policies that would be in force if they were valid.

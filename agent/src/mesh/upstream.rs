@@ -13,8 +13,8 @@ use std::{
 };
 
 use super::{
-    DestinationRule, EndpointAddress, HostMap, HostPattern, MeshSettings, ObjectRef, Resolution, Service,
-    TlsSetting, TrafficPolicy,
+    DestinationRule, EndpointAddress, HostMap, HostPattern, Kind, MeshSettings, ObjectRef, Resolution,
+    Service, TlsSetting, TrafficPolicy,
 };
 use crate::{
     reason::{Reason, Refusal},
@@ -60,17 +60,29 @@ pub(super) struct RuleIndex(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     rules: HashMap<Arc<str>, HostMap<Vec<Arc<DestinationRule>>>>,
+    /// Rules that are not valid and have no last good version.
+    refused: HostMap<Vec<ObjectRef>>,
     gateway_namespace: String,
     root_namespace: String,
 }
 
 impl RuleIndex {
-    pub(super) fn new(rules: &[Arc<DestinationRule>], settings: &MeshSettings) -> Self {
+    pub(super) fn new(
+        rules: &[Arc<DestinationRule>],
+        refused: &[(ObjectRef, Vec<HostPattern>)],
+        settings: &MeshSettings,
+    ) -> Self {
         let mut inner = Inner {
             gateway_namespace: settings.gateway.namespace.clone(),
             root_namespace: settings.root_namespace.clone(),
             rules: HashMap::new(),
+            refused: HostMap::default(),
         };
+        for (object, hosts) in refused.iter().filter(|(object, _)| object.kind == Kind::DestinationRule) {
+            for host in hosts {
+                inner.refused.entry(host).push(object.clone());
+            }
+        }
         let mut rules: Vec<_> = rules
             .iter()
             .filter(|r| r.workload_selector.as_ref().is_none_or(|s| s.matches(&settings.gateway.labels)))
@@ -107,9 +119,22 @@ impl RuleIndex {
             .collect()
     }
 
+    /// A refused rule that would have been looked at.
+    fn refused(&self, host: &str, service_namespace: &str, client: Option<&str>) -> Option<&ObjectRef> {
+        let inner = &*self.0;
+        inner.refused.candidates(host).flatten().find(|object| {
+            let namespace = &*object.namespace;
+            namespace == inner.gateway_namespace
+                || namespace == service_namespace
+                || namespace == inner.root_namespace
+                || client == Some(namespace)
+        })
+    }
+
     /// The namespaces whose clients may be treated differently from others.
     fn special_namespaces(&self, host: &str) -> BTreeSet<Arc<str>> {
-        let mut found = BTreeSet::new();
+        let mut found: BTreeSet<Arc<str>> =
+            self.0.refused.candidates(host).flatten().map(|object| Arc::clone(&object.namespace)).collect();
         for hosts in self.0.rules.values() {
             for rule in hosts.candidates(host).flatten() {
                 found.insert(Arc::clone(&rule.object.namespace));
@@ -228,6 +253,18 @@ impl Service {
             .flat_map(|rule| policies(rule).into_iter().map(|policy| (&rule.object, policy)))
             .collect();
         let setting = chain.iter().find_map(|(object, policy)| Some((*object, policy.tls.as_ref()?)));
+        if payload == Payload::Clear
+            && setting.is_none()
+            && let Some(object) = self.rules.refused(host, &entry.object.namespace, client)
+        {
+            return Err(Refusal::new(
+                Reason::TlsRequired,
+                format!(
+                    "{object} for {host} is not valid, so whether TLS is asked for is not known; correct it"
+                ),
+            )
+            .by(object.clone()));
+        }
         let tls = match payload {
             Payload::Tls => TlsMode::Plain,
             Payload::Clear => transport(host, declared.protocol, port, setting, &entry.subject_alt_names)?,

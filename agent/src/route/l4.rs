@@ -26,6 +26,9 @@ pub(super) fn tls(
     let eyes = destination::eyes(snapshot, connection);
     let port = connection.original_destination.port();
     let services: Vec<_> = stage::mesh_services(snapshot, name, eyes[1]).collect();
+    if let Some(refusal) = stage::refused(snapshot, name, &services) {
+        return Err(refusal);
+    }
     if services.iter().any(|service| !service.tls.is_empty()) {
         let stage = Stage { gateway: GatewayName::Mesh, port, namespace: eyes[1] };
         if let Some((service, route)) = find(&services, |s| &s.tls, &stage, connection, Some(name)) {

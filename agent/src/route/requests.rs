@@ -55,6 +55,9 @@ pub(super) fn route(
     let stage = Stage { gateway: GatewayName::Mesh, port, namespace: client };
     let services: Vec<_> =
         stage::mesh_services(snapshot, request.host, client).filter(|s| !s.http.is_empty()).collect();
+    if let Some(refusal) = stage::refused(snapshot, request.host, &services) {
+        return Err(refusal);
+    }
     if services.is_empty() {
         // No VirtualService: enrolment itself means "through the gateway", so the registry decides.
         let to = match registered {

@@ -43,6 +43,23 @@ pub(super) fn mesh_services<'s>(
     list.into_iter().flatten().filter(move |service| service.export_to.visible(&[client]))
 }
 
+/// The refusal for a host whose VirtualService is not valid, unless a valid one is at least as specific.
+pub(super) fn refused(snapshot: &Snapshot, host: &str, valid: &[&Arc<VirtualService>]) -> Option<Refusal> {
+    let (pattern, object) = snapshot.refused_routes.candidates(host).flatten().next()?;
+    let best = valid
+        .iter()
+        .flat_map(|service| &service.hosts)
+        .filter(|pattern| pattern.matches(host))
+        .map(HostPattern::specificity)
+        .max();
+    if best.is_some_and(|best| best >= pattern.specificity()) {
+        return None;
+    }
+    let detail =
+        format!("{object} for {pattern} is not valid, so where {host} goes is not known; correct it");
+    Some(Refusal::new(Reason::NoRoute, detail).by(object.clone()))
+}
+
 /// A Gateway that has a server for this port and host, and the VirtualServices bound to it.
 pub(super) struct Bound<'s> {
     /// The Gateway.

@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     codes,
-    fields::{Field, Problems},
+    fields::{Field, Problems, nearest},
     kinds::{self, Item, Meta},
     node::{Node, Value},
     report::{Problem, Severity},
+    scalars,
 };
-use crate::mesh::{Kind, ObjectRef, Selector};
+use crate::mesh::{HostPattern, Kind, ObjectRef, Selector};
 
 /// Kinds that usually lie beside the ones Egret reads and mean nothing to it.
 const BYSTANDERS: [&str; 8] = [
@@ -23,6 +24,17 @@ const BYSTANDERS: [&str; 8] = [
     "DaemonSet",
     "Pod",
     "Kustomization",
+];
+
+/// The kinds Egret reads.
+const READ: [&str; 7] = [
+    "ServiceEntry",
+    "Gateway",
+    "VirtualService",
+    "DestinationRule",
+    "AuthorizationPolicy",
+    "Secret",
+    "MeshConfig",
 ];
 
 /// One definition of an object, or a document that could not be taken for one.
@@ -37,6 +49,8 @@ pub(super) struct Definition {
     pub(super) item: Option<Item>,
     /// The selector, as far as it can be read, of a policy that is not valid.
     pub(super) selector: Selector,
+    /// The hosts, as far as they can be read, of a VirtualService or DestinationRule.
+    pub(super) hosts: Vec<HostPattern>,
     /// The document is no readable object: its last good objects stay in force.
     pub(super) unreadable: bool,
     /// What an unreadable document seems to hold.
@@ -109,6 +123,7 @@ fn empty(file: &Arc<str>, document: usize, line: Option<u64>) -> Definition {
         object: None,
         item: None,
         selector: Selector::default(),
+        hosts: Vec::new(),
         unreadable: false,
         seems: None,
         problems: Vec::new(),
@@ -196,12 +211,12 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
     let Some((kind, versions)) = known else {
         if !BYSTANDERS.contains(&kind) {
             let message = format!("{kind} ({version}) is not a kind Egret reads");
-            definition.complain(codes::UNKNOWN_KIND, message, None);
+            let meant = nearest(kind, READ.iter().copied());
+            let remedy = meant.map(|name| format!("did you mean {name}?"));
+            definition.complain(codes::UNKNOWN_KIND, message, remedy);
             // A misspelt policy must not vanish.
-            if seems(kind).is_some() {
-                definition.unreadable = true;
-                definition.seems = seems(kind);
-            }
+            definition.seems = meant.and_then(seems);
+            definition.unreadable = definition.seems.is_some();
         }
         found.push(definition);
         return;
@@ -214,6 +229,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
     };
     definition.object = Some(meta.object.clone());
     definition.selector = readable_selector(node);
+    definition.hosts = readable_hosts(kind, node, &meta.object.namespace);
     if !versions.contains(&version_only) {
         let remedy = format!("use {group}/{}", versions.last().copied().unwrap_or("v1"));
         definition.complain(
@@ -280,4 +296,18 @@ fn readable_selector(node: &Node) -> Selector {
         .map(|(key, value)| Some((key.clone(), value.text().filter(|v| !v.contains('*'))?.to_owned())))
         .collect();
     labels.map(Selector).unwrap_or_default()
+}
+
+/// The hosts of a VirtualService or DestinationRule that can be read.
+fn readable_hosts(kind: Kind, node: &Node, namespace: &str) -> Vec<HostPattern> {
+    let Some(spec) = node.get("spec") else { return Vec::new() };
+    let texts: Vec<&str> = match (kind, spec.get("host"), spec.get("hosts").map(|hosts| &hosts.value)) {
+        (Kind::DestinationRule, Some(host), _) => host.text().into_iter().collect(),
+        (Kind::VirtualService, _, Some(Value::List(hosts))) => hosts.iter().filter_map(Node::text).collect(),
+        _ => Vec::new(),
+    };
+    texts
+        .into_iter()
+        .filter_map(|text| HostPattern::parse(&scalars::qualified(text, namespace)).ok())
+        .collect()
 }

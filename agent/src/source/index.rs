@@ -16,7 +16,7 @@ use super::{
     lint,
     report::{Problem, Report, Severity},
 };
-use crate::mesh::{Kind, ObjectRef, Objects, OutboundTrafficPolicy, RefusedPolicy};
+use crate::mesh::{HostPattern, Kind, ObjectRef, Objects, OutboundTrafficPolicy, RefusedPolicy};
 
 /// Everything known from one source.
 #[derive(Debug, Default)]
@@ -31,6 +31,15 @@ pub struct Index {
 struct Good {
     item: Item,
     place: Place,
+}
+
+/// Objects that are not valid and have no last good version.
+#[derive(Debug, Default)]
+struct Refused {
+    /// AuthorizationPolicies and MeshConfigs.
+    policies: Vec<RefusedPolicy>,
+    /// VirtualServices and DestinationRules.
+    hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
 }
 
 /// Where an object was defined.
@@ -84,14 +93,14 @@ impl Index {
     }
 
     /// Brings `good` up to date. Returns the objects that are refused and have no last good version, with their selector.
-    fn settle(&mut self, problems: &mut Vec<Problem>) -> Vec<RefusedPolicy> {
+    fn settle(&mut self, problems: &mut Vec<Problem>) -> Refused {
         let mut defined: BTreeMap<ObjectRef, Vec<&Definition>> = BTreeMap::new();
         for definition in self.files.values().flatten() {
             if let Some(object) = &definition.object {
                 defined.entry(object.clone()).or_default().push(definition);
             }
         }
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         for (object, definitions) in &defined {
             let first = definitions[0];
             if let ([only], Some(item)) = (&definitions[..], &first.item) {
@@ -132,7 +141,7 @@ impl Index {
             });
             if !kept {
                 let name = format!("{} document {}", definition.file, definition.document);
-                refused.push(RefusedPolicy {
+                refused.policies.push(RefusedPolicy {
                     object: ObjectRef::new(kind, "", name),
                     selector: definition.selector.clone(),
                 });
@@ -153,12 +162,22 @@ impl Index {
         object: &ObjectRef,
         definitions: &[&Definition],
         problems: &mut Vec<Problem>,
-        refused: &mut Vec<RefusedPolicy>,
+        refused: &mut Refused,
     ) {
         let first = definitions[0];
         if self.good.contains_key(object) {
             let message = "its last good version stays in force".to_owned();
             problems.push(problem(first, codes::LAST_GOOD, Severity::Warning, message, None));
+        } else if matches!(object.kind, Kind::VirtualService | Kind::DestinationRule) {
+            let hosts: Vec<_> = definitions.iter().flat_map(|d| d.hosts.clone()).collect();
+            problems.push(problem(
+                first,
+                codes::FAIL_CLOSED,
+                Severity::Error,
+                fail_closed(object.kind),
+                None,
+            ));
+            refused.hosts.push((object.clone(), hosts));
         } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
             problems.push(problem(
                 first,
@@ -169,12 +188,12 @@ impl Index {
             ));
             for definition in definitions {
                 let selector = definition.selector.clone();
-                refused.push(RefusedPolicy { object: object.clone(), selector });
+                refused.policies.push(RefusedPolicy { object: object.clone(), selector });
             }
         }
     }
 
-    fn objects(&mut self, refused: Vec<RefusedPolicy>) -> Objects {
+    fn objects(&self, refused: Refused) -> Objects {
         let mut objects = Objects::default();
         let mut settings = Vec::new();
         for (object, good) in &self.good {
@@ -193,7 +212,8 @@ impl Index {
         if let Some((_, first)) = settings.first() {
             objects.settings = (***first).clone();
         }
-        for policy in refused {
+        objects.refused_hosts = refused.hosts;
+        for policy in refused.policies {
             match policy.object.kind {
                 Kind::MeshConfig => closed = true,
                 _ => objects.refused_policies.push(policy),
@@ -215,6 +235,13 @@ fn fail_closed(kind: Kind) -> String {
     match kind {
         Kind::MeshConfig => {
             "has no last good version, so unregistered hosts are refused until it is corrected".to_owned()
+        }
+        Kind::VirtualService => {
+            "has no last good version, so its hosts have no route until it is corrected".to_owned()
+        }
+        Kind::DestinationRule => {
+            "has no last good version, so clear requests to its host are refused until it is corrected"
+                .to_owned()
         }
         _ => "has no last good version, so everything it could apply to is denied until it is corrected"
             .to_owned(),

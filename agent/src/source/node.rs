@@ -46,7 +46,9 @@ impl Node {
     pub(super) fn parse(text: &str) -> Result<Self, (Option<u64>, String)> {
         let spanned: Spanned<Value> = serde_saphyr::from_str(text).map_err(|error| {
             let error = error.without_snippet();
+            // The place is told by the line; the parser's counts from the start of the document.
             let message = error.to_string();
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
             (error.location().map(|location| location.line()), message)
         })?;
         Ok(Self { line: spanned.referenced.line(), value: spanned.value })

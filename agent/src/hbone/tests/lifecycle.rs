@@ -123,32 +123,70 @@ async fn draining_finishes_streams_and_sends_new_ones_elsewhere() {
     soon("the connection's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
 }
 
-/// H2-01, rapid reset: streams that are opened and reset before anybody could look at them.
-#[tokio::test]
-async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
-    let mut mesh = Mesh::start(echo).await;
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends frames in one go; whether the gateway still answers a ping afterwards.
+async fn survives(mesh: &Mesh, frames: &[u8]) -> bool {
     let tcp = TcpStream::connect(mesh.gateway.address).await.unwrap();
     let config = mesh.sleep.client_config(&mesh.gateway.identity);
     let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
-    let tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
-    let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
-    let driver = tokio::spawn(connection);
-    soon("the attack", async {
-        for _ in 0..5000 {
-            let Ok(ready) = send.ready().await else { return };
-            send = ready;
-            let Ok((_, mut stream)) = send.send_request(connect().to_request(), false) else { return };
-            stream.send_reset(h2::Reason::CANCEL);
-            tokio::task::yield_now().await;
+    let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    attack.extend(frame(4, 0, 0, &[]));
+    attack.extend(frames);
+    attack.extend(frame(6, 0, 0, b"are you?"));
+    // The gateway may be gone before it has read all of it.
+    tls.write_all(&attack).await.ok();
+    loop {
+        let mut head = [0; 9];
+        if tls.read_exact(&mut head).await.is_err() {
+            return false;
         }
-        panic!("nobody minds");
-    })
-    .await;
-    // GOAWAY may be lost behind the TCP reset that our unread frames cause, so its code cannot be relied on here.
-    soon("the end", driver).await.unwrap().unwrap_err();
-    soon("the gateway's end", mesh.served.wait_for(|n| *n == 0)).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        tls.read_exact(&mut payload).await.unwrap();
+        match (head[3], head[4]) {
+            // GOAWAY: ENHANCE_YOUR_CALM.
+            (7, _) => {
+                assert_eq!(payload[4..8], [0, 0, 0, 11]);
+                return false;
+            }
+            (6, 1) => return payload == b"are you?",
+            _ => {}
+        }
+    }
+}
+
+/// H2-01, rapid reset: streams that are opened and reset faster than anybody could look at them.
+#[tokio::test]
+async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
+    let mesh = Mesh::start(echo).await;
+    let resets = |streams: u32| -> Vec<u8> {
+        // HEADERS with :method and :authority as literals (RFC 7541 §6.2.2), then RST_STREAM CANCEL.
+        let pair = |n| {
+            let headers = frame(1, 4, 2 * n + 1, b"\x02\x07CONNECT\x01\x0d192.0.2.1:443");
+            [headers, frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        };
+        (0..streams).flat_map(pair).collect()
+    };
+    assert!(soon("a few resets", survives(&mesh, &resets(50))).await);
+    assert!(!soon("many resets", survives(&mesh, &resets(1000))).await);
     // Everybody else is served.
     ping(&mut mesh.open().await.unwrap()).await.unwrap();
+}
+
+/// H2-05 and H2-06: h2 itself takes these for ever.
+#[tokio::test]
+async fn a_peer_that_floods_control_frames_is_sent_away() {
+    let mesh = Mesh::start(echo).await;
+    let priority = frame(2, 0, 1, &[0, 0, 0, 0, 1]);
+    let update = frame(8, 0, 0, &[0, 0, 0, 1]);
+    for (name, flood) in [("PRIORITY", priority), ("WINDOW_UPDATE", update)] {
+        assert!(soon(name, survives(&mesh, &flood.repeat(5000))).await, "{name}");
+        assert!(!soon(name, survives(&mesh, &flood.repeat(200_000))).await, "{name}");
+    }
 }
 
 #[tokio::test]

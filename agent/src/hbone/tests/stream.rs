@@ -48,6 +48,24 @@ async fn a_hundred_megabytes_arrive_unchanged_both_ways() {
     sender.await.unwrap();
 }
 
+/// The way of the data path: what arrived is lent out, no buffer in between.
+#[tokio::test]
+async fn copying_without_a_buffer_keeps_the_bytes() {
+    let mesh = Mesh::start(|incoming: Incoming| async move {
+        let mut tunnel = incoming.accept().unwrap();
+        tunnel.write_all(&pattern().repeat(100)).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        tunnel.read_to_end(&mut Vec::new()).await.unwrap();
+    })
+    .await;
+    let mut tunnel = mesh.open().await.unwrap();
+    let mut got = Vec::new();
+    let copied = soon("the copy", tokio::io::copy_buf(&mut tunnel, &mut got)).await.unwrap();
+    assert!(got == pattern().repeat(100));
+    assert_eq!(copied, got.len() as u64);
+    tunnel.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn each_side_can_end_while_the_other_goes_on() {
     let mesh = Mesh::start(|incoming: Incoming| async move {
@@ -90,6 +108,38 @@ async fn the_server_can_end_first() {
     tunnel.shutdown().await.unwrap();
     drop(tunnel);
     assert_eq!(soon("the rest", received.recv()).await.unwrap(), b"late");
+}
+
+/// A server that answers and closes, as HTTP/1.0 does, while its client has not ended.
+#[tokio::test]
+async fn what_was_written_before_a_close_arrives() {
+    let mesh = Mesh::start(|incoming: Incoming| async move {
+        let mut tunnel = incoming.accept().unwrap();
+        tunnel.read_exact(&mut [0; 7]).await.unwrap();
+        tunnel.write_all(&pattern().repeat(30)).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+    })
+    .await;
+    for ends in [true, false] {
+        let mut tunnel = mesh.open().await.unwrap();
+        tunnel.write_all(b"request, and more").await.unwrap();
+        let mut answer = Vec::new();
+        soon("the answer", tunnel.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer == pattern().repeat(30));
+        if ends {
+            tunnel.shutdown().await.unwrap();
+        } else {
+            let error = soon("the refusal", async {
+                loop {
+                    if let Err(e) = tunnel.write_all(&[0; 1000]).await {
+                        break e;
+                    }
+                }
+            });
+            assert_eq!(error.await.kind(), ErrorKind::BrokenPipe);
+        }
+    }
+    assert_eq!(mesh.dialled(), 1);
 }
 
 #[tokio::test]

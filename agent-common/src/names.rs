@@ -1,0 +1,36 @@
+//! Names and sizes of maps and programs, as `bpftool` shows them: at most 15 characters.
+
+/// Cgroup storage: key, inode of the cgroup (8 bytes); value, [`crate::Policy`].
+pub const POLICY: &str = "egret_policy";
+/// Socket storage; value, [`crate::Captured`].
+pub const CAPTURED: &str = "egret_captured";
+/// Hash: key, [`crate::OriginalKey`]; value, [`crate::Original`].
+pub const ORIGINAL: &str = "egret_original";
+/// Prefix trie: key, prefix length in bits (host order) and v4-mapped address; value, one byte:
+/// the family that the range is for.
+pub const BYPASS: &str = "egret_bypass";
+/// Value in [`BYPASS`] of a range of IPv4 addresses.
+pub const BYPASS_V4: u8 = 4;
+/// Value in [`BYPASS`] of a range of IPv6 addresses. A short one (`::/0`) also matches v4-mapped addresses in the trie, but is
+/// not meant for them.
+pub const BYPASS_V6: u8 = 6;
+/// Per-CPU array: index, number of a [`crate::Decision`]; value, count.
+pub const DECISIONS: &str = "egret_decisions";
+
+/// Connections between their SYN and the agent's accept, over all workloads of the node.
+pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
+/// Bypassed ranges.
+pub const BYPASS_CAPACITY: usize = 16 * 1024;
+/// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
+pub const DECISIONS_CAPACITY: usize = 64;
+
+/// `connect()` of an IPv4 socket.
+pub const CONNECT4: &str = "egret_connect4";
+/// `connect()` of an IPv6 socket.
+pub const CONNECT6: &str = "egret_connect6";
+/// `getpeername()` of an IPv4 socket.
+pub const GETPEERNAME4: &str = "egret_peer4";
+/// `getpeername()` of an IPv6 socket.
+pub const GETPEERNAME6: &str = "egret_peer6";
+/// TCP state changes. (Not "sockops": that is the name of its section.)
+pub const SOCK_OPS: &str = "egret_sock_ops";

@@ -1,0 +1,87 @@
+//! How an original destination travels from the workload's `connect()` to the agent's `accept()`: first with the socket
+//! ([`Captured`]), then, when the source port is known, under an [`OriginalKey`].
+
+use crate::Endpoint;
+
+/// What a captured socket remembers (socket storage).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Captured {
+    destination: Endpoint,
+    /// Host order.
+    workload: u32,
+    /// Host order.
+    listener: u16,
+    reserved: [u8; 2],
+}
+
+impl Captured {
+    /// A connection of `workload` to `destination` that is sent to the listener's port (host order) instead.
+    #[inline(always)]
+    pub const fn new(destination: Endpoint, workload: u32, listener: u16) -> Self {
+        Self { destination, workload, listener, reserved: [0; 2] }
+    }
+
+    /// Where the application wanted to go.
+    #[inline(always)]
+    pub const fn destination(&self) -> Endpoint {
+        self.destination
+    }
+
+    /// Whose policy captured it: with nested enrolled cgroups several programs see the same socket.
+    #[inline(always)]
+    pub const fn workload(&self) -> u32 {
+        self.workload
+    }
+
+    /// The listener's port (host order) that it was sent to.
+    #[inline(always)]
+    pub const fn listener(&self) -> u16 {
+        self.listener
+    }
+}
+
+/// Names a captured connection as the listener sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct OriginalKey {
+    /// Host order.
+    workload: u32,
+    source: Endpoint,
+}
+
+impl OriginalKey {
+    /// The connection of `workload` that comes from `source`.
+    #[inline(always)]
+    pub const fn new(workload: u32, source: Endpoint) -> Self {
+        Self { workload, source }
+    }
+}
+
+/// The original destination of a captured connection, and when it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Original {
+    /// Nanoseconds of `CLOCK_MONOTONIC`, host order.
+    published: u64,
+    destination: Endpoint,
+    reserved: [u8; 4],
+}
+
+impl Original {
+    /// Of a connection to `destination`, published at `published` nanoseconds of `CLOCK_MONOTONIC`.
+    #[inline(always)]
+    pub const fn new(destination: Endpoint, published: u64) -> Self {
+        Self { published, destination, reserved: [0; 4] }
+    }
+
+    /// Where the application wanted to go.
+    pub const fn destination(&self) -> Endpoint {
+        self.destination
+    }
+
+    /// Nanoseconds of `CLOCK_MONOTONIC` at which the SYN was about to leave.
+    pub const fn published(&self) -> u64 {
+        self.published
+    }
+}

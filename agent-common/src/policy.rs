@@ -1,0 +1,58 @@
+//! What the kernel programs know of one workload: the value of the cgroup storage. Written by `agent::datapath`.
+
+const NO_ROUTE_V4: u32 = 1;
+const NO_ROUTE_V6: u32 = 1 << 1;
+
+/// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Policy {
+    /// Host order; 0 is no workload.
+    workload: u32,
+    /// Network order.
+    listener_v4: [u8; 2],
+    /// Network order.
+    listener_v6: [u8; 2],
+    /// Bits, host order.
+    flags: u32,
+    /// Room for a later version: the size of the value must not change under a link that stays.
+    reserved: [u8; 20],
+}
+
+impl Policy {
+    /// Of a workload (not 0) whose listeners have these ports (host order; 0: there is none).
+    pub const fn new(workload: u32, listener_v4: u16, listener_v6: u16) -> Self {
+        Self {
+            workload,
+            listener_v4: listener_v4.to_be_bytes(),
+            listener_v6: listener_v6.to_be_bytes(),
+            flags: 0,
+            reserved: [0; 20],
+        }
+    }
+
+    /// The same, of a network namespace that has no route for a family.
+    #[must_use]
+    pub const fn without_route(mut self, v4: bool, v6: bool) -> Self {
+        self.flags = if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self
+    }
+
+    /// The workload's number; 0 when user space has written nothing yet.
+    #[inline(always)]
+    pub const fn workload(&self) -> u32 {
+        self.workload
+    }
+
+    /// Port of the listener for the family, host order; 0 is none.
+    #[inline(always)]
+    pub const fn listener(&self, v4: bool) -> u16 {
+        u16::from_be_bytes(if v4 { self.listener_v4 } else { self.listener_v6 })
+    }
+
+    /// The workload's network namespace has no route for the family.
+    #[inline(always)]
+    pub const fn no_route(&self, v4: bool) -> bool {
+        self.flags & (if v4 { NO_ROUTE_V4 } else { NO_ROUTE_V6 }) != 0
+    }
+}

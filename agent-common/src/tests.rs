@@ -1,0 +1,79 @@
+//! Layouts that both sides rely on, and round trips.
+
+extern crate std;
+
+use core::mem::{align_of, size_of};
+use core::net::SocketAddr;
+use std::{collections::HashSet, string::ToString as _};
+
+use crate::{Captured, Decision, Endpoint, Original, OriginalKey, Policy, names};
+
+#[test]
+fn layouts_are_fixed_and_without_padding() {
+    assert_eq!((size_of::<Endpoint>(), align_of::<Endpoint>()), (20, 1));
+    assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
+    assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
+    assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
+    assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
+}
+
+#[test]
+fn addresses_survive_the_way_through_a_map() {
+    for text in ["192.0.2.1:80", "[2001:db8::1]:443", "0.0.0.0:0", "[::]:65535"] {
+        let address: SocketAddr = text.parse().unwrap();
+        assert_eq!(SocketAddr::from(Endpoint::from(address)).to_string(), text);
+    }
+}
+
+#[test]
+fn a_mapped_address_and_its_ipv4_form_are_one_key() {
+    let plain: SocketAddr = "127.0.0.1:4242".parse().unwrap();
+    let mapped: SocketAddr = "[::ffff:127.0.0.1]:4242".parse().unwrap();
+    assert_eq!(Endpoint::from(plain), Endpoint::from(mapped));
+    assert_eq!(SocketAddr::from(Endpoint::from(mapped)), plain);
+}
+
+#[test]
+fn bytes_are_in_network_order() {
+    let endpoint = Endpoint::v4([192, 0, 2, 1], 0x1234);
+    assert_eq!(endpoint.address()[10..], [0xff, 0xff, 192, 0, 2, 1]);
+    // SAFETY: Endpoint is 20 plain bytes.
+    let bytes: [u8; 20] = unsafe { core::mem::transmute(endpoint) };
+    assert_eq!(bytes[16..], [0x12, 0x34, 0, 0]);
+}
+
+#[test]
+fn policy_keeps_families_apart() {
+    let policy = Policy::new(7, 1000, 2000).without_route(false, true);
+    assert_eq!((policy.workload(), policy.listener(true), policy.listener(false)), (7, 1000, 2000));
+    assert!(!policy.no_route(true));
+    assert!(policy.no_route(false));
+}
+
+#[test]
+fn decisions_have_dense_numbers_and_distinct_names() {
+    for (index, decision) in Decision::ALL.iter().enumerate() {
+        assert_eq!(*decision as usize, index);
+    }
+    let names: HashSet<_> = Decision::ALL.iter().map(|decision| decision.name()).collect();
+    assert_eq!(names.len(), Decision::ALL.len());
+    assert!(Decision::ALL.len() <= names::DECISIONS_CAPACITY);
+}
+
+#[test]
+fn names_fit_the_kernel() {
+    for name in [
+        names::POLICY,
+        names::CAPTURED,
+        names::ORIGINAL,
+        names::BYPASS,
+        names::DECISIONS,
+        names::CONNECT4,
+        names::CONNECT6,
+        names::GETPEERNAME4,
+        names::GETPEERNAME6,
+        names::SOCK_OPS,
+    ] {
+        assert!(name.len() <= 15, "{name}");
+    }
+}

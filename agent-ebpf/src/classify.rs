@@ -1,0 +1,82 @@
+//! What to do with a connection: captured, left alone, or refused, and why. Called by the connect hooks; pure, so it is
+//! tested on the host. The order of the questions is part of the contract (`agent/ARCHITECTURE.md`, "Capture").
+
+#[cfg(test)]
+mod tests;
+
+use agent_common::{Decision, Endpoint, Policy};
+
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+/// Index of the loopback device, in every network namespace.
+const LOOPBACK_DEVICE: u32 = 1;
+
+/// A `connect()` as the hook sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// `type` of the socket.
+    pub kind: u32,
+    /// `protocol` of the socket.
+    pub protocol: u32,
+    /// The device the socket is bound to; 0 is none.
+    pub device: u32,
+    /// Where the application wants to go.
+    pub destination: Endpoint,
+}
+
+/// Decides. `bypassed` tells whether a destination is in a bypassed range, and is asked only when it matters.
+/// [`Decision::Captured`] means "to be captured": the caller still has to remember the destination and rewrite it.
+#[inline(always)]
+pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&Endpoint) -> bool) -> Decision {
+    // UDP and the rest are the backstop's business, not this hook's. MPTCP counts as TCP: it must not be a way out.
+    if attempt.kind != SOCK_STREAM || (attempt.protocol != IPPROTO_TCP && attempt.protocol != IPPROTO_MPTCP) {
+        return Decision::PassedNotTcp;
+    }
+    if policy.workload() == 0 {
+        return Decision::RefusedUnclassified;
+    }
+    let address = attempt.destination.address();
+    let v4 = attempt.destination.address_v4();
+    if is_loopback(&address, v4) {
+        return Decision::BypassedLoopback;
+    }
+    if is_multicast_or_broadcast(&address, v4) {
+        return Decision::RefusedMulticast;
+    }
+    if attempt.destination.port() == 0 {
+        return Decision::RefusedPortZero;
+    }
+    if bypassed(&attempt.destination) {
+        return Decision::BypassedRange;
+    }
+    if policy.no_route(v4.is_some()) {
+        return Decision::RefusedNoRoute;
+    }
+    if attempt.device != 0 && attempt.device != LOOPBACK_DEVICE {
+        return Decision::RefusedBoundDevice;
+    }
+    if policy.listener(v4.is_some()) == 0 {
+        return Decision::RefusedNoListener;
+    }
+    Decision::Captured
+}
+
+/// Loopback, or unspecified, which the kernel takes for loopback.
+#[inline(always)]
+fn is_loopback(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
+    match v4 {
+        Some([127, ..] | [0, 0, 0, 0]) => true,
+        Some(_) => false,
+        None => u128::from_be_bytes(*address) <= 1,
+    }
+}
+
+/// Whether TCP cannot go there, by the address alone. A subnet's broadcast address is not known here.
+#[inline(always)]
+fn is_multicast_or_broadcast(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
+    match v4 {
+        Some(octets) => matches!(octets, [224..=239, ..] | [255, 255, 255, 255]),
+        None => address[0] == 0xff,
+    }
+}

@@ -1,0 +1,185 @@
+//! `connect4` and `connect6`: decide, remember where the application wanted to go, and send it to the workload's listener.
+//! What is decided is in `classify`, what the application sees in `verdict`.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use agent_common::{Captured, Decision, Endpoint};
+use agent_ebpf::{
+    classify::{Attempt, classify},
+    verdict::{Verdict, verdict},
+};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::bpf_set_retval,
+    programs::SockAddrContext,
+};
+
+use crate::maps::{self, CAPTURED, POLICY};
+
+const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
+const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Return values of the hook: refuse, or go on.
+const REFUSE: i32 = 0;
+const PASS: i32 = 1;
+
+/// `connect()` of an IPv4 socket.
+#[inline(always)]
+pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // Context fields are read first, all of them, and as written here: merged loads are refused by the verifier.
+    // SAFETY: the kernel's context, at its fixed offsets.
+    let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
+    let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
+    let (decision, listener) = decide(&attempt, attempt_of.socket);
+    if decision == Decision::Captured {
+        // SAFETY: both fields may be written by this hook.
+        unsafe {
+            write_volatile(addr_of_mut!((*addr).user_ip4), u32::from_ne_bytes(LOOPBACK_V4));
+            write_volatile(addr_of_mut!((*addr).user_port), u32::from(listener.to_be()));
+        }
+    }
+    answer(decision)
+}
+
+/// `connect()` of an IPv6 socket, to an IPv6 or a v4-mapped address.
+#[inline(always)]
+pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
+    let addr = ctx.sock_addr;
+    // SAFETY: as in `v4`.
+    let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
+    let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
+    let (decision, listener) = decide(&attempt, attempt_of.socket);
+    if decision == Decision::Captured {
+        let loopback = match attempt.destination.address_v4() {
+            Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
+            None => LOOPBACK_V6,
+        };
+        // SAFETY: all fields may be written by this hook.
+        unsafe {
+            write_v6(addr, loopback);
+            write_volatile(addr_of_mut!((*addr).user_port), u32::from(listener.to_be()));
+        }
+    }
+    answer(decision)
+}
+
+/// What both hooks read.
+struct Fields {
+    port: u16,
+    kind: u32,
+    protocol: u32,
+    device: u32,
+    socket: *mut bpf_sock,
+}
+
+impl Fields {
+    /// # Safety
+    /// `addr` is the kernel's context.
+    #[inline(always)]
+    unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
+        // SAFETY: the context's fields at their fixed offsets; the socket is never null in these hooks (Linux 5.3).
+        unsafe {
+            let socket = read_volatile(addr_of!((*addr).__bindgen_anon_1.sk));
+            Self {
+                port: u16::from_be(read_volatile(addr_of!((*addr).user_port)) as u16),
+                kind: read_volatile(addr_of!((*addr).type_)),
+                protocol: read_volatile(addr_of!((*addr).protocol)),
+                device: read_volatile(addr_of!((*socket).bound_dev_if)),
+                socket,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn attempt(&self, destination: Endpoint) -> Attempt {
+        Attempt { kind: self.kind, protocol: self.protocol, device: self.device, destination }
+    }
+}
+
+/// Decides, and keeps the socket's storage in step: it says "captured" exactly as long as the socket is. Returns the
+/// listener's port with [`Decision::Captured`].
+#[inline(always)]
+fn decide(attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
+    let policy = POLICY.get();
+    let decision = classify(policy, attempt, maps::is_bypassed);
+    match decision {
+        Decision::Captured => {
+            let listener = policy.listener(attempt.destination.address_v4().is_some());
+            if CAPTURED.set(socket, Captured::new(attempt.destination, policy.workload(), listener)) {
+                (Decision::Captured, listener)
+            } else {
+                (Decision::RefusedNoMemory, 0)
+            }
+        }
+        Decision::BypassedLoopback if rewritten(attempt, socket) => (Decision::AlreadyCaptured, 0),
+        Decision::PassedNotTcp | Decision::BypassedLoopback | Decision::BypassedRange => {
+            // An earlier connect() of this socket may have been captured.
+            CAPTURED.remove(socket);
+            (decision, 0)
+        }
+        refused => (refused, 0),
+    }
+}
+
+/// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are
+/// attached, and with nested enrolled cgroups the inner one's runs first.
+#[inline(always)]
+fn rewritten(attempt: &Attempt, socket: *mut bpf_sock) -> bool {
+    CAPTURED.get(socket).is_some_and(|captured| captured.listener() == attempt.destination.port())
+}
+
+/// Counts the decision and tells the kernel.
+#[inline(always)]
+fn answer(decision: Decision) -> i32 {
+    maps::count(decision);
+    match verdict(decision) {
+        Verdict::Pass | Verdict::Rewritten => PASS,
+        Verdict::Refuse(errno) => {
+            // SAFETY: allowed in connect hooks (Linux 5.18). Should it fail, the application sees EPERM.
+            let _ = unsafe { bpf_set_retval(-errno) };
+            REFUSE
+        }
+    }
+}
+
+/// # Safety
+/// `addr` is the kernel's context.
+#[inline(always)]
+pub(crate) unsafe fn read_v6(addr: *mut bpf_sock_addr) -> [u32; 4] {
+    // SAFETY: the context's fields at their fixed offsets, word by word as the kernel wants it.
+    unsafe {
+        [
+            read_volatile(addr_of!((*addr).user_ip6[0])),
+            read_volatile(addr_of!((*addr).user_ip6[1])),
+            read_volatile(addr_of!((*addr).user_ip6[2])),
+            read_volatile(addr_of!((*addr).user_ip6[3])),
+        ]
+    }
+}
+
+/// # Safety
+/// `addr` is the kernel's context, of a hook that may write the address.
+#[inline(always)]
+pub(crate) unsafe fn write_v6(addr: *mut bpf_sock_addr, address: [u8; 16]) {
+    let [a, b, c, d] = words(address);
+    // SAFETY: as for `read_v6`.
+    unsafe {
+        write_volatile(addr_of_mut!((*addr).user_ip6[0]), a);
+        write_volatile(addr_of_mut!((*addr).user_ip6[1]), b);
+        write_volatile(addr_of_mut!((*addr).user_ip6[2]), c);
+        write_volatile(addr_of_mut!((*addr).user_ip6[3]), d);
+    }
+}
+
+/// Words as the kernel keeps them (network order in memory) to bytes.
+#[inline(always)]
+pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: plain bytes of the same size.
+    unsafe { core::mem::transmute(words) }
+}
+
+#[inline(always)]
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    // SAFETY: plain bytes of the same size.
+    unsafe { core::mem::transmute(bytes) }
+}

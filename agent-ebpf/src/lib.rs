@@ -1,0 +1,10 @@
+//! The pure part of Egret's kernel programs: what to do with a connection. Compiled for the BPF target with the
+//! programs (`main.rs`), and for the host with its tests. Calls no helper, touches no map.
+#![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "kernel programs must not make calls that the verifier has to follow"
+)]
+
+pub mod classify;
+pub mod verdict;

@@ -1,0 +1,156 @@
+//! Every map of the kernel programs: key, value, who writes, who reads. Names and sizes are in `agent-common`. All maps
+//! are pinned by user space, and all programs refer to [`POLICY`]: a link may only be updated between programs that use the
+//! same storage map, so that no program is without it.
+
+use core::{ffi::c_void, marker::PhantomData, ptr};
+
+use agent_common::{Captured, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::{bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::btf_map,
+};
+
+/// Cgroup storage. Key: inode of the cgroup. Value: the workload's policy, zero until user space has written it. Written
+/// by user space, read by every program.
+#[btf_map(name = "egret_policy")]
+pub(crate) static POLICY: CgroupPolicy = CgroupPolicy::new();
+
+/// Socket storage. Value: where a captured socket wanted to go. Written by connect, read by connect, `sock_ops` and
+/// getpeername; goes with the socket.
+#[btf_map(name = "egret_captured")]
+pub(crate) static CAPTURED: SocketStorage<Captured> = SocketStorage::new();
+
+/// Key: workload and source of a captured connection. Value: its original destination. Written by `sock_ops`, taken by user
+/// space. Not an LRU: evicting under load would lose connections silently.
+#[btf_map(name = "egret_original")]
+pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAPACITY }> = HashMap::new();
+
+/// Key: prefix of a v4-mapped address. Value: the range's family. Written by user space, read by connect.
+#[btf_map(name = "egret_bypass")]
+pub(crate) static BYPASS: LpmTrie<[u8; 16], u8, { names::BYPASS_CAPACITY }> = LpmTrie::new();
+
+/// Index: number of a decision. Value: how often, per CPU. Written by every program, read by user space.
+#[btf_map(name = "egret_decisions")]
+static DECISIONS: PerCpuArray<u64, { names::DECISIONS_CAPACITY }> = PerCpuArray::new();
+
+/// Counts a decision.
+#[inline(always)]
+pub(crate) fn count(decision: Decision) {
+    if let Some(counter) = DECISIONS.get_ptr_mut(decision as u32) {
+        // SAFETY: the kernel gave the pointer to this CPU's value, and the program is not preempted by itself.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Whether a destination is in a bypassed range of its own family.
+#[inline(always)]
+pub(crate) fn is_bypassed(destination: &Endpoint) -> bool {
+    let family = if destination.address_v4().is_some() { names::BYPASS_V4 } else { names::BYPASS_V6 };
+    BYPASS.get(&Key::new(128, destination.address())).is_some_and(|range| *range == family)
+}
+
+const BPF_MAP_TYPE_CGROUP_STORAGE: usize = 19;
+const BPF_MAP_TYPE_SK_STORAGE: usize = 24;
+const BPF_F_NO_PREALLOC: usize = 1;
+const BPF_SK_STORAGE_GET_F_CREATE: u64 = 1;
+
+/// Cgroup storage with the 8-byte key: one value per cgroup for all hooks (Linux 5.9). `aya_ebpf` has only the 16-byte form,
+/// which keeps a value per hook. The fields are what BTF describes the map by.
+#[repr(C)]
+pub(crate) struct CgroupPolicy {
+    r#type: *const [i32; BPF_MAP_TYPE_CGROUP_STORAGE],
+    key: *const u64,
+    value: *const Policy,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; 0],
+}
+
+// SAFETY: the fields are never read; the symbol's address stands for the map.
+unsafe impl Sync for CgroupPolicy {}
+
+impl CgroupPolicy {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The policy of the cgroup that the running program is attached to.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> &Policy {
+        let map: *mut c_void = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the helper never returns null, and the value lives as long as the program runs.
+        unsafe { &*bpf_get_local_storage(map, 0).cast::<Policy>() }
+    }
+}
+
+/// Socket storage for every hook; `aya_ebpf`'s takes the socket only from a `sock_addr` context.
+#[repr(C)]
+pub(crate) struct SocketStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC],
+    marker: PhantomData<T>,
+}
+
+// SAFETY: the fields are never read; the symbol's address stands for the map.
+unsafe impl<T> Sync for SocketStorage<T> {}
+
+impl<T> SocketStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+            marker: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn map(&self) -> *mut c_void {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// What is stored with `socket`, which is a pointer from the context.
+    #[inline(always)]
+    pub(crate) fn get(&self, socket: *mut bpf_sock) -> Option<&T> {
+        // SAFETY: the verifier admits only a live socket here; the value lives as long as the program runs.
+        unsafe { bpf_sk_storage_get(self.map(), socket.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
+    }
+
+    /// Stores `value` with `socket`; false when there is no memory.
+    #[inline(always)]
+    pub(crate) fn set(&self, socket: *mut bpf_sock, mut value: T) -> bool {
+        let initial = ptr::from_mut(&mut value);
+        // SAFETY: as for `get`; `initial` is read only during the call.
+        let stored = unsafe {
+            bpf_sk_storage_get(self.map(), socket.cast(), initial.cast(), BPF_SK_STORAGE_GET_F_CREATE)
+        }
+        .cast::<T>();
+        if stored.is_null() {
+            return false;
+        }
+        // An entry of an earlier connect() is returned as it was.
+        // SAFETY: not null, and connect() holds the socket's lock.
+        unsafe { *stored = value };
+        true
+    }
+
+    /// Forgets what is stored with `socket`.
+    #[inline(always)]
+    pub(crate) fn remove(&self, socket: *mut bpf_sock) {
+        // Fails only when there is nothing to forget.
+        // SAFETY: as for `get`.
+        let _ = unsafe { bpf_sk_storage_delete(self.map(), socket.cast()) };
+    }
+}

@@ -1,0 +1,10 @@
+//! The admin sockets: HTTP with JSON over a Unix socket per role, for the CLI and the supervisor.
+//!
+//! The sockets are root's (mode 0600): who may talk to them may enrol workloads.
+
+pub mod client;
+mod server;
+mod status;
+
+pub use server::{agent, base, gateway, serve};
+pub use status::{AgentStatus, GatewayStatus, Ready};

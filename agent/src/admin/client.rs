@@ -1,0 +1,98 @@
+//! The client half: one request per connection, for the CLI and the supervisor.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+/// Why a role could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not run.
+    #[error("nothing answers on {socket}: {source}; is `egret up` running, and with the same --run-dir?")]
+    Connect {
+        /// The admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The exchange broke.
+    #[error("{socket}: {source}")]
+    Http {
+        /// The admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: hyper::Error,
+    },
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered something else than expected: the versions differ.
+    #[error("{socket} answered in a form this version of egret does not know: {source}")]
+    Answer {
+        /// The admin socket.
+        socket: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// GET.
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
+    request(socket, Method::GET, path, Bytes::new()).await
+}
+
+/// POST with a JSON body.
+pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, body: &impl Serialize) -> Result<T, Error> {
+    let body =
+        serde_json::to_vec(body).map_err(|source| Error::Answer { socket: socket.to_owned(), source })?;
+    request(socket, Method::POST, path, body.into()).await
+}
+
+/// DELETE.
+pub async fn delete<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
+    request(socket, Method::DELETE, path, Bytes::new()).await
+}
+
+async fn request<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, Error> {
+    let http = |source| Error::Http { socket: socket.to_owned(), source };
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| Error::Connect { socket: socket.to_owned(), source })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().map_err(|e: http::uri::InvalidUri| Error::Refused(e.to_string()))?;
+    request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("egret"));
+    request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+    };
+    // The connection is driven here, beside the exchange, and ends with it.
+    let (status, body) = tokio::select! {
+        exchanged = exchange => exchanged.map_err(http)?,
+        Err(e) = connection => return Err(http(e)),
+    };
+    if !status.is_success() {
+        return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
+    }
+    serde_json::from_slice(&body).map_err(|source| Error::Answer { socket: socket.to_owned(), source })
+}

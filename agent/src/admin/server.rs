@@ -1,0 +1,115 @@
+//! The server half: one router per role.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::IntoResponse as _,
+    routing::{delete, get, post},
+};
+use tokio::{net::UnixListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{AgentStatus, GatewayStatus, Ready};
+use crate::{
+    flow::FlowTable,
+    mesh::{OutboundTrafficPolicy, SpiffeId},
+    node::{
+        agent::{Agent, Enrolment},
+        workload::Workload,
+    },
+    source::directory::Loaded,
+};
+
+/// An error for the CLI: a status and a sentence.
+type Failure = (StatusCode, String);
+
+/// Serves `router` until `stop`.
+pub async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(e) = served {
+        tracing::error!("admin socket: {e}");
+    }
+}
+
+/// What every role answers.
+pub fn base() -> Router {
+    Router::new().route("/ready", get(|| async { Json(Ready { ready: true }) }))
+}
+
+/// The agent's: status, flows, enrolment.
+pub fn agent(agent: Arc<Agent>, trust_domain: String) -> Router {
+    let flows = agent.flows().clone();
+    let routes = Router::new()
+        .route("/status", get(agent_status))
+        .route("/workloads", post(enroll))
+        .route("/workloads/{id}", delete(release))
+        .with_state(AgentState { agent, trust_domain: trust_domain.into() });
+    base().merge(flow_routes(flows)).merge(routes)
+}
+
+/// The gateway's: status and flows.
+pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable) -> Router {
+    let routes = Router::new().route("/status", get(gateway_status)).with_state(configuration);
+    base().merge(flow_routes(flows)).merge(routes)
+}
+
+#[derive(Clone)]
+struct AgentState {
+    agent: Arc<Agent>,
+    trust_domain: Arc<str>,
+}
+
+fn flow_routes(flows: FlowTable) -> Router {
+    Router::new()
+        .route("/flows", get(|State(flows): State<FlowTable>| async move { Json(flows.records()) }))
+        .with_state(flows)
+}
+
+async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Json<AgentStatus> {
+    let counters: BTreeMap<_, _> =
+        agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    Json(AgentStatus {
+        pid: std::process::id(),
+        gateway: agent.gateway().address,
+        workloads: agent.workloads(),
+        counters,
+    })
+}
+
+async fn enroll(
+    State(AgentState { agent, trust_domain }): State<AgentState>,
+    Json(Enrolment { namespace, service_account, own_network }): Json<Enrolment>,
+) -> Result<Json<Workload>, Failure> {
+    let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
+        .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+    // Namespaces, mounts and programs: system calls that may take milliseconds.
+    tokio::task::spawn_blocking(move || agent.enroll(&identity, own_network))
+        .await
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
+        .map(Json)
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+async fn release(State(AgentState { agent, .. }): State<AgentState>, Path(id): Path<u32>) -> Json<bool> {
+    Json(agent.release_empty(id))
+}
+
+async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> axum::response::Response {
+    let loaded = configuration.borrow().clone();
+    let settings = &loaded.snapshot.settings;
+    let policy = match settings.outbound_traffic_policy {
+        OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
+        OutboundTrafficPolicy::RegistryOnly => "REGISTRY_ONLY",
+    };
+    Json(GatewayStatus {
+        pid: std::process::id(),
+        trust_domain: settings.trust_domain.clone(),
+        outbound_traffic_policy: policy.to_owned(),
+        config_version: loaded.snapshot.version,
+        report: loaded.report,
+    })
+    .into_response()
+}

@@ -1,0 +1,15 @@
+//! Composition roots: what each role is made of, and in which order it starts and ends. Nothing clever.
+//!
+//! `cli` calls one of them per process.
+
+pub mod agent;
+pub mod ca;
+pub mod cleanup;
+pub mod gateway;
+mod role;
+pub mod run_dir;
+mod settings;
+mod shutdown;
+pub mod up;
+
+pub use settings::Settings;

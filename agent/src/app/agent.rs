@@ -1,0 +1,96 @@
+//! `egret agent`: captures the workloads of this machine and carries their connections to the gateway.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::time::{self, MissedTickBehavior};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Settings, cleanup, role,
+    settings::{DRAIN_DEADLINE, RECENT_FLOWS, gateway_identity},
+    shutdown,
+};
+use crate::{
+    admin,
+    datapath::Capture,
+    flow::{FlowTable, Side},
+    hbone::client::Gateway,
+    mesh::MeshSettings,
+    node::{
+        agent::{Agent, Parts},
+        cgroup::Hierarchy,
+    },
+    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+};
+
+/// How often original destinations that nobody took are looked for.
+const SWEEP_INTERVAL: time::Duration = time::Duration::from_secs(30);
+
+/// Runs the agent until it is told to end. The programs stay attached: its workloads are refused until an agent is back.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    role::announce(&settings.run_dir, "agent")?;
+    let mut configuration = role::configuration(&settings, &stop)?;
+    let mesh = configuration.borrow_and_update().snapshot.settings.clone();
+    let instance = settings.run_dir.instance();
+    let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
+    set_bypass(&capture, &mesh)?;
+    let agent = Agent::new(Parts {
+        capture,
+        certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
+        gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
+        flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
+        run_dir: settings.run_dir.clone(),
+        cgroup: Hierarchy::find()?.instance(&instance),
+    });
+    agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
+    let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
+    tracing::info!(gateway = %settings.hbone_address, "capturing");
+
+    let tasks = TaskTracker::new();
+    tasks.spawn(admin::serve(
+        admin_listener,
+        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        stop.clone(),
+    ));
+    let mut sweep = time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = configuration.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                apply(&agent, &mesh, &configuration.borrow_and_update().snapshot.settings);
+            }
+            _ = sweep.tick() => match agent.capture().sweep() {
+                Ok(0) => {}
+                Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
+                Err(e) => tracing::warn!("{e}"),
+            },
+        }
+    }
+    agent.drain(DRAIN_DEADLINE).await;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings) {
+    if let Err(e) = set_bypass(agent.capture(), now) {
+        tracing::error!("the bypassed ranges stay as they were: {e:#}");
+    }
+    if now.trust_domain != started_with.trust_domain
+        || now.gateway.namespace != started_with.gateway.namespace
+    {
+        tracing::warn!(
+            "trust domain and gateway namespace are read at the start only: restart egret to change them"
+        );
+    }
+}
+
+fn set_bypass(capture: &Capture, mesh: &MeshSettings) -> anyhow::Result<()> {
+    capture.set_bypass(&mesh.bypass).context("bypassed ranges")
+}

@@ -1,0 +1,92 @@
+//! The run directory: where one Egret instance on a machine keeps its sockets, pids and state. Every role and the CLI find
+//! each other through it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// The default directory.
+pub const DEFAULT: &str = "/run/egret";
+
+/// A run directory. The paths in it are part of what operators may rely on.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// The directory at `path`, which need not exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Makes it, for root's eyes only: its sockets enrol workloads and sign certificates.
+    pub fn create(&self) -> io::Result<()> {
+        for directory in [self.path.clone(), self.workloads(), self.namespaces()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700))
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A name for this instance that is safe in paths: cgroups and bpffs pins are kept under it.
+    pub fn instance(&self) -> String {
+        let text = self.path.to_string_lossy();
+        let name: String =
+            text.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        // 255 is the longest file name; the end is what tells instances apart.
+        name[name.len().saturating_sub(200)..].to_owned()
+    }
+
+    /// The admin socket of a role.
+    pub fn socket(&self, role: &str) -> PathBuf {
+        self.path.join(format!("{role}.sock"))
+    }
+
+    /// The socket on which the CA issues certificates.
+    pub fn issuer_socket(&self) -> PathBuf {
+        self.path.join("issuer.sock")
+    }
+
+    /// The pid file of a role.
+    pub fn pid_file(&self, role: &str) -> PathBuf {
+        self.path.join(format!("{role}.pid"))
+    }
+
+    /// Root key and certificate of the built-in CA.
+    pub fn authority(&self) -> PathBuf {
+        self.path.join("ca")
+    }
+
+    /// One file per enrolled workload, for an agent that starts again.
+    pub fn workloads(&self) -> PathBuf {
+        self.path.join("workloads")
+    }
+
+    /// Network namespaces made for workloads.
+    pub fn namespaces(&self) -> PathBuf {
+        self.path.join("netns")
+    }
+
+    /// The gateway's access log.
+    pub fn access_log(&self) -> PathBuf {
+        self.path.join("gateway-access.log")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunDir;
+
+    #[test]
+    fn instances_are_told_apart_by_directory() {
+        assert_eq!(RunDir::new("/run/egret").instance(), "run-egret");
+        assert_eq!(RunDir::new("/tmp/a b/c").instance(), "tmp-a-b-c");
+    }
+}

@@ -1,0 +1,28 @@
+//! What every role of one instance is told on its command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::run_dir::RunDir;
+use crate::mesh::{IdentityError, MeshSettings, SpiffeId};
+
+/// How many ended flows each side keeps (about 600 bytes each).
+pub(super) const RECENT_FLOWS: usize = 10_000;
+
+/// How long connections may go on after a role is told to end.
+pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The settings of an instance.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where its roles find each other.
+    pub run_dir: RunDir,
+    /// The directory of YAML files.
+    pub config: PathBuf,
+    /// Where the gateway listens for tunnels, and the agent finds it.
+    pub hbone_address: SocketAddr,
+}
+
+/// The identity of the egress gateway under these mesh settings: Istio's gateway chart names its service account so.
+pub(super) fn gateway_identity(mesh: &MeshSettings) -> Result<SpiffeId, IdentityError> {
+    SpiffeId::new(&mesh.trust_domain, &mesh.gateway.namespace, "istio-egressgateway")
+}

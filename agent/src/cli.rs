@@ -1,0 +1,80 @@
+//! The command line: one file per verb. Human output by default, `-o json` where there is something to read.
+//!
+//! Decides nothing: it starts roles (`app`) or asks them (`admin::client`).
+
+mod args;
+mod check;
+mod exec;
+mod explain;
+mod flows;
+mod output;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::runtime;
+
+use crate::{app, telemetry::logging};
+use args::{Args, Command};
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let Args { command } = Args::parse();
+    match run(command) {
+        Ok(code) => code,
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::error(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Up(up) => {
+            logging::init();
+            // The roles die with the thread that starts them (PR_SET_PDEATHSIG), so it has to be the main one.
+            let settings = up.settings()?;
+            let ready = format!("ready, configuration from {}", settings.config.display());
+            current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
+        }
+        Command::Agent(role) if role.cleanup => {
+            current_thread()?.block_on(app::cleanup::run(&role.instance.run_dir())).map(done)
+        }
+        Command::Agent(role) => {
+            logging::init();
+            multi_thread()?.block_on(app::agent::run(role.settings()?)).map(done)
+        }
+        Command::Gateway(role) => {
+            logging::init();
+            multi_thread()?.block_on(app::gateway::run(role.settings()?)).map(done)
+        }
+        Command::Ca(role) => {
+            logging::init();
+            current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
+        }
+        Command::Exec(exec) => exec::run(exec, &current_thread()?),
+        Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
+        Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
+        Command::Check(check) => check::run(&check),
+        Command::Explain(_) => todo!(),
+    }
+}
+
+fn current_thread() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn multi_thread() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// A reader that has seen enough (`egret flows | head`) is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

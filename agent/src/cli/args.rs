@@ -1,0 +1,236 @@
+//! What can be written on the command line.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    app::{
+        Settings,
+        run_dir::{self, RunDir},
+    },
+    hbone,
+};
+
+/// Secure egress without sidecars: eBPF capture, mutual TLS under workload identities, one shared egress gateway.
+#[derive(Debug, Parser)]
+#[command(name = "egret", version, propagate_version = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run agent, gateway and CA on this machine, configured from a directory of YAML files
+    Up(Up),
+    /// Run a command as a workload: captured, under an identity of its own
+    Exec(Exec),
+    /// List flows: who, to where, by which rule, how much
+    Flows(Query),
+    /// Show workloads, configuration and counters
+    Status(Query),
+    /// Validate a directory of YAML files
+    Check(Check),
+    /// Say what would happen to a request, and which object decides it
+    Explain(Explain),
+    /// Run the node agent (`egret up` does)
+    Agent(Agent),
+    /// Run the egress gateway (`egret up` does)
+    Gateway(Role),
+    /// Run the certificate authority (`egret up` does)
+    Ca(Role),
+}
+
+/// Which Egret of this machine.
+#[derive(Debug, clap::Args)]
+pub(super) struct Instance {
+    /// Directory for sockets and state; roles and CLI find each other through it
+    #[arg(long, value_name = "DIR", default_value = run_dir::DEFAULT)]
+    run_dir: PathBuf,
+}
+
+impl Instance {
+    pub(super) fn run_dir(&self) -> RunDir {
+        // Relative paths would mean something else to the other processes of the instance.
+        RunDir::new(std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone()))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Up {
+    /// Directory of YAML files; changes are picked up
+    #[arg(short = 'f', long, value_name = "DIR")]
+    pub(super) config: PathBuf,
+    #[command(flatten)]
+    instance: Instance,
+    #[command(flatten)]
+    tunnels: Tunnels,
+}
+
+impl Up {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        settings(&self.instance, &self.config, &self.tunnels)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Tunnels {
+    /// Address of the gateway's tunnel port
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], hbone::PORT)))]
+    hbone_address: SocketAddr,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Role {
+    /// Directory of YAML files; changes are picked up
+    #[arg(long, value_name = "DIR")]
+    config: PathBuf,
+    #[command(flatten)]
+    instance: Instance,
+    #[command(flatten)]
+    tunnels: Tunnels,
+}
+
+impl Role {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        settings(&self.instance, &self.config, &self.tunnels)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Agent {
+    /// Directory of YAML files; changes are picked up
+    #[arg(long, value_name = "DIR", required_unless_present = "cleanup")]
+    config: Option<PathBuf>,
+    /// Take away everything an instance left on this machine (its workloads are ended), and nothing else's
+    #[arg(long)]
+    pub(super) cleanup: bool,
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    #[command(flatten)]
+    tunnels: Tunnels,
+}
+
+impl Agent {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        settings(&self.instance, self.config.as_deref().unwrap_or(Path::new(".")), &self.tunnels)
+    }
+}
+
+fn settings(instance: &Instance, config: &Path, tunnels: &Tunnels) -> anyhow::Result<Settings> {
+    let config = std::path::absolute(config)
+        .with_context(|| format!("configuration directory {}", config.display()))?;
+    Ok(Settings { run_dir: instance.run_dir(), config, hbone_address: tunnels.hbone_address })
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Exec {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Give the command a network namespace of its own: loopback only, so that nothing but captured connections gets out
+    #[arg(long)]
+    pub(super) netns: bool,
+    /// Whose identity: namespace and service account
+    #[arg(value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    pub(super) workload: WorkloadName,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
+}
+
+/// `namespace/service-account`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkloadName {
+    pub(super) namespace: String,
+    pub(super) service_account: String,
+}
+
+impl std::str::FromStr for WorkloadName {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (namespace, service_account) =
+            s.split_once('/').ok_or("write it as NAMESPACE/SERVICE-ACCOUNT, such as default/sleep")?;
+        // The trust domain is the agent's to say; the names must be right for any.
+        crate::mesh::SpiffeId::new("any", namespace, service_account).map_err(|e| e.to_string())?;
+        Ok(Self { namespace: namespace.to_owned(), service_account: service_account.to_owned() })
+    }
+}
+
+/// A question to the running roles.
+#[derive(Debug, clap::Args)]
+pub(super) struct Query {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Output {
+    /// How to print
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub(super) format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// Directory of YAML files
+    #[arg(value_name = "DIR")]
+    pub(super) directory: PathBuf,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// Directory of YAML files
+    #[arg(short = 'f', long, value_name = "DIR")]
+    pub(super) config: PathBuf,
+    /// Who asks
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    pub(super) from: WorkloadName,
+    /// The address the workload dials, where it matters (unregistered hosts, opaque TCP)
+    #[arg(long, value_name = "IP")]
+    pub(super) to: Option<std::net::IpAddr>,
+    /// A request header, as `name: value`; may be given again
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(super) headers: Vec<String>,
+    /// The method
+    pub(super) method: http::Method,
+    /// The URL
+    pub(super) url: http::Uri,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_workload_is_a_namespace_and_a_service_account() {
+        assert!("default/sleep".parse::<super::WorkloadName>().is_ok());
+        assert!("default".parse::<super::WorkloadName>().is_err());
+        assert!("Default/sleep".parse::<super::WorkloadName>().is_err());
+        assert!("a/b/c".parse::<super::WorkloadName>().is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! `egret explain`: what would happen to a request, by the functions of the data path.

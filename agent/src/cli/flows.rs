@@ -1,0 +1,73 @@
+//! `egret flows`: every flow, from the workload to the external server.
+
+use jiff::tz::TimeZone;
+
+use super::{
+    args::{Format, Query},
+    output,
+};
+use crate::{
+    admin::client,
+    flow::{self, FlowRecord, JoinedFlow},
+};
+
+/// Asks agent and gateway, joins, prints.
+pub(super) async fn run(query: Query) -> anyhow::Result<()> {
+    let run_dir = query.instance.run_dir();
+    let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
+    let (agent, gateway) = tokio::join!(
+        client::get::<Vec<FlowRecord>>(&agent_socket, "/flows"),
+        client::get::<Vec<FlowRecord>>(&gateway_socket, "/flows"),
+    );
+    // Half a view is worth more than none while one role is down; but it must not pass for the whole.
+    let (agent, gateway) = match (agent, gateway) {
+        (Err(e), Err(_)) => return Err(e.into()),
+        (agent, gateway) => (side("agent", agent), side("gateway", gateway)),
+    };
+    let flows = flow::join(agent, gateway);
+    match query.output.format {
+        Format::Json => output::json(&flows),
+        Format::Table => Ok(output::text(table(&flows))?),
+    }
+}
+
+fn side(role: &str, records: Result<Vec<FlowRecord>, client::Error>) -> Vec<FlowRecord> {
+    records.unwrap_or_else(|e| {
+        output::error(&anyhow::Error::new(e).context(format!("flows of the {role} are missing here")));
+        Vec::new()
+    })
+}
+
+fn table(flows: &[JoinedFlow]) -> String {
+    if flows.is_empty() {
+        return "no flows yet; `egret exec NAMESPACE/SERVICE-ACCOUNT -- COMMAND` makes some".to_owned();
+    }
+    let mut table = output::table(&[
+        "STARTED",
+        "WORKLOAD",
+        "DESTINATION",
+        "HOST",
+        "VERDICT",
+        "REASON",
+        "UPSTREAM",
+        "SENT",
+        "RECEIVED",
+        "DURATION",
+    ]);
+    let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    for JoinedFlow { flow, .. } in flows {
+        table.add_row([
+            flow.started.to_zoned(TimeZone::system()).strftime("%H:%M:%S%.3f").to_string(),
+            format!("{}/{}", flow.workload.namespace(), flow.workload.service_account()),
+            flow.original_destination.to_string(),
+            or_dash(flow.host.as_deref()),
+            flow.verdict.to_string(),
+            flow.reason.to_string(),
+            or_dash(flow.upstream_cluster.as_deref()),
+            output::bytes(flow.sent),
+            output::bytes(flow.received),
+            flow.duration_ms.map_or_else(|| "open".to_owned(), output::milliseconds),
+        ]);
+    }
+    table.trim_fmt()
+}

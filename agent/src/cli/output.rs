@@ -1,0 +1,71 @@
+//! Tables and JSON on stdout, errors on stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Prints `value` as indented JSON.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints a line, or several.
+pub(super) fn text(text: impl AsRef<str>) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", text.as_ref())
+}
+
+/// Prints `error` with its causes.
+pub(super) fn error(error: &anyhow::Error) {
+    let (red, reset) = if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        ("\x1b[1;31m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    // Nothing is left to tell it to, should stderr be closed.
+    drop(writeln!(io::stderr().lock(), "{red}egret:{reset} {error:#}"));
+}
+
+/// A table without lines: it can be read, and cut with awk.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    table
+}
+
+/// Bytes as people read them, in steps of 1024.
+pub(super) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// Milliseconds as people read them.
+pub(super) fn milliseconds(count: u64) -> String {
+    if count < 1000 { format!("{count} ms") } else { format!("{:.1} s", count as f64 / 1000.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, milliseconds};
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(milliseconds(999), "999 ms");
+        assert_eq!(milliseconds(1500), "1.5 s");
+    }
+}

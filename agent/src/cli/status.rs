@@ -1,0 +1,108 @@
+//! `egret status`: workloads, configuration and counters of the running instance.
+
+use serde::Serialize;
+
+use super::{
+    args::{Format, Query},
+    output,
+};
+use crate::{
+    admin::{AgentStatus, GatewayStatus, client},
+    node::workload::Workload,
+    source::report::Problem,
+};
+
+/// The JSON of `egret status -o json`. A role that is down is absent.
+#[derive(Serialize)]
+struct Status {
+    config: Option<Config>,
+    workloads: Vec<Workload>,
+    agent: Option<AgentStatus>,
+    gateway: Option<GatewayStatus>,
+}
+
+/// The configuration in force.
+#[derive(Serialize)]
+struct Config {
+    version: u64,
+    objects: usize,
+    problems: Vec<Problem>,
+}
+
+/// Asks, prints.
+pub(super) async fn run(query: Query) -> anyhow::Result<()> {
+    let run_dir = query.instance.run_dir();
+    let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
+    let (agent, gateway) = tokio::join!(
+        client::get::<AgentStatus>(&agent_socket, "/status"),
+        client::get::<GatewayStatus>(&gateway_socket, "/status"),
+    );
+    let (agent, gateway) = match (agent, gateway) {
+        (Err(e), Err(_)) => return Err(e.into()),
+        (agent, gateway) => (agent.ok(), gateway.ok()),
+    };
+    let status = Status {
+        config: gateway.as_ref().map(|gateway| Config {
+            version: gateway.config_version,
+            objects: gateway.report.objects,
+            problems: gateway.report.problems.clone(),
+        }),
+        workloads: agent.as_ref().map(|agent| agent.workloads.clone()).unwrap_or_default(),
+        agent,
+        gateway,
+    };
+    match query.output.format {
+        Format::Json => output::json(&status),
+        Format::Table => Ok(output::text(human(&status))?),
+    }
+}
+
+fn human(status: &Status) -> String {
+    let mut lines = Vec::new();
+    match &status.agent {
+        Some(agent) => {
+            lines.push(format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway))
+        }
+        None => lines.push("agent    DOWN: connections of its workloads are refused".to_owned()),
+    }
+    match &status.gateway {
+        Some(gateway) => lines.push(format!(
+            "gateway  serving (pid {}), trust domain {}, unregistered hosts: {}",
+            gateway.pid, gateway.trust_domain, gateway.outbound_traffic_policy
+        )),
+        None => lines.push("gateway  DOWN: connections of workloads are refused with 503".to_owned()),
+    }
+    if let Some(config) = &status.config {
+        lines.push(format!(
+            "config   version {}, {} objects, {} problems",
+            config.version,
+            config.objects,
+            config.problems.len()
+        ));
+        lines.extend(config.problems.iter().map(|problem| format!("         {problem}")));
+    }
+    lines.push(String::new());
+    if status.workloads.is_empty() {
+        lines.push("no workloads".to_owned());
+    } else {
+        let mut table = output::table(&["ID", "WORKLOAD", "NETWORK", "CGROUP"]);
+        for workload in &status.workloads {
+            table.add_row([
+                workload.id.to_string(),
+                format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()),
+                if workload.namespace.is_some() { "own" } else { "host" }.to_owned(),
+                workload.cgroup.display().to_string(),
+            ]);
+        }
+        lines.push(table.trim_fmt());
+    }
+    if let Some(agent) = &status.agent {
+        lines.push(String::new());
+        let mut table = output::table(&["COUNTER", "COUNT"]);
+        for (name, count) in agent.counters.iter().filter(|(_, count)| **count > 0) {
+            table.add_row([name.clone(), count.to_string()]);
+        }
+        lines.push(table.trim_fmt());
+    }
+    lines.join("\n")
+}

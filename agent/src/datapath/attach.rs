@@ -1,0 +1,250 @@
+//! Attaches the programs to a cgroup by pinned links, in the order that leaves no window. Called by `Capture::attach`.
+//!
+//! `sock_ops` comes first: attaching it makes the cgroup's storage, so that the policy can be written before the first hook
+//! that acts on it is there. connect comes last: until then nothing is captured, from then on everything works.
+
+use std::{
+    fmt::Display,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use agent_common::names;
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramFd, SockOps, links::FdLink},
+};
+use nix::{
+    libc,
+    sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs},
+};
+
+use super::{
+    Capture, Error, WorkloadPolicy,
+    pins::{self, Pins},
+    storage, syscall,
+};
+
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
+
+/// A program and the place where it is attached.
+pub(super) struct Hook {
+    /// Name of the program in the object.
+    pub(super) program: &'static str,
+    /// Name of the attach type in pins.
+    pub(super) name: &'static str,
+    /// `enum bpf_attach_type`.
+    attach_type: u32,
+}
+
+/// In the order of attachment.
+pub(super) const HOOKS: [Hook; 5] = [
+    Hook { program: names::SOCK_OPS, name: "sock_ops", attach_type: 3 },
+    Hook { program: names::GETPEERNAME4, name: "getpeername4", attach_type: 29 },
+    Hook { program: names::GETPEERNAME6, name: "getpeername6", attach_type: 30 },
+    Hook { program: names::CONNECT4, name: "connect4", attach_type: 10 },
+    Hook { program: names::CONNECT6, name: "connect6", attach_type: 11 },
+];
+
+/// Attaches, or brings up to date what is attached, and writes the policy.
+pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) -> Result<(), Error> {
+    let (directory, inode) = open_cgroup(cgroup)?;
+    let mut programs = capture.programs.lock();
+    let mut rollback = Rollback { pins: Vec::new() };
+    for (index, hook) in HOOKS.iter().enumerate() {
+        let target = Target { directory: &directory, cgroup, inode };
+        ensure_link(&capture.pins, capture, &mut programs, hook, &target, &mut rollback)?;
+        if index == 0 {
+            storage::write(&capture.policies, inode, policy).map_err(|error| {
+                Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
+            })?;
+        }
+    }
+    rollback.pins.clear();
+    Ok(())
+}
+
+/// Opens a cgroup v2 directory; with its inode, which is its key everywhere.
+pub(super) fn open_cgroup(cgroup: &Path) -> Result<(File, u64), Error> {
+    let fail = |why: String| Error::new(format_args!("cgroup {}", cgroup.display()), why);
+    let directory = File::open(cgroup).map_err(|error| fail(error.to_string()))?;
+    let file_system = fstatfs(&directory).map_err(|error| fail(error.to_string()))?;
+    if file_system.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        return Err(fail("not a cgroup v2 directory; capture needs the unified hierarchy".to_owned()));
+    }
+    let inode = directory.metadata().map_err(|error| fail(error.to_string()))?.ino();
+    Ok((directory, inode))
+}
+
+struct Target<'a> {
+    directory: &'a File,
+    cgroup: &'a Path,
+    inode: u64,
+}
+
+/// Makes sure that our version of a program is attached, by the pinned link if there is one.
+fn ensure_link(
+    pins: &Pins,
+    capture: &Capture,
+    programs: &mut Ebpf,
+    hook: &Hook,
+    target: &Target<'_>,
+    rollback: &mut Rollback,
+) -> Result<(), Error> {
+    let path = pins.link(target.inode, hook);
+    let fail = |why: String| {
+        Error::new(format_args!("attaching {} to cgroup {}", hook.program, target.cgroup.display()), why)
+    };
+    let old = match syscall::open_pin(&path) {
+        Ok(link) => Some(link),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return Err(fail(format!("pinned link {}: {}", path.display(), super::loader::hint(&error))));
+        }
+    };
+    if let Some(link) = &old {
+        let info = syscall::link_info(link).map_err(|error| fail(error.to_string()))?;
+        let ours = info.kind == BPF_LINK_TYPE_CGROUP
+            && info.cgroup == target.inode
+            && info.attach_type == hook.attach_type;
+        if ours {
+            let behind = syscall::program_info(info.program).map_err(|error| fail(error.to_string()))?;
+            let storage = syscall::map_id(&capture.policies).map_err(|error| fail(error.to_string()))?;
+            // Never between programs with different storage maps: the kernel would hand the new one the old memory.
+            if behind.maps.contains(&storage) {
+                let (program, tag) = loaded(programs, hook)?;
+                if behind.tag != tag {
+                    syscall::link_update(link, &program).map_err(|error| fail(error.to_string()))?;
+                }
+                return Ok(());
+            }
+        }
+    }
+    let link = create(programs, hook, target).map_err(|error| fail(attach_error(&error)))?;
+    let pinning = |error: &dyn Display| fail(format!("the link cannot be pinned: {error}"));
+    let Some(old) = old else {
+        link.pin(&path).map_err(|error| pinning(&error))?;
+        rollback.pins.push(path);
+        return Ok(());
+    };
+    // The old link goes when the new one is attached and pinned, and the new one stays even if a later step fails: at no
+    // time is an enrolled cgroup without. (It may also be the link of a cgroup that is gone, whose inode was reused.)
+    let aside = pins.link_aside(target.inode, hook);
+    pins::remove_link(&aside).map_err(|error| pinning(&error))?;
+    link.pin(&aside).map_err(|error| pinning(&error))?;
+    fs::rename(&aside, &path).map_err(|error| pinning(&error))?;
+    // Best effort: without its pin the old link goes with our descriptor.
+    let _ = syscall::link_detach(&old);
+    Ok(())
+}
+
+/// The program as loaded, and the hash of its instructions.
+fn loaded(programs: &mut Ebpf, hook: &Hook) -> Result<(ProgramFd, [u8; 8]), Error> {
+    let fail = |error: ProgramError| Error::new(format_args!("kernel program {}", hook.program), error);
+    let program = program_mut(programs, hook)?;
+    let fd = program.fd().map_err(fail)?;
+    let info = program.info().map_err(fail)?;
+    Ok((fd, info.tag().to_be_bytes()))
+}
+
+fn create(programs: &mut Ebpf, hook: &Hook, target: &Target<'_>) -> Result<FdLink, Failure> {
+    // Links always run beside other programs; "multiple" is for legacy attachments, and refused for links.
+    let mode = CgroupAttachMode::Single;
+    let cgroup = target.directory.as_fd();
+    match program_mut(programs, hook).map_err(|error| Failure::Other(error.to_string()))? {
+        LoadableProgram::SockOps(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
+        }
+        LoadableProgram::SockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
+        }
+    }
+}
+
+enum Failure {
+    Program(ProgramError),
+    NoLinks,
+    Other(String),
+}
+
+impl From<ProgramError> for Failure {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
+}
+
+fn attach_error(failure: &Failure) -> String {
+    match failure {
+        Failure::Program(ProgramError::SyscallError(error)) => match error.io_error.raw_os_error() {
+            Some(libc::EPERM) => {
+                "another program holds the hook exclusively (attached without the multi flag to this cgroup or one above: \
+                 `bpftool cgroup tree` shows it), or the agent lacks CAP_NET_ADMIN"
+                    .to_owned()
+            }
+            _ => error.io_error.to_string(),
+        },
+        Failure::Program(error) => error.to_string(),
+        Failure::NoLinks => "this kernel has no BPF links; 5.18 is needed".to_owned(),
+        Failure::Other(text) => text.clone(),
+    }
+}
+
+/// The two kinds of programs in the object.
+pub(super) enum LoadableProgram<'a> {
+    SockAddr(&'a mut CgroupSockAddr),
+    SockOps(&'a mut SockOps),
+}
+
+impl LoadableProgram<'_> {
+    pub(super) fn load(&mut self) -> Result<(), ProgramError> {
+        match self {
+            Self::SockAddr(program) => program.load(),
+            Self::SockOps(program) => program.load(),
+        }
+    }
+
+    fn fd(&self) -> Result<ProgramFd, ProgramError> {
+        match self {
+            Self::SockAddr(program) => program.fd()?.try_clone().map_err(Into::into),
+            Self::SockOps(program) => program.fd()?.try_clone().map_err(Into::into),
+        }
+    }
+
+    fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
+        match self {
+            Self::SockAddr(program) => program.info(),
+            Self::SockOps(program) => program.info(),
+        }
+    }
+}
+
+/// The program of a hook in the object.
+pub(super) fn program_mut<'a>(programs: &'a mut Ebpf, hook: &Hook) -> Result<LoadableProgram<'a>, Error> {
+    match programs.program_mut(hook.program) {
+        Some(Program::CgroupSockAddr(program)) => Ok(LoadableProgram::SockAddr(program)),
+        Some(Program::SockOps(program)) => Ok(LoadableProgram::SockOps(program)),
+        _ => Err(Error::new(
+            format_args!("kernel program {}", hook.program),
+            "not in the object this agent was built with: build it again from one source tree",
+        )),
+    }
+}
+
+/// Takes back what was attached by a call that fails, last first: connect before what it needs.
+struct Rollback {
+    pins: Vec<PathBuf>,
+}
+
+impl Drop for Rollback {
+    fn drop(&mut self) {
+        for path in self.pins.drain(..).rev() {
+            if let Err(error) = pins::remove_link(&path) {
+                tracing::error!(path = %path.display(), %error, "link not removed; its cgroup refuses connections");
+            }
+        }
+    }
+}

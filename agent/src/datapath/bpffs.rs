@@ -1,0 +1,78 @@
+//! The BPF file system, where links and maps are pinned. Called by whoever starts capture, before `Capture::load`.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount, umount},
+    sys::statfs::{BPF_FS_MAGIC, fstatfs},
+};
+
+use super::{Error, loader};
+
+/// A place where bpffs is mounted. Dropping it unmounts nothing.
+///
+/// While it lives nobody can unmount it: pins do not keep a file system busy, an open directory does. Unmounting it
+/// detaches every link that is pinned there, of whatever instance, and lets its workloads go uncaptured.
+#[derive(Debug)]
+pub struct Bpffs {
+    path: PathBuf,
+    mounted_here: bool,
+    directory: File,
+}
+
+impl Bpffs {
+    /// Makes sure that a bpffs is at or above `path`; mounts one at `path` if there is none.
+    pub fn ensure(path: &Path) -> Result<Self, Error> {
+        let fail =
+            |error: io::Error| Error::new(format_args!("bpffs at {}", path.display()), loader::hint(&error));
+        let open = |path: &Path| {
+            let directory = File::open(path)?;
+            // Asked of what is open: the path may be another's to unmount a moment later.
+            let found = fstatfs(&directory)?.filesystem_type() == BPF_FS_MAGIC;
+            Ok::<_, io::Error>(found.then_some(directory))
+        };
+        let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        if let Some(directory) = open(existing).map_err(fail)? {
+            return Ok(Self { path: path.to_owned(), mounted_here: false, directory });
+        }
+        let made = !path.exists();
+        fs::create_dir_all(path).map_err(fail)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        if let Err(error) = mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")) {
+            if made {
+                // The mount's error is the one that matters.
+                let _ = fs::remove_dir(path);
+            }
+            return Err(fail(error.into()));
+        }
+        match open(path).map_err(fail)? {
+            Some(directory) => Ok(Self { path: path.to_owned(), mounted_here: true, directory }),
+            None => Err(fail(io::Error::other("it was unmounted at once; start again"))),
+        }
+    }
+
+    /// Whether this call mounted it, so that the caller may unmount it.
+    pub fn mounted_here(&self) -> bool {
+        self.mounted_here
+    }
+
+    /// Unmounts it if [`Bpffs::ensure`] mounted it and nothing is in it any more. An instance that was killed has its
+    /// links there, which go on to refuse its workloads; one that runs holds it open.
+    pub fn unmount(self) -> io::Result<()> {
+        if !self.mounted_here {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.path)? {
+            // Takes empty directories only; whatever else there is stays, and the file system with it.
+            if fs::remove_dir(entry?.path()).is_err() {
+                return Ok(());
+            }
+        }
+        drop(self.directory);
+        Ok(umount(&self.path)?)
+    }
+}

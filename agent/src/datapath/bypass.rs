@@ -1,0 +1,69 @@
+//! The bypassed ranges in the kernel's prefix trie. Called when the configuration changes. One trie for both families:
+//! IPv4 is kept v4-mapped, as the programs see it.
+
+use std::collections::BTreeMap;
+
+use agent_common::names;
+use aya::maps::{
+    MapData, MapError,
+    lpm_trie::{Key, LpmTrie},
+};
+use ipnet::IpNet;
+
+use super::{Error, pins::Pins};
+
+/// Makes the trie equal to `ranges`. New ranges are added before old ones go, so that a range in both is never missing.
+pub(super) fn set(pins: &Pins, ranges: &[IpNet]) -> Result<(), Error> {
+    let fail = |error: MapError| pins.map_error(names::BYPASS, error);
+    let mut trie: LpmTrie<MapData, [u8; 16], u8> = pins.typed_map(names::BYPASS)?.try_into().map_err(fail)?;
+    let wanted: BTreeMap<(u32, [u8; 16]), u8> = ranges.iter().map(|range| entry(*range)).collect();
+    if wanted.len() > names::BYPASS_CAPACITY {
+        let why = format!("{} ranges, {} at most: merge some", wanted.len(), names::BYPASS_CAPACITY);
+        return Err(pins.map_error(names::BYPASS, why));
+    }
+    let present: Vec<Key<[u8; 16]>> = trie.keys().collect::<Result<_, _>>().map_err(fail)?;
+    for ((length, address), family) in &wanted {
+        trie.insert(&Key::new(*length, *address), family, 0).map_err(fail)?;
+    }
+    for key in present {
+        if !wanted.contains_key(&(key.prefix_len(), key.data())) {
+            trie.remove(&key).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prefix length and address as the trie has them, and the family that the range is for.
+fn entry(range: IpNet) -> ((u32, [u8; 16]), u8) {
+    const MAPPED_BITS: u8 = 96;
+    match range.trunc() {
+        IpNet::V4(net) => {
+            let address = net.addr().to_ipv6_mapped().octets();
+            ((u32::from(MAPPED_BITS + net.prefix_len()), address), names::BYPASS_V4)
+        }
+        IpNet::V6(net) => {
+            // A range written v4-mapped is an IPv4 range.
+            let mapped = net.prefix_len() >= MAPPED_BITS && net.addr().to_ipv4_mapped().is_some();
+            let family = if mapped { names::BYPASS_V4 } else { names::BYPASS_V6 };
+            ((u32::from(net.prefix_len()), net.addr().octets()), family)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_both_families_become_prefixes_of_one_trie() {
+        let prefix = |text: &str| {
+            let ((length, address), family) = entry(text.parse().unwrap());
+            (length, std::net::Ipv6Addr::from(address).to_string(), family)
+        };
+        assert_eq!(prefix("10.1.2.3/8"), (104, "::ffff:10.0.0.0".to_owned(), names::BYPASS_V4));
+        assert_eq!(prefix("0.0.0.0/0"), (96, "::ffff:0.0.0.0".to_owned(), names::BYPASS_V4));
+        assert_eq!(prefix("fd00::1/8"), (8, "fd00::".to_owned(), names::BYPASS_V6));
+        assert_eq!(prefix("::/0"), (0, "::".to_owned(), names::BYPASS_V6));
+        assert_eq!(prefix("::ffff:10.0.0.0/104"), (104, "::ffff:10.0.0.0".to_owned(), names::BYPASS_V4));
+    }
+}

@@ -1,0 +1,19 @@
+//! Reads the kernel programs' counters. Called by metrics and the CLI.
+
+use agent_common::{Decision, names};
+use aya::maps::{MapData, MapError, PerCpuArray};
+
+use super::{Error, pins::Pins};
+
+/// Every decision with how often it was taken, summed over the CPUs.
+pub(super) fn read(pins: &Pins) -> Result<Vec<(&'static str, u64)>, Error> {
+    let fail = |error: MapError| pins.map_error(names::DECISIONS, error);
+    let counters: PerCpuArray<MapData, u64> = pins.typed_map(names::DECISIONS)?.try_into().map_err(fail)?;
+    Decision::ALL
+        .iter()
+        .map(|decision| {
+            let per_cpu = counters.get(&(*decision as u32), 0).map_err(fail)?;
+            Ok((decision.name(), per_cpu.iter().sum()))
+        })
+        .collect()
+}

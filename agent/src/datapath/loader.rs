@@ -1,0 +1,97 @@
+//! Loads the embedded object: maps from their pins or new, programs through the verifier. Called by `Capture::load`.
+
+use std::{io, path::Path};
+
+use agent_common::names;
+use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
+use nix::libc;
+
+use super::{
+    Error,
+    attach::{HOOKS, program_mut},
+    pins::Pins,
+};
+
+/// Built by `agent/build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egret-ebpf"));
+
+const PRIVILEGES: &str = "the kernel refuses it: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN for namespaces)";
+
+/// Lines of the verifier's log that are shown: its end says what is wrong, the rest is the whole program.
+const LOG_LINES: usize = 4;
+
+/// Loads the programs on the maps under `pins`.
+pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
+    pins.check_shapes()?;
+    let mut loader = EbpfLoader::new();
+    for name in [names::POLICY, names::CAPTURED, names::ORIGINAL, names::BYPASS, names::DECISIONS] {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut programs =
+        loader.load(OBJECT).map_err(|error| Error::new("loading the kernel programs", object(&error)))?;
+    // Also what was made just now: the table of shapes and the object must not drift apart.
+    pins.check_shapes()?;
+    for hook in &HOOKS {
+        program_mut(&mut programs, hook)?
+            .load()
+            .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
+    }
+    Ok(programs)
+}
+
+fn object(error: &EbpfError) -> String {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            format!("map {name} cannot be made: {}", hint(io_error))
+        }
+        EbpfError::ProgramError(error) => program(error),
+        other => chain(other),
+    }
+}
+
+fn program(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return hint(io_error);
+    }
+    // The very last lines are statistics, if the verifier came that far.
+    let end =
+        lines.iter().rposition(|line| !line.starts_with("processed ")).map_or(lines.len(), |last| last + 1);
+    let shown = &lines[end.saturating_sub(LOG_LINES)..end];
+    format!(
+        "the kernel's verifier rejects it ({io_error}): {}; this kernel is not supported",
+        shown.join(" / ")
+    )
+}
+
+/// What an errno of `bpf(2)` means for an operator.
+pub(super) fn hint(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => PRIVILEGES.to_owned(),
+        Some(libc::ENOSYS | libc::ENODEV) => {
+            "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)".to_owned()
+        }
+        Some(libc::EINVAL) if !Path::new("/sys/kernel/btf/vmlinux").exists() => {
+            format!(
+                "{error}; this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), and is probably too old: 5.18 is needed"
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// An error of aya with its causes; its own text leaves them out. Errno of a cause is explained.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), hint);
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
+        cause = error.source();
+    }
+    text
+}

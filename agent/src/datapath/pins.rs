@@ -1,0 +1,217 @@
+//! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
+//!
+//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`. Neither the kernel nor aya
+//! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use agent_common::{Captured, Original, OriginalKey, Policy, names};
+use aya::maps::{Map, MapData, MapInfo, MapType};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{Error, attach::Hook, syscall};
+
+/// The layout under one directory of a bpffs.
+#[derive(Debug)]
+pub(super) struct Pins {
+    directory: PathBuf,
+}
+
+/// What a pinned map has to look like.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    flags: u32,
+    capacity: usize,
+}
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+const SHAPES: [Shape; 5] = [
+    Shape {
+        name: names::POLICY,
+        kind: MapType::CgroupStorage,
+        key: size_of::<u64>(),
+        value: size_of::<Policy>(),
+        flags: 0,
+        capacity: 0,
+    },
+    Shape {
+        name: names::CAPTURED,
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<Captured>(),
+        flags: BPF_F_NO_PREALLOC,
+        capacity: 0,
+    },
+    Shape {
+        name: names::ORIGINAL,
+        kind: MapType::Hash,
+        key: size_of::<OriginalKey>(),
+        value: size_of::<Original>(),
+        flags: 0,
+        capacity: names::ORIGINAL_CAPACITY,
+    },
+    Shape {
+        name: names::BYPASS,
+        kind: MapType::LpmTrie,
+        key: size_of::<u32>() + 16,
+        value: 1,
+        flags: BPF_F_NO_PREALLOC,
+        capacity: names::BYPASS_CAPACITY,
+    },
+    Shape {
+        name: names::DECISIONS,
+        kind: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<u64>(),
+        flags: 0,
+        capacity: names::DECISIONS_CAPACITY,
+    },
+];
+
+impl Pins {
+    /// The layout under `directory`, which need not exist.
+    pub(super) fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// Makes the directories; refuses a place that is not in a bpffs.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let pins = Self::at(directory.to_owned());
+        let what = || format!("pin directory {}", directory.display());
+        let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let file_system = statfs(existing).map_err(|error| Error::new(what(), error))?;
+        if file_system.filesystem_type() != BPF_FS_MAGIC {
+            return Err(Error::new(
+                what(),
+                "not in a bpffs, without which nothing can outlive the agent: run `mount -t bpf bpf /sys/fs/bpf` as root",
+            ));
+        }
+        for path in [pins.maps(), pins.links()] {
+            fs::create_dir_all(&path).map_err(|error| Error::new(what(), super::loader::hint(&error)))?;
+        }
+        Ok(pins)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.directory.join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where a link is pinned.
+    pub(super) fn link(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{cgroup_inode}-{}-{}", hook.program, hook.name))
+    }
+
+    /// Where a link is pinned before it takes the place of another. Removed with the rest of the cgroup's.
+    pub(super) fn link_aside(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
+    }
+
+    /// Opens a pinned map for raw calls.
+    pub(super) fn open_map(&self, name: &str) -> Result<OwnedFd, Error> {
+        syscall::open_pin(&self.map(name)).map_err(|error| self.map_error(name, error))
+    }
+
+    /// Opens a pinned map for aya's typed maps.
+    pub(super) fn typed_map(&self, name: &str) -> Result<Map, Error> {
+        MapData::from_pin(self.map(name))
+            .and_then(Map::from_map_data)
+            .map_err(|error| self.map_error(name, error))
+    }
+
+    /// An error about a map, with its path.
+    pub(super) fn map_error(&self, name: &str, why: impl std::fmt::Display) -> Error {
+        Error::new(format_args!("map {}", self.map(name).display()), why)
+    }
+
+    /// Compares every map that is pinned with what the programs expect.
+    pub(super) fn check_shapes(&self) -> Result<(), Error> {
+        for shape in &SHAPES {
+            let path = self.map(shape.name);
+            if !path.exists() {
+                continue;
+            }
+            let info = MapInfo::from_pin(&path).map_err(|error| self.map_error(shape.name, error))?;
+            if !shape.fits(&info) {
+                return Err(self.map_error(
+                    shape.name,
+                    "another version of Egret pinned a map of another shape here: give this one a directory of its own, or run \
+                     `egret agent --cleanup` (enrolled workloads connect directly until the agent is back)",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins. Tries all of them; the first error
+    /// is returned.
+    pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
+        let entries = match fs::read_dir(self.links()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
+        let mut outcome = Ok(());
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if prefix.as_ref().is_none_or(|prefix| name.to_string_lossy().starts_with(prefix.as_str())) {
+                outcome = outcome.and(remove_link(&entry.path()));
+            }
+        }
+        outcome
+    }
+
+    /// Removes everything, links first, and the directory.
+    pub(super) fn remove_all(&self) -> io::Result<()> {
+        self.remove_links(None)?;
+        for shape in &SHAPES {
+            ignore_missing(fs::remove_file(self.map(shape.name)))?;
+        }
+        for path in [self.maps(), self.links(), self.directory.clone()] {
+            ignore_missing(fs::remove_dir(path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Detaches a pinned link and removes the pin.
+pub(super) fn remove_link(path: &Path) -> io::Result<()> {
+    // Best effort: the pin of a cgroup that is gone cannot be detached any more, and removing the pin does it too.
+    let _ = syscall::open_pin(path).and_then(|link| syscall::link_detach(&link));
+    ignore_missing(fs::remove_file(path))
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Shape {
+    fn fits(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && info.key_size() as usize == self.key
+            && info.value_size() as usize == self.value
+            && info.map_flags() == self.flags
+            && info.max_entries() as usize == self.capacity
+    }
+}

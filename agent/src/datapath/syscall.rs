@@ -1,0 +1,237 @@
+//! The `bpf(2)` commands that aya does not offer for what is needed here: cgroup storage by its 8-byte key,
+//! lookup-and-delete on hashes, and links. Called by the rest of `datapath`.
+//!
+//! Layouts are those of `union bpf_attr` and `struct bpf_*_info` in `include/uapi/linux/bpf.h`, which are stable. The kernel
+//! takes shorter structures than its own and reads zeros for the rest.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    time::Duration,
+};
+
+use nix::libc;
+
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const OBJ_GET: libc::c_int = 7;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
+const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
+
+/// Calls `bpf(2)` with one of the attribute structures below.
+///
+/// # Safety
+/// `attributes` fits `command`, and pointers in it are valid for what the command reads and writes.
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    let size = size_of::<T>() as libc::c_uint;
+    // SAFETY: the structure lives during the call, with its true size; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size) };
+    libc::c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// Takes over a descriptor that the kernel has just made.
+fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: the kernel made it for this call, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl Element {
+    fn new<K, V>(map: &impl AsFd, key: &K, value: *const V) -> Self {
+        Self {
+            map: descriptor(map),
+            padding: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value as u64,
+            flags: 0,
+        }
+    }
+}
+
+fn descriptor(fd: &impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().cast_unsigned()
+}
+
+/// Writes a value. The map's key and value have the sizes of `K` and `V`.
+pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: &impl AsFd, key: &K, value: &V) -> io::Result<()> {
+    let mut element = Element::new(map, key, std::ptr::from_ref(value));
+    // SAFETY: key and value are plain data that live during the call.
+    unsafe { bpf(MAP_UPDATE_ELEM, &mut element) }.map(drop)
+}
+
+/// Takes a value out of a hash in one step (Linux 5.14). The map's key and value have the sizes of `K` and `V`.
+pub(super) fn take<K: aya::Pod, V: aya::Pod>(map: &impl AsFd, key: &K) -> io::Result<V> {
+    let mut value = mem::MaybeUninit::<V>::uninit();
+    let mut element = Element::new(map, key, value.as_mut_ptr().cast_const());
+    // SAFETY: the key is plain data, and the kernel writes as many bytes as `V` has.
+    unsafe { bpf(MAP_LOOKUP_AND_DELETE_ELEM, &mut element) }?;
+    // SAFETY: written by the kernel; every bit pattern is a value of a `Pod` type.
+    Ok(unsafe { value.assume_init() })
+}
+
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Opens a pinned map or link.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut object = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the path is a C string that lives during the call.
+    unsafe { bpf(OBJ_GET, &mut object) }.map(owned)
+}
+
+#[repr(C)]
+struct InfoQuery {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Asks for the description of a map, program or link.
+///
+/// # Safety
+/// `T` is a prefix of the kernel's structure for this kind of object, in which all bit patterns are valid.
+unsafe fn info<T>(object: &impl AsFd, mut info: T) -> io::Result<T> {
+    let mut query = InfoQuery {
+        fd: descriptor(object),
+        length: size_of::<T>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `info`.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut query) }?;
+    Ok(info)
+}
+
+/// What the kernel says of a link to a cgroup.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct LinkInfo {
+    /// `BPF_LINK_TYPE_CGROUP` is 3.
+    pub(super) kind: u32,
+    id: u32,
+    /// The program behind it.
+    pub(super) program: u32,
+    padding: u32,
+    /// The cgroup's inode; 0 when it is gone.
+    pub(super) cgroup: u64,
+    /// `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
+    padding_2: u32,
+}
+
+/// Describes a link.
+pub(super) fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
+    // SAFETY: the beginning of `struct bpf_link_info`, plain numbers.
+    unsafe { info(link, LinkInfo::default()) }
+}
+
+/// What the kernel says of a program.
+#[derive(Debug)]
+pub(super) struct ProgramInfo {
+    /// Hash of its instructions.
+    pub(super) tag: [u8; 8],
+    /// Ids of the maps that it refers to.
+    pub(super) maps: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct RawProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_length: u32,
+    translated_length: u32,
+    jited: u64,
+    translated: u64,
+    load_time: u64,
+    created_by: u32,
+    map_count: u32,
+    maps: u64,
+}
+
+/// Describes a loaded program by its id.
+pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    #[repr(C)]
+    struct ById {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    // SAFETY: plain numbers.
+    let program = owned(unsafe { bpf(PROG_GET_FD_BY_ID, &mut ById { id, next: 0, flags: 0 }) }?);
+    let mut maps = vec![0_u32; 64];
+    let question =
+        RawProgramInfo { map_count: maps.len() as u32, maps: maps.as_mut_ptr() as u64, ..Default::default() };
+    // SAFETY: the beginning of `struct bpf_prog_info`, plain numbers; the kernel writes at most `map_count` ids to `maps`.
+    let answer = unsafe { info(&program, question) }?;
+    maps.truncate(answer.map_count as usize);
+    Ok(ProgramInfo { tag: answer.tag, maps })
+}
+
+/// The kernel's id of a map.
+pub(super) fn map_id(map: &impl AsFd) -> io::Result<u32> {
+    #[derive(Default)]
+    #[repr(C)]
+    struct MapInfo {
+        kind: u32,
+        id: u32,
+    }
+    // SAFETY: the beginning of `struct bpf_map_info`, plain numbers.
+    unsafe { info(map, MapInfo::default()) }.map(|info| info.id)
+}
+
+/// Puts another program behind a link, in one step. Only between programs that refer to the same cgroup storage.
+pub(super) fn link_update(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Update {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut update =
+        Update { link: descriptor(link), program: descriptor(program), flags: 0, old_program: 0 };
+    // SAFETY: plain numbers.
+    unsafe { bpf(LINK_UPDATE, &mut update) }.map(drop)
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+pub(super) fn monotonic() -> io::Result<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Neither is negative on this clock, and the nanoseconds are below a second.
+    Ok(Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32))
+}
+
+/// Detaches a link at once; removing its pin alone leaves that to a work queue (Linux 5.9).
+pub(super) fn link_detach(link: &impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Detach {
+        link: u32,
+    }
+    // SAFETY: plain numbers.
+    unsafe { bpf(LINK_DETACH, &mut Detach { link: descriptor(link) }) }.map(drop)
+}

@@ -1,0 +1,30 @@
+//! What can be said without privileges; the rest is in `tests/tests/kernel`.
+
+use super::*;
+
+#[test]
+fn capture_is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Capture>();
+}
+
+#[test]
+fn a_pin_directory_outside_bpffs_is_refused_with_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = Capture::load(&directory.path().join("egret")).unwrap_err().to_string();
+    assert!(error.contains("mount -t bpf"), "{error}");
+    assert!(!directory.path().join("egret").exists(), "nothing is left behind");
+}
+
+#[test]
+fn cleaning_up_nothing_is_fine() {
+    let directory = tempfile::tempdir().unwrap();
+    cleanup(&directory.path().join("never-made")).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_no_cgroup_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = attach::open_cgroup(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("cgroup v2"), "{error}");
+}

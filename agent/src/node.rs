@@ -1,0 +1,13 @@
+//! The node agent's work: enrolling workloads, accepting what the kernel captured from them, and carrying it to the gateway.
+//!
+//! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1).
+
+pub mod agent;
+pub mod cgroup;
+mod connection;
+mod dial;
+mod listener;
+pub mod netns;
+mod refuse;
+mod routes;
+pub mod workload;

@@ -1,0 +1,364 @@
+//! The node agent: its workloads, and how they come and go.
+//!
+//! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
+//! is refused by the kernel, never let out: that is what every order of steps here preserves.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{connection, dial::HostDial, listener::Listeners, routes::Families, workload::Workload};
+use crate::{
+    app::run_dir::RunDir,
+    datapath::{self, Capture, WorkloadPolicy},
+    flow::FlowTable,
+    hbone::client::{Gateway, Pool},
+    mesh::SpiffeId,
+    tls::store::CertificateStore,
+};
+
+/// How long a new workload may stay without a process before it is released again: its creator died.
+const ENTER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a workload could not be enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its cgroup, namespace or listener could not be made.
+    #[error("workload {identity}: {source}")]
+    Workload {
+        /// The workload.
+        identity: SpiffeId,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel half refused.
+    #[error("workload {identity}: {source}")]
+    Capture {
+        /// The workload.
+        identity: SpiffeId,
+        /// The cause.
+        #[source]
+        source: datapath::Error,
+    },
+}
+
+/// Counts one thing.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What the agent counts besides the kernel programs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Captured connections served.
+    pub accepted: Counter,
+    /// Captured connections refused before the gateway.
+    pub refused: Counter,
+    /// Connections on a listener that no captured connect() belongs to.
+    pub original_destination_miss: Counter,
+}
+
+/// What an agent is made of.
+pub struct Parts {
+    /// The kernel half.
+    pub capture: Capture,
+    /// Certificates of the workloads.
+    pub certificates: CertificateStore,
+    /// The egress gateway.
+    pub gateway: Gateway,
+    /// Where flows are recorded.
+    pub flows: FlowTable,
+    /// The run directory.
+    pub run_dir: RunDir,
+    /// The cgroup under which workloads are made.
+    pub cgroup: PathBuf,
+}
+
+/// The node agent.
+pub struct Agent {
+    pub(super) capture: Capture,
+    pub(super) certificates: CertificateStore,
+    pub(super) gateway: Gateway,
+    pub(super) flows: FlowTable,
+    pub(super) counters: Counters,
+    run_dir: RunDir,
+    cgroup: PathBuf,
+    workloads: Mutex<Workloads>,
+    connections: TaskTracker,
+}
+
+#[derive(Default)]
+struct Workloads {
+    enrolled: HashMap<u32, Arc<Enrolled>>,
+    last_id: u32,
+}
+
+/// An enrolled workload at work.
+pub(super) struct Enrolled {
+    pub(super) workload: Workload,
+    pub(super) tunnels: Pool,
+    stop: CancellationToken,
+}
+
+/// What [`Agent::enroll`] needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// Namespace.
+    pub namespace: String,
+    /// Service account.
+    pub service_account: String,
+    /// Give it a network namespace of its own, with nothing but loopback.
+    pub own_network: bool,
+}
+
+impl Agent {
+    /// An agent without workloads.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { capture, certificates, gateway, flows, run_dir, cgroup } = parts;
+        Arc::new(Self {
+            capture,
+            certificates,
+            gateway,
+            flows,
+            counters: Counters::default(),
+            run_dir,
+            cgroup,
+            workloads: Mutex::default(),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// Makes a workload; the caller moves its process into the cgroup (and namespace) that the answer names.
+    pub fn enroll(self: &Arc<Self>, identity: &SpiffeId, own_network: bool) -> Result<Workload, Error> {
+        let fail = |source| Error::Workload { identity: identity.clone(), source };
+        let id = {
+            let mut workloads = self.workloads.lock();
+            workloads.last_id += 1;
+            workloads.last_id
+        };
+        let workload =
+            Workload::create(&self.run_dir, &self.cgroup, id, identity.clone(), own_network).map_err(fail)?;
+        // The state file comes before the first program: whatever is attached can be found and undone.
+        let started = workload.save(&self.run_dir).map_err(fail).and_then(|()| self.start(workload.clone()));
+        if let Err(e) = started {
+            self.undo(&workload);
+            return Err(e);
+        }
+        tracing::info!(workload = %workload.identity, cgroup = %workload.cgroup.display(), "enrolled");
+        Ok(workload)
+    }
+
+    /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
+    pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
+        for workload in Workload::load_all(&self.run_dir)? {
+            {
+                let mut workloads = self.workloads.lock();
+                workloads.last_id = workloads.last_id.max(workload.id);
+            }
+            if workload.open_cgroup().is_err() {
+                self.undo(&workload);
+            } else if let Err(e) = self.start(workload.clone()) {
+                // Its programs stay, and refuse: an error here must not let anything out.
+                tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {e}");
+            } else {
+                tracing::info!(workload = %workload.identity, "taken over");
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases a workload in which nothing runs (any more); `false` when something does, or it is not enrolled.
+    pub fn release_empty(&self, id: u32) -> bool {
+        let Some(enrolled) = self.workloads.lock().enrolled.get(&id).cloned() else { return false };
+        let populated = enrolled.workload.open_cgroup().and_then(|cgroup| cgroup.populated());
+        if populated.unwrap_or(false) {
+            return false;
+        }
+        self.release(&enrolled);
+        true
+    }
+
+    /// The workloads enrolled, by number.
+    pub fn workloads(&self) -> Vec<Workload> {
+        let mut workloads: Vec<_> =
+            self.workloads.lock().enrolled.values().map(|enrolled| enrolled.workload.clone()).collect();
+        workloads.sort_by_key(|workload| workload.id);
+        workloads
+    }
+
+    /// The flows recorded.
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    /// The gateway in use.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Counters of kernel programs and agent, by name.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = self.capture.counters().unwrap_or_else(|e| {
+            tracing::warn!("counters of the kernel programs: {e}");
+            Vec::new()
+        });
+        counters.extend([
+            ("agent_accepted", self.counters.accepted.get()),
+            ("agent_refused", self.counters.refused.get()),
+            ("original_destination_miss", self.counters.original_destination_miss.get()),
+        ]);
+        counters
+    }
+
+    /// The kernel half, for settings that are not about one workload.
+    pub fn capture(&self) -> &Capture {
+        &self.capture
+    }
+
+    /// Stops accepting, and waits until the last connection ends or `deadline` passes. Programs stay attached and refuse.
+    pub async fn drain(&self, deadline: Duration) {
+        for enrolled in self.workloads.lock().enrolled.values() {
+            enrolled.stop.cancel();
+        }
+        self.connections.close();
+        if time::timeout(deadline, self.connections.wait()).await.is_err() {
+            tracing::warn!(
+                open = self.connections.len(),
+                "connections are cut: the drain deadline has passed"
+            );
+        }
+    }
+
+    /// Listener, then programs, then the tasks that serve and watch it.
+    fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
+        let identity = workload.identity.clone();
+        let fail = |source| Error::Workload { identity: identity.clone(), source };
+        let namespace = workload.namespace.as_deref();
+        let listeners = Listeners::bind(namespace).map_err(fail)?;
+        let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
+        // A namespace of our own making has no way out but the listener: nothing there is "no route".
+        let families = if namespace.is_some() {
+            Families { v4: true, v6: true }
+        } else {
+            Families::of(None).map_err(fail)?
+        };
+        let policy = WorkloadPolicy {
+            workload: workload.id,
+            listener_v4,
+            listener_v6,
+            no_route_v4: !families.v4,
+            no_route_v6: !families.v6,
+        };
+        let cgroup = workload.open_cgroup().map_err(fail)?;
+        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
+        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
+        self.capture
+            .attach(cgroup.path(), &policy)
+            .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
+
+        let enrolled = Arc::new(Enrolled {
+            workload,
+            tunnels: Pool::new(Arc::new(HostDial)),
+            stop: CancellationToken::new(),
+        });
+        self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
+        for listener in listeners {
+            self.connections.spawn(accept(Arc::clone(self), Arc::clone(&enrolled), listener));
+        }
+        let (agent, stop) = (Arc::clone(self), enrolled.stop.clone());
+        self.connections.spawn(async move {
+            stop.run_until_cancelled(agent.watch(&enrolled, cgroup)).await;
+        });
+        Ok(())
+    }
+
+    /// Releases the workload when its last process has ended.
+    async fn watch(&self, enrolled: &Enrolled, cgroup: super::cgroup::Cgroup) {
+        let ended = async {
+            match time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await {
+                Ok(entered) => entered?,
+                Err(_) => {
+                    tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time")
+                }
+            }
+            cgroup.wait_populated(false).await
+        };
+        if let Err(e) = ended.await {
+            // The directory is gone, which is an end as well; anything else must not pass for one.
+            if e.kind() != io::ErrorKind::NotFound && e.raw_os_error() != Some(nix::libc::ENODEV) {
+                tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
+                return;
+            }
+        }
+        self.release(enrolled);
+    }
+
+    fn release(&self, enrolled: &Enrolled) {
+        enrolled.stop.cancel();
+        let last_of_identity = {
+            let mut workloads = self.workloads.lock();
+            if workloads.enrolled.remove(&enrolled.workload.id).is_none() {
+                return;
+            }
+            !workloads.enrolled.values().any(|other| other.workload.identity == enrolled.workload.identity)
+        };
+        if last_of_identity {
+            self.certificates.forget(&enrolled.workload.identity);
+        }
+        self.undo(&enrolled.workload);
+        tracing::info!(workload = %enrolled.workload.identity, "released");
+    }
+
+    fn undo(&self, workload: &Workload) {
+        if let Err(e) = self.capture.detach(workload.cgroup_inode) {
+            tracing::error!(workload = %workload.identity, "{e}");
+        }
+        if let Err(e) = workload.remove(&self.run_dir) {
+            tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
+        }
+    }
+}
+
+/// Accepts until the workload ends. A full descriptor table must not end the listener: it waits and goes on.
+async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            () = enrolled.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
+                agent.connections.spawn(served);
+            }
+            Err(e) => {
+                tracing::warn!(workload = %enrolled.workload.identity, "accept: {e}");
+                time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

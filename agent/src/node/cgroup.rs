@@ -1,0 +1,160 @@
+//! cgroup v2 directories of workloads: where they are made, whether anything runs in them, how they end.
+//!
+//! `node::agent` makes and removes them; `cli::exec` moves its command into one. Attaches nothing: that is `datapath`.
+
+use std::{
+    fs, io,
+    io::{Read as _, Seek as _, SeekFrom},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// The cgroup v2 hierarchy of this machine.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds the mount. On hybrid hosts it is usually `/sys/fs/cgroup/unified`, else `/sys/fs/cgroup`.
+    pub fn find() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        mount_point(&mounts).map(|root| Self { root }).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no cgroup v2 hierarchy is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` \
+                 (or boot with systemd.unified_cgroup_hierarchy=1)",
+            )
+        })
+    }
+
+    /// The directory under which one Egret instance makes its workloads' cgroups.
+    pub fn instance(&self, name: &str) -> PathBuf {
+        self.root.join("egret").join(name)
+    }
+
+    /// Removes the directory of an instance, and the common parent when no other instance is left.
+    pub fn remove_instance(&self, name: &str) -> io::Result<()> {
+        remove_directory(&self.instance(name))?;
+        match fs::remove_dir(self.root.join("egret")) {
+            Err(e)
+                if !matches!(
+                    e.raw_os_error(),
+                    Some(nix::libc::ENOENT | nix::libc::EBUSY | nix::libc::ENOTEMPTY)
+                ) =>
+            {
+                Err(e)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The mount point of the first cgroup2 file system in a mountinfo listing (proc_pid_mountinfo(5)).
+fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        (source.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// The cgroup of one workload.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Cgroup {
+    /// Makes the directory, parents included.
+    pub fn create(path: PathBuf) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::create_dir(&path)?;
+        Self::open(path)
+    }
+
+    /// An existing directory.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let inode = fs::metadata(&path)?.ino();
+        Ok(Self { path, inode })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its id in the kernel: the inode of the directory.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Moves a process into it.
+    pub fn enter(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// Ends every process in it, its children included (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Whether any process is in it or below.
+    pub fn populated(&self) -> io::Result<bool> {
+        Ok(populated(&fs::read_to_string(self.path.join("cgroup.events"))?))
+    }
+
+    /// Waits until `populated` in `cgroup.events` is `wanted`: whether any process is in it or below.
+    pub async fn wait_populated(&self, wanted: bool) -> io::Result<()> {
+        let file = fs::File::open(self.path.join("cgroup.events"))?;
+        // kernfs reports a change of the file as EPOLLPRI; the event is latched from the read on, so none is missed.
+        // SAFETY: the file owns its descriptor, and the AsyncFd owns the file.
+        let events = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }?;
+        let mut text = String::new();
+        loop {
+            let mut file = events.get_ref();
+            file.seek(SeekFrom::Start(0))?;
+            text.clear();
+            file.read_to_string(&mut text)?;
+            if populated(&text) == wanted {
+                return Ok(());
+            }
+            events.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    }
+
+    /// Removes the directory; fine when it is gone already.
+    pub fn remove(&self) -> io::Result<()> {
+        remove_directory(&self.path)
+    }
+}
+
+fn populated(events: &str) -> bool {
+    events.lines().any(|line| line == "populated 1")
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(e.kind(), format!("cgroup {} cannot be removed: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mount_point;
+
+    #[test]
+    fn finds_cgroup2_among_v1_controllers() {
+        let hybrid = "30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n\
+                      31 24 0:27 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(hybrid).unwrap().to_str(), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_point("30 24 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! One captured connection, from accept to close: original destination, certificate, tunnel, bytes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpStream;
+
+use super::{
+    agent::{Agent, Enrolled},
+    refuse,
+};
+use crate::{
+    flow::{FlowHandle, FlowId},
+    hbone::{client, headers::Connect, tunnel::Tunnel},
+    net::copy,
+    reason::{Reason, Refusal},
+};
+
+/// A connection on which no byte moves is closed after this long. Istio's default for TCP is 1 h
+/// (`tcp_proxy.idle_timeout`); the gateway ends idle HTTP sooner.
+const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Serves a connection that the workload's listener accepted from `peer`.
+pub(super) async fn serve(agent: Arc<Agent>, enrolled: Arc<Enrolled>, stream: TcpStream, peer: SocketAddr) {
+    let Some(original_destination) = agent.capture.take_original_destination(enrolled.workload.id, peer)
+    else {
+        // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
+        agent.counters.original_destination_miss.increment();
+        tracing::debug!(workload = %enrolled.workload.identity, %peer, "no original destination; connection reset");
+        refuse::reset(stream);
+        return;
+    };
+    agent.counters.accepted.increment();
+    let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY: {e}");
+    }
+    match open_tunnel(&agent, &enrolled, &flow, original_destination).await {
+        Ok(tunnel) => carry(stream, tunnel, &flow).await,
+        Err(refusal) => {
+            agent.counters.refused.increment();
+            tracing::debug!(workload = %enrolled.workload.identity, %original_destination, reason = %refusal.reason,
+                "refused: {refusal}");
+            flow.fail(&refusal);
+            flow.add_received(refuse::refuse(stream, &refusal).await);
+        }
+    }
+}
+
+/// Moves the bytes until both sides have ended.
+async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, flow: &FlowHandle) {
+    match copy::bidirectional(&mut stream, &mut tunnel, flow, IDLE_TIMEOUT).await {
+        Ok(()) => {}
+        Err(copy::Error::Io(copy::Side::Left, e)) => {
+            flow.fail(&Refusal::new(Reason::ClientGone, format!("the workload's connection broke: {e}")));
+        }
+        Err(copy::Error::Io(copy::Side::Right, e)) => {
+            // The gateway reset the tunnel: so is the workload's connection, which must not take it for a regular end.
+            flow.fail(&Refusal::new(Reason::UpstreamReset, format!("the tunnel was reset: {e}")));
+            refuse::reset(stream);
+        }
+        Err(e @ copy::Error::Idle(_)) => {
+            flow.fail(&Refusal::new(Reason::UpstreamTimeout, e.to_string()));
+            refuse::reset(stream);
+        }
+    }
+}
+
+async fn open_tunnel(
+    agent: &Agent,
+    enrolled: &Enrolled,
+    flow: &FlowHandle,
+    original_destination: SocketAddr,
+) -> Result<Tunnel, Refusal> {
+    let certificate = agent
+        .certificates
+        .fetch(&enrolled.workload.identity)
+        .await
+        .map_err(|e| Refusal::new(Reason::IdentityUnavailable, e.to_string()))?;
+    let connect =
+        Connect { original_destination, flow_id: Some(flow.id()), traceparent: None, baggage: None };
+    enrolled.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
+        let reason = match &e {
+            client::Error::Refused { .. } => Reason::GatewayRefused,
+            client::Error::Dial(..)
+            | client::Error::Tls(..)
+            | client::Error::Http2(..)
+            | client::Error::Timeout(_) => Reason::GatewayUnreachable,
+        };
+        Refusal::new(reason, e.to_string())
+    })
+}

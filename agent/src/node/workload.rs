@@ -1,0 +1,104 @@
+//! A workload: what the agent knows of it, and the file that lets a restarted agent find it again.
+
+use std::{fs, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{cgroup::Cgroup, netns};
+use crate::{app::run_dir::RunDir, mesh::SpiffeId};
+
+/// An enrolled workload. Also the JSON of its state file and of the admin socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Its number in this instance, from 1; the kernel programs know it by this.
+    pub id: u32,
+    /// Its identity.
+    pub identity: SpiffeId,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Inode of the cgroup directory.
+    pub cgroup_inode: u64,
+    /// Its own network namespace; absent: it shares the agent's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespace: Option<PathBuf>,
+}
+
+impl Workload {
+    /// Makes cgroup and, where asked, network namespace of a new workload.
+    pub(super) fn create(
+        run_dir: &RunDir,
+        parent: &std::path::Path,
+        id: u32,
+        identity: SpiffeId,
+        own_namespace: bool,
+    ) -> io::Result<Self> {
+        let name = format!("{}.{}.{id}", identity.namespace(), identity.service_account());
+        let namespace = own_namespace.then(|| run_dir.namespaces().join(&name));
+        if let Some(at) = &namespace {
+            netns::create_isolated(at)?;
+        }
+        let cgroup = Cgroup::create(parent.join(&name)).inspect_err(|_| {
+            // What this call made goes with it; the error that matters is the cgroup's.
+            drop(namespace.as_deref().map(netns::delete));
+        })?;
+        let workload =
+            Self { id, identity, cgroup: cgroup.path().to_owned(), cgroup_inode: cgroup.inode(), namespace };
+        Ok(workload)
+    }
+
+    /// Its cgroup; fails when the directory is gone or was made anew.
+    pub fn open_cgroup(&self) -> io::Result<Cgroup> {
+        let cgroup = Cgroup::open(self.cgroup.clone())?;
+        if cgroup.inode() == self.cgroup_inode {
+            Ok(cgroup)
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the cgroup directory is not the one that was enrolled",
+            ))
+        }
+    }
+
+    /// Writes the state file.
+    pub(super) fn save(&self, run_dir: &RunDir) -> io::Result<()> {
+        let file = self.file(run_dir);
+        let fresh = file.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(fresh, file)
+    }
+
+    /// Every workload with a state file, in no order.
+    pub fn load_all(run_dir: &RunDir) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(run_dir.workloads()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut workloads = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let text = fs::read(&path)?;
+                let workload = serde_json::from_slice(&text).map_err(|e| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("state file {}: {e}", path.display()))
+                })?;
+                workloads.push(workload);
+            }
+        }
+        Ok(workloads)
+    }
+
+    /// Removes what [`Self::create`] and [`Self::save`] made. Everything is tried; the first error is told.
+    pub(super) fn remove(&self, run_dir: &RunDir) -> io::Result<()> {
+        let cgroup = match fs::remove_dir(&self.cgroup) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        let namespace = self.namespace.as_deref().map_or(Ok(()), netns::delete);
+        let file = fs::remove_file(self.file(run_dir));
+        cgroup.and(namespace).and(file)
+    }
+
+    fn file(&self, run_dir: &RunDir) -> PathBuf {
+        run_dir.workloads().join(format!("{}.json", self.id))
+    }
+}

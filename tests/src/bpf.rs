@@ -1,0 +1,118 @@
+//! What is attached to a cgroup, asked of the kernel directly (bpf(2)), so that no library of the product's vouches for
+//! the product.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    ops::RangeInclusive,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{errno::Errno, libc};
+
+use crate::cgroup;
+
+/// `enum bpf_cmd` in linux/bpf.h.
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const PROG_QUERY: libc::c_int = 16;
+/// `BPF_F_QUERY_EFFECTIVE`: also what cgroups above have attached.
+const QUERY_EFFECTIVE: u32 = 1;
+/// `enum bpf_attach_type`, those for cgroups. For others the kernel takes the descriptor for something else.
+const ATTACH_TYPES: [RangeInclusive<u32>; 8] =
+    [0..=3, 6..=6, 8..=15, 18..=22, 29..=32, 34..=34, 43..=43, 49..=53];
+const MAX_PROGRAMS: usize = 64;
+
+/// Attach type and program id.
+pub type Attachment = (u32, u32);
+
+/// `query` of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+}
+
+/// The part of `union bpf_attr` for `BPF_PROG_GET_FD_BY_ID`.
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// Programs attached to this very cgroup.
+pub fn attached(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
+    query(cgroup, 0)
+}
+
+/// Programs that run for processes in this cgroup, wherever they are attached.
+pub fn effective(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
+    query(cgroup, QUERY_EFFECTIVE)
+}
+
+/// Whether a program is loaded at all.
+pub fn is_loaded(program: u32) -> Result<bool> {
+    let mut attribute = ById { id: program, ..ById::default() };
+    match bpf(PROG_GET_FD_BY_ID, &mut attribute) {
+        Ok(fd) => {
+            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            Ok(true)
+        }
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error).context("BPF_PROG_GET_FD_BY_ID"),
+    }
+}
+
+fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {
+    let directory = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
+    let mut found = BTreeSet::new();
+    for attach_type in ATTACH_TYPES.into_iter().flatten() {
+        let mut ids = [0_u32; MAX_PROGRAMS];
+        let mut attribute = Query {
+            target_fd: directory.as_raw_fd().cast_unsigned(),
+            attach_type,
+            flags,
+            prog_ids: ids.as_mut_ptr() as u64,
+            prog_cnt: MAX_PROGRAMS as u32,
+            ..Query::default()
+        };
+        match bpf(PROG_QUERY, &mut attribute) {
+            Ok(_) => {
+                let count = usize::try_from(attribute.prog_cnt)?.min(MAX_PROGRAMS);
+                found.extend(ids[..count].iter().map(|id| (attach_type, *id)));
+            }
+            // Not in this kernel.
+            Err(Errno::EINVAL) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("BPF_PROG_QUERY on {}", cgroup.display()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn bpf<T>(command: libc::c_int, attribute: &mut T) -> Result<RawFd, Errno> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attribute`, whose layout is a prefix of
+    // `union bpf_attr`; a buffer it refers to belongs to the caller and is as long as it says.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), size_of::<T>()) };
+    Errno::result(result).map(|fd| fd as RawFd)
+}
+
+/// The cgroup of this process.
+pub fn own_cgroup() -> Result<PathBuf> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup v2")?;
+    Ok(cgroup::mount_point()?.join(path))
+}

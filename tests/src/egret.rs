@@ -1,0 +1,219 @@
+//! The product under test, through its command line only: `egret up` as a guard, and the other verbs against it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    curl::{self, Answer},
+    json_log::JsonLog,
+    process::Process,
+    wait,
+};
+
+/// What `egret up` gets until everything serves.
+const START: Duration = Duration::from_mins(1);
+/// What it gets to end: every role may drain its connections.
+const END: Duration = Duration::from_secs(40);
+/// What a change of a file gets until it is in force.
+const RELOAD: Duration = Duration::from_secs(15);
+
+/// The processes of one `egret up`, by the names of their pid files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `egret up` itself.
+    Supervisor,
+    /// `egret ca`.
+    Ca,
+    /// `egret gateway`.
+    Gateway,
+    /// `egret agent`.
+    Agent,
+}
+
+impl Part {
+    /// As in `<run-dir>/<name>.pid`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Supervisor => "supervisor",
+            Self::Ca => "ca",
+            Self::Gateway => "gateway",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// A running `egret up`. Dropping it ends it the way Ctrl-C does.
+pub struct Egret {
+    binary: PathBuf,
+    run_dir: PathBuf,
+    tunnel_port: u16,
+    process: Process,
+}
+
+impl Egret {
+    /// Starts `binary` on the files in `config`, and waits until it serves. Its tunnel port is any free one.
+    pub fn up(binary: &Path, config: &Path, run_dir: &Path) -> Result<Self> {
+        let tunnel_port = free_port()?;
+        let mut command = Command::new(binary);
+        command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
+        command.args(["--hbone-address", &format!("127.0.0.1:{tunnel_port}")]);
+        command.stdout(Stdio::null());
+        let mut process = Process::spawn("egret up", &mut command)?;
+        process.wait_for_line(" ready", START)?;
+        Ok(Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnel_port, process })
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its run directory.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The port of the gateway's tunnels, on 127.0.0.1.
+    pub fn tunnel_port(&self) -> u16 {
+        self.tunnel_port
+    }
+
+    /// The supervisor.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The gateway's access log.
+    pub fn access_log(&self) -> JsonLog {
+        JsonLog::new(self.run_dir.join("gateway-access.log"))
+    }
+
+    /// A verb that takes `--run-dir`.
+    pub fn verb(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg(name).arg("--run-dir").arg(&self.run_dir);
+        command
+    }
+
+    /// `egret exec WORKLOAD -- …`, up to and including the dashes.
+    pub fn exec(&self, workload: &str, own_namespace: bool) -> Command {
+        let mut command = self.verb("exec");
+        if own_namespace {
+            command.arg("--netns");
+        }
+        command.args([workload, "--"]);
+        command
+    }
+
+    /// `egret exec WORKLOAD -- curl …`.
+    pub fn curl(&self, workload: &str, own_namespace: bool, arguments: &[&str]) -> Result<Answer> {
+        let mut command = self.exec(workload, own_namespace);
+        command.arg("curl").args(curl::OPTIONS).args(arguments);
+        curl::run(&mut command)
+    }
+
+    /// `egret status -o json`.
+    pub fn status(&self) -> Result<Value> {
+        self.json("status")
+    }
+
+    /// `egret flows -o json`.
+    pub fn flows(&self) -> Result<Value> {
+        self.json("flows")
+    }
+
+    /// `egret flows`, for people.
+    pub fn flow_table(&self) -> Result<String> {
+        output(&mut self.verb("flows"))
+    }
+
+    fn json(&self, verb: &str) -> Result<Value> {
+        let text = output(self.verb(verb).args(["-o", "json"]))?;
+        serde_json::from_str(&text).with_context(|| format!("egret {verb} -o json gave no JSON: {text}"))
+    }
+
+    /// The version of the configuration in force.
+    pub fn config_version(&self) -> Result<u64> {
+        let status = self.status()?;
+        status["config"]["version"]
+            .as_u64()
+            .with_context(|| format!("no config.version in the status: {status}"))
+    }
+
+    /// Makes a change to the configuration's files and waits until it is in force.
+    pub fn reconfigure(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = self.config_version()?;
+        change()?;
+        wait::until("the changed configuration to be in force", RELOAD, || {
+            Ok((self.config_version()? > before).then_some(()))
+        })
+    }
+
+    /// The problems of the last load.
+    pub fn config_problems(&self) -> Result<Vec<Value>> {
+        let status = self.status()?;
+        let problems = status["config"]["problems"].as_array();
+        problems.cloned().with_context(|| format!("no config.problems in the status: {status}"))
+    }
+
+    /// The process id of a part, as its pid file has it.
+    pub fn pid(&self, part: Part) -> Result<Pid> {
+        let path = self.run_dir.join(part.name()).with_extension("pid");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let pid = text.trim().parse().with_context(|| format!("{}: {text:?}", path.display()))?;
+        Ok(Pid::from_raw(pid))
+    }
+
+    /// Kills a part, without warning.
+    pub fn kill(&self, part: Part) -> Result<Pid> {
+        let pid = self.pid(part)?;
+        kill(pid, Signal::SIGKILL).with_context(|| format!("cannot kill {part:?} ({pid})"))?;
+        Ok(pid)
+    }
+
+    /// Ends it as Ctrl-C at a terminal would, and expects exit status 0.
+    pub fn interrupt(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGINT)?;
+        let status = self.process.wait(END)?;
+        if !status.success() {
+            bail!("egret up ended with {status} after SIGINT:\n{}", self.process.tail());
+        }
+        Ok(())
+    }
+}
+
+/// Takes away what an `egret up` left that was killed. Does nothing where nothing is left.
+pub fn clean_up_after_crash(binary: &Path, run_dir: &Path) -> Result<()> {
+    output(Command::new(binary).args(["agent", "--cleanup", "--run-dir"]).arg(run_dir)).map(drop)
+}
+
+/// The output of a verb, which has to succeed.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if !output.status.success() {
+        let arguments = command.get_args().map(|argument| argument.display().to_string()).collect::<Vec<_>>();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("`egret {}` failed ({}): {}", arguments.join(" "), output.status, stderr.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

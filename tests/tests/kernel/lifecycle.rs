@@ -1,0 +1,167 @@
+//! Attaching, detaching, the agent's death, and its successor.
+
+use std::{fs, time::Duration};
+
+use egret::datapath::{self, Capture};
+use nix::errno::Errno;
+
+use crate::lab::{Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
+
+/// The connection of an application that is not captured.
+fn assert_direct(application: &mut crate::lab::Application) {
+    let server = listen(&format!("{OUTSIDE_V4}:0"));
+    let address = server.local_addr().unwrap().to_string();
+    assert_eq!(application.connect(&address), format!("ok {address}"));
+    server.accept().expect("went direct");
+}
+
+#[test]
+fn after_detach_nothing_is_captured() {
+    let Some(lab) = Lab::new("after_detach_nothing_is_captured") else { return };
+    let mut application = lab.inside();
+    assert_direct(&mut application);
+    lab.enrol();
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
+    let captured = lab.count("captured");
+    assert_direct(&mut application);
+    assert_eq!(lab.count("captured"), captured);
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    lab.capture.detach(lab.cgroup.inode().unwrap()).expect("detaching twice is fine");
+}
+
+#[test]
+fn a_removed_cgroup_can_be_detached() {
+    let Some(mut lab) = Lab::new("a_removed_cgroup_can_be_detached") else { return };
+    lab.enrol();
+    let inode = lab.cgroup.inode().unwrap();
+    lab.cgroup = egret_tests::cgroup::Cgroup::new().unwrap();
+    lab.capture.detach(inode).unwrap();
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+}
+
+#[test]
+fn a_dead_agent_means_refused_until_cleanup() {
+    let Some(lab) = Lab::new("a_dead_agent_means_refused_until_cleanup") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    // Everything that the agent's process holds goes; what is pinned stays.
+    let Lab { capture, cgroup, listener_v4, listener_v6, pins, mount } = lab;
+    drop((capture, listener_v4, listener_v6));
+    let server = listen(&format!("{OUTSIDE_V4}:0"));
+    for address in [format!("{OUTSIDE_V4}:{}", port(&server)), "[2001:db8:7::7]:80".to_owned()] {
+        assert_eq!(application.connect(&address), errno(Errno::ECONNREFUSED), "{address}");
+    }
+    assert_idle(&server);
+
+    datapath::cleanup(&pins).unwrap();
+    assert!(!pins.exists(), "nothing is left");
+    assert_direct(&mut application);
+    drop((cgroup, mount));
+}
+
+#[test]
+fn a_restarted_agent_takes_over() {
+    let Some(mut lab) = Lab::new("a_restarted_agent_takes_over") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    let pinned = || {
+        let mut names: Vec<_> =
+            fs::read_dir(lab.pins.join("links")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = pinned();
+    assert_eq!(before.len(), 5);
+
+    // A new process has new listeners, the same maps, and the same links.
+    let successor = Capture::load(&lab.pins).unwrap();
+    let (peer, old) = (lab.listener_v4.accept().unwrap().1, "203.0.113.7:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), Some(old), "maps are shared");
+    let listener = listen("127.0.0.1:0");
+    let mut policy = lab.policy();
+    policy.listener_v4 = port(&listener);
+    successor.attach(lab.cgroup.path(), &policy).unwrap();
+    assert_eq!(pinned(), before, "links stay");
+    drop(std::mem::replace(&mut lab.listener_v4, listener));
+
+    assert_eq!(application.connect("203.0.113.8:80"), "ok 203.0.113.8:80");
+    let (_, peer) = lab.listener_v4.accept().unwrap();
+    let expected = Some("203.0.113.8:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(lab.count("captured"), 2, "each connection was seen by one set of programs");
+}
+
+#[test]
+fn links_on_other_maps_are_replaced() {
+    let Some(lab) = Lab::new("links_on_other_maps_are_replaced") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    // The maps' pins are lost, so a new agent makes new maps, and the links' programs cannot be kept.
+    fs::remove_dir_all(lab.pins.join("maps")).unwrap();
+    let successor = Capture::load(&lab.pins).unwrap();
+    successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 5);
+
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    let (_, peer) = lab.listener_v4.accept().unwrap();
+    let expected = Some("203.0.113.7:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    let counters = successor.counters().unwrap();
+    assert!(
+        counters.contains(&("captured", 1)) && counters.contains(&("already_captured", 0)),
+        "{counters:?}"
+    );
+}
+
+#[test]
+fn a_failed_attach_leaves_nothing_behind() {
+    let Some(lab) = Lab::new("a_failed_attach_leaves_nothing_behind") else { return };
+    let inode = lab.cgroup.inode().unwrap();
+    // The last link cannot be pinned here.
+    let obstacle = lab.pins.join("links").join(format!("{inode}-egret_connect6-connect6"));
+    fs::create_dir(&obstacle).unwrap();
+    let error = lab.capture.attach(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
+    assert!(error.contains("egret_connect6"), "{error}");
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 1, "only the obstacle");
+    assert_direct(&mut lab.inside());
+
+    fs::remove_dir(&obstacle).unwrap();
+    lab.enrol();
+    assert_eq!(lab.inside().connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+}
+
+#[test]
+fn a_pinned_map_of_another_shape_is_refused() {
+    let Some(lab) = Lab::new("a_pinned_map_of_another_shape_is_refused") else { return };
+    let maps = lab.pins.join("maps");
+    fs::remove_file(maps.join("egret_bypass")).unwrap();
+    fs::rename(maps.join("egret_original"), maps.join("egret_bypass")).unwrap();
+    let error = Capture::load(&lab.pins).unwrap_err().to_string();
+    assert!(error.contains("egret_bypass") && error.contains("another shape"), "{error}");
+}
+
+#[test]
+fn writing_a_policy_where_nothing_is_attached_is_an_error() {
+    let Some(lab) = Lab::new("writing_a_policy_where_nothing_is_attached_is_an_error") else { return };
+    let error = lab.capture.set_policy(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
+    assert!(error.contains("nothing is attached"), "{error}");
+}
+
+#[test]
+fn original_destinations_that_nobody_takes_are_swept() {
+    let Some(lab) = Lab::new("original_destinations_that_nobody_takes_are_swept") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    for number in 1..=3 {
+        assert_eq!(
+            application.connect(&format!("203.0.113.{number}:80")),
+            format!("ok 203.0.113.{number}:80")
+        );
+    }
+    assert_eq!(lab.capture.sweep().unwrap(), 0, "they are young");
+    assert_eq!(lab.take(true).1, Some("203.0.113.1:80".parse().unwrap()));
+    assert_eq!(lab.capture.sweep_older_than(Duration::ZERO).unwrap(), 2);
+    assert_eq!(lab.take(true).1, None);
+}

@@ -1,0 +1,8 @@
+//! Kernel tests: the real programs on a real cgroup, with real sockets. They need root; without it they fail, or say what was
+//! left out where that is allowed (`egret_tests::privileges`). Each runs in network and mount namespaces of its own, so
+//! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
+
+mod capture;
+mod lab;
+mod lifecycle;
+mod refusal;

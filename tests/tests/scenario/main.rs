@@ -1,0 +1,94 @@
+//! The scenario end to end, on the real binaries, the real kernel and a real network.
+//!
+//! Needs root, and `egret` built: `EGRET_BIN`, else `target/release/egret`. Without root it fails, unless
+//! `EGRET_TESTS_ALLOW_SKIP=1` says that it may leave itself out.
+
+mod bad_input;
+mod credential;
+mod exec;
+mod killed;
+mod nothing_left;
+mod plaintext;
+mod walk;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail};
+use egret_tests::{
+    netns::Namespace,
+    privileges,
+    scenario::{Outcome, Places, World},
+};
+use tempfile::TempDir;
+
+/// A world of one test's own. The directory goes last.
+struct Rig {
+    world: World,
+    _directory: TempDir,
+}
+
+impl Rig {
+    /// Everything started; nothing when the test has to be left out.
+    fn start() -> Result<Option<Self>> {
+        if !privileges::kernel_or_skip("the scenario") {
+            return Ok(None);
+        }
+        let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
+        let places = Places {
+            egret: egret()?,
+            external: PathBuf::from(env!("CARGO_BIN_EXE_egret-external")),
+            steps: workspace().join("deploy/demo"),
+            work: directory.path().join("files"),
+            run: directory.path().join("run"),
+        };
+        let namespace = Namespace::create("egt", Path::new("/run/lock/egret-tests"))?;
+        Ok(Some(Self { world: World::start(places, namespace)?, _directory: directory }))
+    }
+
+    /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.
+    fn configured(directory: &str) -> Result<Option<Self>> {
+        let mut rig = Self::start()?;
+        if let Some(rig) = &mut rig {
+            rig.world.configure_up_to(directory)?;
+        }
+        Ok(rig)
+    }
+}
+
+/// The product's binary.
+fn egret() -> Result<PathBuf> {
+    let path =
+        env::var_os("EGRET_BIN").map_or_else(|| workspace().join("target/release/egret"), PathBuf::from);
+    if !path.is_file() {
+        bail!("no egret at {}: run `cargo build --release`, or name it in EGRET_BIN", path.display());
+    }
+    Ok(path)
+}
+
+fn workspace() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
+
+/// A text that occurs nowhere else.
+fn marker(name: &str) -> String {
+    let nanoseconds = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    format!("egret-{name}-{}-{nanoseconds}", std::process::id())
+}
+
+/// Fails with everything a person needs to understand an outcome that was not expected.
+#[track_caller]
+fn passed(title: &str, outcome: &Outcome) {
+    assert!(
+        outcome.failures.is_empty(),
+        "{title}\n$ {}\n{}\n{}\ngateway: {:#?}\nexternal: {:#?}",
+        outcome.command,
+        outcome.answer.summary(),
+        outcome.failures.join("\n"),
+        outcome.gateway,
+        outcome.external,
+    );
+}

@@ -1,0 +1,87 @@
+//! What runs is on workloads' cgroups only, and Ctrl-C takes all of it away.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use egret_tests::{
+    bpf,
+    process::Process,
+    residue::{self, Footprint},
+    scenario::OUTSIDE,
+    wait,
+};
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+
+use crate::{Rig, passed};
+
+#[test]
+fn ctrl_c_takes_everything_away() -> Result<()> {
+    let Some(mut rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &mut rig.world;
+    let mut workloads = Vec::new();
+    for own_namespace in [false, true] {
+        let mut command = world.egret.exec("default/sleep", own_namespace);
+        // Ignores SIGTERM: it has to be killed.
+        command.args(["sh", "-c", "trap '' TERM; echo $$ >&2; while :; do sleep 1; done"]);
+        workloads.push(Process::spawn("a workload", &mut command)?);
+    }
+    wait::until("two workloads to be enrolled", Duration::from_secs(15), || {
+        Ok((residue::workload_cgroups(&world.egret)?.len() == 2).then_some(()))
+    })?;
+    let mut footprint = Footprint::of(world.egret.run_dir());
+    wait::until("programs on both cgroups", Duration::from_secs(15), || {
+        let cgroups = residue::workload_cgroups(&world.egret)?;
+        let all = cgroups.iter().all(|cgroup| bpf::attached(cgroup).is_ok_and(|found| !found.is_empty()));
+        Ok(all.then_some(()))
+    })?;
+    footprint.record(&world.egret)?;
+    assert!(!footprint.programs().is_empty());
+    assert!(!footprint.left()?.is_empty(), "the control failed: nothing is there while it runs");
+
+    // None of them is in force for us, who are outside.
+    let ours = bpf::effective(&bpf::own_cgroup()?)?;
+    let captured = ours.iter().find(|(_, program)| footprint.programs().contains(program));
+    assert_eq!(captured, None, "a program of a workload is in force outside of it");
+    let outside = world.run(&OUTSIDE)?;
+    passed(OUTSIDE.title, &outside);
+
+    let mut parts = Vec::new();
+    for part in ["supervisor", "ca", "gateway", "agent"] {
+        let text = std::fs::read_to_string(world.egret.run_dir().join(part).with_extension("pid"))?;
+        parts.push(Pid::from_raw(text.trim().parse()?));
+    }
+    let run_dir = world.egret.run_dir().to_owned();
+    let Rig { world, _directory } = rig;
+    world.stop()?;
+    assert_eq!(footprint.left()?, Vec::<String>::new());
+    assert!(!Path::new(&run_dir).exists());
+    for part in parts {
+        assert_eq!(kill(part, None), Err(Errno::ESRCH), "process {part} is still there");
+    }
+    for mut workload in workloads {
+        workload.wait(Duration::from_secs(10))?;
+    }
+    Ok(())
+}
+
+/// What an instance made for all (the mount of bpffs, the parent of the cgroups) stays while another uses it.
+#[test]
+fn an_instance_that_ends_leaves_the_others_workloads_captured() -> Result<()> {
+    let Some(first) = Rig::start()? else { return Ok(()) };
+    let Some(second) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &second.world;
+    let mut command = world.egret.exec("default/sleep", false);
+    let _workload = Process::spawn("a workload", command.args(["sleep", "600"]))?;
+    let attached = || {
+        let cgroups = residue::workload_cgroups(&world.egret)?;
+        let attached = cgroups.iter().map(|cgroup| bpf::attached(cgroup)).collect::<Result<Vec<_>>>()?;
+        Ok(attached.into_iter().next().filter(|programs| !programs.is_empty()))
+    };
+    let before = wait::until("programs on the cgroup", Duration::from_secs(15), attached)?;
+    first.world.stop()?;
+    assert_eq!(attached()?, Some(before));
+    let url = format!("http://{}/status/200", world.external.address());
+    let answer = world.egret.curl("default/sleep", true, &["-H", "host: test.com", &url])?;
+    assert_eq!(answer.status, Some(200), "{}", answer.summary());
+    Ok(())
+}

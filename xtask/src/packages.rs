@@ -1,0 +1,60 @@
+//! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
+
+use std::{env, path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{command, terminal::Terminal};
+
+/// Program, package, and whether the demo can do without.
+const NEEDED: [(&str, &str, bool); 3] =
+    [("curl", "curl", false), ("ip", "iproute2", false), ("bpftool", "bpftool", true)];
+
+/// Installs what is missing, or says what to run.
+pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
+    let missing = |optional: bool| {
+        NEEDED
+            .iter()
+            .filter(|(program, _, can_do_without)| *can_do_without == optional && !installed(program))
+            .map(|(_, package, _)| *package)
+            .collect::<Vec<_>>()
+    };
+    let (required, optional) = (missing(false), missing(true));
+    if required.is_empty() && optional.is_empty() {
+        return Ok(());
+    }
+    if installed("apt-get") {
+        let packages = [required, optional].concat();
+        terminal.busy(&format!("installing {} (Debian packages)", packages.join(", ")))?;
+        // One by one: a package that this distribution has not must not keep the others out.
+        for package in packages {
+            if install(package).is_err() {
+                let updated = apt(&["update", "-q"]).and_then(|()| install(package));
+                if let Err(error) = updated
+                    && NEEDED.iter().any(|(_, name, optional)| *name == package && !optional)
+                {
+                    return Err(error);
+                }
+            }
+        }
+        return Ok(());
+    }
+    if required.is_empty() { Ok(()) } else { bail!("install {} first", required.join(" and ")) }
+}
+
+/// Whether a program is on the path.
+pub(crate) fn installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+        || Path::new("/usr/sbin").join(program).is_file()
+}
+
+fn install(package: &str) -> Result<()> {
+    apt(&["install", "-q", "-y", "--no-install-recommends", package])
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command::run_quietly(&mut command)
+}

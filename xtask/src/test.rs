@@ -1,0 +1,45 @@
+//! `cargo xtask test`: everything that can tell whether Egret works on this machine, cheapest first.
+//!
+//! The kernel and end-to-end tests need root and eBPF. Where they are missing the rest runs, and what was left out is said,
+//! with the reason; with `CI=true` that is a failure.
+
+use std::{env, time::Instant};
+
+use anyhow::{Result, bail};
+use egret_tests::privileges;
+
+use crate::{clippy, command, packages, terminal::Terminal, tidy, toolchain};
+
+/// Runs all tests.
+pub(crate) fn run() -> Result<()> {
+    let began = Instant::now();
+    let mut terminal = Terminal::new();
+    toolchain::ensure()?;
+    terminal.section("Format and rules")?;
+    cargo(&["fmt", "--all", "--check"])?;
+    tidy::run()?;
+    terminal.section("Lints, the kernel programs on their own target")?;
+    clippy::run()?;
+    terminal.section("Unit and in-process tests")?;
+    cargo(&["test", "--workspace", "--exclude", "egret-tests"])?;
+
+    if let Some(why) = privileges::missing() {
+        terminal
+            .bad(&format!("Left out: the kernel tests and the end-to-end tests, because of this: {why}"))?;
+        if env::var_os("CI").is_some_and(|ci| ci == "true") {
+            bail!("in CI nothing may be left out");
+        }
+    } else {
+        packages::ensure(&mut terminal)?;
+        terminal.section("The product, as it is released")?;
+        cargo(&["build", "--release", "--package", "egret", "--package", "egret-tests"])?;
+        terminal.section("Kernel and end-to-end tests")?;
+        // One at a time: they share this machine's cgroups, namespaces and ports.
+        cargo(&["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"])?;
+    }
+    terminal.good(&format!("All passed, in {} s.", began.elapsed().as_secs()))
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    command::run(command::cargo().args(arguments))
+}
