@@ -66,13 +66,24 @@ impl Egret {
     /// Starts `binary` on the files in `config`, and waits until it serves. Its tunnel port is any free one.
     pub fn up(binary: &Path, config: &Path, run_dir: &Path) -> Result<Self> {
         let tunnel_port = free_port()?;
+        let process = Self::spawn(binary, config, run_dir, tunnel_port)?;
+        let mut egret = Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnel_port, process };
+        egret.process.wait_for_line(" ready", START)?;
+        Ok(egret)
+    }
+
+    /// Starts it again after its supervisor was killed: with the same run directory, whose workloads it takes over.
+    pub fn up_again(&mut self, config: &Path) -> Result<()> {
+        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnel_port)?;
+        self.process.wait_for_line(" ready", START).map(drop)
+    }
+
+    fn spawn(binary: &Path, config: &Path, run_dir: &Path, tunnel_port: u16) -> Result<Process> {
         let mut command = Command::new(binary);
         command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
         command.args(["--hbone-address", &format!("127.0.0.1:{tunnel_port}")]);
         command.stdout(Stdio::null());
-        let mut process = Process::spawn("egret up", &mut command)?;
-        process.wait_for_line(" ready", START)?;
-        Ok(Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnel_port, process })
+        Process::spawn("egret up", &mut command)
     }
 
     /// The binary.
@@ -190,7 +201,22 @@ impl Egret {
         if !status.success() {
             bail!("egret up ended with {status} after SIGINT:\n{}", self.process.tail());
         }
+        // Said here, because it is cleaned up after on drop.
+        if self.run_dir.exists() {
+            bail!("egret up left {} behind:\n{}", self.run_dir.display(), self.process.tail());
+        }
         Ok(())
+    }
+}
+
+impl Drop for Egret {
+    fn drop(&mut self) {
+        // A failure shows in what is left, which is what tests and demo look at.
+        let _ = self.process.terminate();
+        if self.run_dir.exists() {
+            // It was killed and could not.
+            let _ = clean_up_after_crash(&self.binary, &self.run_dir);
+        }
     }
 }
 

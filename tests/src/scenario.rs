@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 pub use self::{
@@ -125,15 +125,14 @@ impl World {
 
     /// Starts Egret again after its supervisor was killed: on the same configuration and run directory.
     pub fn restart(&mut self) -> Result<()> {
-        self.egret = Egret::up(&self.places.egret, self.config.path(), &self.places.run)?;
-        Ok(())
+        self.egret.up_again(self.config.path())
     }
 
     /// Brings the configuration to where it is after `directory` of the demo, such as `5-mutual-tls`.
     pub fn configure_up_to(&mut self, directory: &str) -> Result<()> {
         let has = |step: &Step| step.apply.iter().any(|file| Path::new(file).starts_with(directory));
         let last = STEPS.iter().position(has);
-        let Some(last) = last else { anyhow::bail!("no step has files in {directory}") };
+        let Some(last) = last else { bail!("no step has files in {directory}") };
         for step in &STEPS[self.configured..=last] {
             self.configure(step)?;
         }
@@ -218,6 +217,9 @@ impl World {
             .args(["--from", "default/sleep", method, url])
             .output()
             .context("cannot run egret explain")?;
+        if output.stdout.is_empty() {
+            bail!("egret explain ({}) said only: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -13,6 +13,9 @@ use nix::{
 
 use super::{Error, loader};
 
+/// What a kernel with `CONFIG_BPF_PRELOAD` puts into every new bpffs.
+const OF_THE_KERNEL: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// A place where bpffs is mounted. Dropping it unmounts nothing.
 ///
 /// While it lives nobody can unmount it: pins do not keep a file system busy, an open directory does. Unmounting it
@@ -67,8 +70,11 @@ impl Bpffs {
             return Ok(());
         }
         for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
             // Takes empty directories only; whatever else there is stays, and the file system with it.
-            if fs::remove_dir(entry?.path()).is_err() {
+            if !OF_THE_KERNEL.iter().any(|name| entry.file_name() == *name)
+                && fs::remove_dir(entry.path()).is_err()
+            {
                 return Ok(());
             }
         }

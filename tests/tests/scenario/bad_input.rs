@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use egret_tests::{json_log::Mark, privileges, wait};
+use egret_tests::{json_log::Mark, privileges, process, wait};
 use tempfile::TempDir;
 
 use crate::{Rig, egret};
@@ -92,7 +92,9 @@ fn without_privileges_it_says_so_and_leaves_nothing() -> Result<()> {
     let directory = TempDir::with_prefix_in("egret-nobody-", "/tmp")?;
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
     let binary = directory.path().join("egret");
-    fs::copy(egret()?, &binary)?;
+    // By another process: one that was forked from this one meanwhile would hold the file open for writing.
+    let (from, to) = (egret()?.display().to_string(), binary.display().to_string());
+    process::run("install", &["-m", "755", &from, &to])?;
     let (config, run_dir) = (directory.path().join("config"), directory.path().join("run"));
     fs::create_dir(&config)?;
     let output = Command::new(&binary)

@@ -1,16 +1,22 @@
 //! What runs is on workloads' cgroups only, and Ctrl-C takes all of it away.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Result;
 use egret_tests::{
-    bpf,
+    bpf, privileges,
     process::Process,
     residue::{self, Footprint},
     scenario::OUTSIDE,
     wait,
 };
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount, umount},
+    sched::{CloneFlags, unshare},
+    sys::signal::kill,
+    unistd::Pid,
+};
 
 use crate::{Rig, passed};
 
@@ -47,7 +53,7 @@ fn ctrl_c_takes_everything_away() -> Result<()> {
 
     let mut parts = Vec::new();
     for part in ["supervisor", "ca", "gateway", "agent"] {
-        let text = std::fs::read_to_string(world.egret.run_dir().join(part).with_extension("pid"))?;
+        let text = fs::read_to_string(world.egret.run_dir().join(part).with_extension("pid"))?;
         parts.push(Pid::from_raw(text.trim().parse()?));
     }
     let run_dir = world.egret.run_dir().to_owned();
@@ -83,5 +89,26 @@ fn an_instance_that_ends_leaves_the_others_workloads_captured() -> Result<()> {
     let url = format!("http://{}/status/200", world.external.address());
     let answer = world.egret.curl("default/sleep", true, &["-H", "host: test.com", &url])?;
     assert_eq!(answer.status, Some(200), "{}", answer.summary());
+    Ok(())
+}
+
+/// Where no bpffs was mounted, none is left mounted. In a mount namespace of its own, since others use the host's.
+#[test]
+fn bpffs_goes_with_the_last_instance() -> Result<()> {
+    if !privileges::kernel_or_skip("the mount of bpffs") {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let mounted = || {
+        Ok::<_, anyhow::Error>(fs::read_to_string("/proc/thread-self/mounts")?.contains(" /sys/fs/bpf bpf "))
+    };
+    while mounted()? {
+        umount("/sys/fs/bpf")?;
+    }
+    let Some(rig) = Rig::start()? else { return Ok(()) };
+    assert!(mounted()?);
+    rig.world.stop()?;
+    assert!(!mounted()?);
     Ok(())
 }
