@@ -86,3 +86,18 @@ impl Resolver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Resolver;
+
+    #[tokio::test]
+    async fn knows_this_host_without_a_name_server() {
+        let resolver = Resolver::system().unwrap();
+        let addresses = resolver.resolve("localhost").await.unwrap();
+        assert!(
+            !addresses.is_empty() && addresses.iter().all(std::net::IpAddr::is_loopback),
+            "{addresses:?}"
+        );
+    }
+}

@@ -14,6 +14,7 @@ mod pool;
 mod protocol;
 mod record;
 mod refuse;
+mod revoke;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{
     decide::Decided,
     originate::{self, Peer, Stream, Transport},
     record::Record,
+    revoke::revoked,
     tunnel::Session,
     upstream,
 };
@@ -56,22 +57,26 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
-    if let Ok(planned) = plan(&session, decide) {
-        run(io, planned, session).await;
+    if let Ok(planned) = plan(&session, &decide) {
+        run(io, planned, session, decide).await;
     }
 }
 
 /// Serves one opaque connection that was decided about.
-pub(super) async fn run<IO>(mut io: IO, planned: Planned, session: Arc<Session>)
+pub(super) async fn run<IO, D>(mut io: IO, planned: Planned, session: Arc<Session>, decide: D)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
+    D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
     let Planned { mut record, snapshot, upstream } = planned;
     let opened = open(&session, &snapshot, &upstream).await;
     // A connection may live for days; the configuration it was opened under need not.
     drop(snapshot);
     match opened {
-        Ok(opened) => splice(&mut io, opened, &session, &mut record).await,
+        Ok(opened) => {
+            let revoked = revoked(&session, |snapshot| decide(snapshot, &session.request(None, None)));
+            splice(&mut io, opened, &session, &mut record, revoked).await;
+        }
         Err(refusal) => record.failed(&refusal),
     }
 }
@@ -118,27 +123,39 @@ pub(super) async fn open(
         .unwrap_or_else(|| Refusal::new(Reason::NoEndpoint, format!("{} has no endpoint", upstream.cluster))))
 }
 
-/// Copies both ways until the end, and passes a reset on.
-pub(super) async fn splice<IO>(io: &mut IO, mut opened: Opened, session: &Session, record: &mut Record)
-where
+/// Copies both ways until the end, or until `revoked` is ready, and passes a reset on.
+pub(super) async fn splice<IO>(
+    io: &mut IO,
+    mut opened: Opened,
+    session: &Session,
+    record: &mut Record,
+    revoked: impl Future<Output = Refusal>,
+) where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let Opened { stream, peer, .. } = &mut opened;
     record.peer(peer);
     let idle = session.gateway.settings.tcp_idle_timeout;
-    let result = copy::bidirectional(io, stream, &*session.flow, idle).await;
+    let result = tokio::select! {
+        result = copy::bidirectional(io, stream, &*session.flow, idle) => Ok(result),
+        refusal = revoked => Err(refusal),
+    };
     let (sent, received) = session.flow.bytes();
     record.note(|entry| (entry.bytes_received, entry.bytes_sent) = (sent, received));
     let refusal = match result {
-        Ok(()) => return record.completed(),
-        Err(Error::Io(Side::Left, error)) => {
+        Ok(Ok(())) => return record.completed(),
+        Ok(Err(Error::Io(Side::Left, error))) => {
             stream.reset_on_drop();
             Refusal::new(Reason::ClientGone, format!("the workload broke the connection: {error}"))
         }
-        Err(Error::Io(Side::Right, error)) => {
+        Ok(Err(Error::Io(Side::Right, error))) => {
             Refusal::new(Reason::UpstreamReset, format!("{} broke the connection: {error}", peer.remote))
         }
-        Err(error @ Error::Idle(_)) => Refusal::new(Reason::UpstreamTimeout, error.to_string()),
+        Ok(Err(error @ Error::Idle(_))) => Refusal::new(Reason::UpstreamTimeout, error.to_string()),
+        Err(refusal) => {
+            stream.reset_on_drop();
+            refusal
+        }
     };
     record.note(|entry| entry.connection_termination_details = Some(refusal.detail.clone()));
     record.failed(&refusal);

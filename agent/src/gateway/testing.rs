@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex},
@@ -223,23 +223,20 @@ impl Server {
             let accept = accept.clone();
             async move {
                 let Ok(stream) = accept(stream).await else { return };
-                let service = service_fn(|request: Request<Incoming>| async {
-                    let (parts, body) = request.into_parts();
-                    let body = body.collect().await.unwrap().to_bytes();
-                    let mut response = Response::new(Full::new(body));
-                    response.headers_mut().insert("seen-target", parts.uri.to_string().parse().unwrap());
-                    for (name, value) in &parts.headers {
-                        response.headers_mut().append(
-                            http::HeaderName::try_from(format!("seen-{name}")).unwrap(),
-                            value.clone(),
-                        );
-                    }
-                    Ok::<Response<Full<Bytes>>, Infallible>(response)
-                });
                 let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
+                    .serve_connection(TokioIo::new(stream), service_fn(echo))
                     .await;
             }
+        })
+        .await
+    }
+
+    /// The same in HTTP/2 with prior knowledge.
+    pub(super) async fn echo_http2() -> Self {
+        Self::raw(|stream| async {
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(echo))
+                .await;
         })
         .await
     }
@@ -247,4 +244,17 @@ impl Server {
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Relaxed)
     }
+}
+
+/// Answers with target, header fields and body of the request.
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert("seen-target", parts.uri.to_string().parse().unwrap());
+    for (name, value) in &parts.headers {
+        let name = http::HeaderName::try_from(format!("seen-{name}")).unwrap();
+        response.headers_mut().append(name, value.clone());
+    }
+    Ok(response)
 }

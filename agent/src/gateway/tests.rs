@@ -6,7 +6,8 @@ use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
+    task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use super::{
     testing::{Bench, Server},
 };
 use crate::{
-    flow::FlowId,
+    flow::{FlowId, Verdict},
     hbone::{
         client::{self, Dial, Pool},
         headers::Connect,
@@ -62,6 +63,8 @@ struct World {
     mesh: Arc<Mesh>,
     address: SocketAddr,
     configuration: watch::Sender<Loaded>,
+    drain: CancellationToken,
+    served: JoinHandle<()>,
 }
 
 impl World {
@@ -74,8 +77,9 @@ impl World {
         let bench = Bench::with(snapshot, Arc::clone(&mesh) as Arc<dyn Issuer>);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Arc::clone(&bench.gateway), CancellationToken::new()));
-        Self { bench, mesh, address, configuration }
+        let drain = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Arc::clone(&bench.gateway), drain.clone()));
+        Self { bench, mesh, address, configuration, drain, served }
     }
 
     async fn open(&self, source: &str, destination: &str) -> Result<Tunnel, client::Error> {
@@ -262,6 +266,45 @@ async fn the_upgrade_to_mutual_tls_and_the_policy_work_as_written() {
     assert_eq!(lines[0]["principal"], "cluster.local/ns/default/sa/sleep");
     assert_eq!(lines[0]["destination_rule"], "DestinationRule default/originate");
     assert_eq!(lines[1]["policy"], "AuthorizationPolicy istio-system/no-headers[0]");
+    let flows = world.bench.gateway.parts.flows.records();
+    assert_eq!(flows[0].id.to_string(), lines[0]["flow_id"]);
+    assert_eq!((flows[0].host.as_deref(), flows[0].requests), (Some("test.com"), 1));
+    assert_eq!(flows[0].upstream_cluster.as_deref(), Some("outbound|443||test.com"));
+    assert_eq!((flows[1].verdict, flows[1].reason), (Verdict::Denied, Reason::PolicyDenied));
+    assert!(flows[0].sent > 0 && flows[0].received > 0);
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_request_in_flight_finish() {
+    let (arrived, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (seen, wait) = (Arc::clone(&arrived), Arc::clone(&go_on));
+    let server = Server::raw(move |mut stream| {
+        let (seen, wait) = (Arc::clone(&seen), Arc::clone(&wait));
+        async move {
+            let _ = stream.read_u8().await;
+            seen.notify_one();
+            wait.notified().await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        }
+    })
+    .await;
+    let world = World::start(&service_entry(server.address, server.address)).await;
+    let request = async {
+        let mut tunnel = world.open(SLEEP, "203.0.113.7:80").await.unwrap();
+        tunnel.write_all(b"GET / HTTP/1.1\r\nHost: test.com\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tunnel.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let drain = async {
+        arrived.notified().await;
+        world.drain.cancel();
+        go_on.notify_one();
+    };
+    let (answer, ()) = tokio::join!(request, drain);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer}");
+    tokio::time::timeout(std::time::Duration::from_secs(20), world.served).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -345,8 +388,8 @@ spec:
   action: DENY
   rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/other]}}]}]
 ";
-    let world =
-        World::start(&format!("{REGISTRY_ONLY}{}{policy}", port("smtp", 25, "TCP", server.address))).await;
+    let yaml = format!("{REGISTRY_ONLY}{}{policy}", port("smtp", 25, "TCP", server.address));
+    let world = World::start(&yaml).await;
     let mut tunnel = world.open(SLEEP, "203.0.113.7:25").await.unwrap();
     let mut banner = [0; 11];
     tunnel.read_exact(&mut banner).await.unwrap();
@@ -354,6 +397,54 @@ spec:
     let error = world.open(OTHER, "203.0.113.7:25").await.unwrap_err();
     assert!(error.to_string().contains("refused the tunnel with status 403"), "{error}");
     assert_eq!(server.connections(), 1);
+
+    // A policy that comes later ends what it would not have let in, and nothing else changes it.
+    world.configuration.send_replace(load(&yaml));
+    tunnel.write_all(b"EHLO").await.unwrap();
+    world.configuration.send_replace(load(&yaml.replace("sa/other", "sa/sleep")));
+    let error = tunnel.read(&mut banner).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let lines = world.bench.logged(2).await;
+    assert_eq!(
+        (&lines[1]["reason"], &lines[1]["upstream_host"]),
+        (&"policy_denied".into(), &server.address.to_string().into())
+    );
+}
+
+#[tokio::test]
+async fn a_later_policy_ends_a_websocket() {
+    let server = Server::raw(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let yaml = service_entry(server.address, server.address);
+    let world = World::start(&yaml).await;
+    let mut tunnel = world.open(SLEEP, "203.0.113.7:80").await.unwrap();
+    let request = b"GET /ws HTTP/1.1\r\nHost: test.com\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    tunnel.write_all(request).await.unwrap();
+    let mut head = [0; 12];
+    tunnel.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-websockets, namespace: istio-system}
+spec:
+  action: DENY
+  rules: [{to: [{operation: {paths: [/ws]}}]}]
+";
+    world.configuration.send_replace(load(&format!("{yaml}{policy}")));
+    let mut rest = Vec::new();
+    // Reset or ended; what counts is that it is over.
+    let _ = tunnel.read_to_end(&mut rest).await;
+    let line = &world.bench.logged(1).await[0];
+    assert_eq!((&line["reason"], &line["response_code"]), (&"policy_denied".into(), &101.into()));
 }
 
 #[tokio::test]

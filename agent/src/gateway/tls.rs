@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::{decide::Decided, opaque, record::Record, refuse, tunnel::Session};
+use super::{decide::Decided, opaque, record::Record, refuse, revoke::revoked, tunnel::Session};
 use crate::{
     authz,
     mesh::Snapshot,
@@ -37,7 +37,11 @@ where
     .await;
     drop(snapshot);
     match opened {
-        Ok(opened) => opaque::splice(&mut io, opened, &session, &mut record).await,
+        Ok(opened) => {
+            let revoked =
+                revoked(&session, |snapshot| decide(snapshot, &session.request(sni.as_deref(), None)));
+            opaque::splice(&mut io, opened, &session, &mut record, revoked).await;
+        }
         Err(refusal) => {
             record.failed(&refusal);
             drop(record);

@@ -103,7 +103,7 @@ pub(super) async fn serve(
         _ => None,
     };
     match (incoming.accept(), planned) {
-        (Ok(tunnel), Some(planned)) => opaque::run(tunnel, planned, session).await,
+        (Ok(tunnel), Some(planned)) => opaque::run(tunnel, planned, session, decide::tcp).await,
         (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
         (Err(error), _) => {
             let detail = format!("the tunnel ended before it was accepted: {error}");

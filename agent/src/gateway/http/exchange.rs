@@ -2,7 +2,7 @@
 //!
 //! `http` calls [`serve`] per request, and [`refuse_violation`] for one that the guard refused.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use ::http::{Request, Response, Version, header::USER_AGENT, request::Parts};
 use bytes::Bytes;
@@ -17,11 +17,14 @@ use super::{
     upgrade,
 };
 use crate::{
-    gateway::{record::Record, refuse, tunnel::Session},
+    gateway::{record::Record, refuse, revoke::revoked, tunnel::Session},
     mesh::Snapshot,
     reason::{Reason, Refusal},
-    route::{Action, Forward, HttpRequest},
+    route::{Action, Forward},
 };
+
+/// What ends a WebSocket before its two ends do.
+pub(super) type Revoked = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 /// A request that is about to be forwarded.
 pub(super) struct Exchange {
@@ -31,8 +34,8 @@ pub(super) struct Exchange {
     pub(super) body: Incoming,
     pub(super) head: Head,
     pub(super) record: Record,
-    /// The guard to release, where the request asks for a WebSocket.
-    pub(super) websocket: Option<GuardHandle>,
+    /// Where the request asks for a WebSocket: what ends it.
+    pub(super) websocket: Option<Revoked>,
 }
 
 /// Serves one request.
@@ -43,7 +46,7 @@ pub(super) async fn serve<D: Decide>(
     decide: D,
 ) -> Response<ResponseBody> {
     let waiting = guard.filter(|_| upgrade::requested(request.headers()).is_some());
-    let response = answer(request, session, waiting.clone(), decide).await;
+    let response = answer(request, session, waiting.is_some(), decide).await;
     if let Some(guard) = waiting {
         guard.decide_upgrade(response.status() == 101);
     }
@@ -53,7 +56,7 @@ pub(super) async fn serve<D: Decide>(
 async fn answer<D: Decide>(
     request: Request<Incoming>,
     session: Arc<Session>,
-    guard: Option<GuardHandle>,
+    upgradable: bool,
     decide: D,
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
@@ -68,27 +71,18 @@ async fn answer<D: Decide>(
     record.note(|entry| entry.authority = Some(head.authority.clone()));
     session.flow.update(|flow| flow.host = Some(head.host.host.as_str().into()));
     let websocket = match upgrade::requested(&parts.headers) {
-        Some(upgrade::Kind::WebSocket) => guard,
+        Some(upgrade::Kind::WebSocket) => upgradable,
         Some(upgrade::Kind::Other) => {
             let why = "no upgrade other than websocket is served";
             return refuse_with(record, &Violation { status: 403, why });
         }
         // h2c is an offer that a server may ignore (RFC 9113 §3.1); its fields end here.
-        Some(upgrade::Kind::H2c) | None => None,
+        Some(upgrade::Kind::H2c) | None => false,
     };
 
     let snapshot = session.gateway.snapshot();
-    let decided = {
-        let http = HttpRequest {
-            method: parts.method.as_str(),
-            host: &head.host.host,
-            authority: &head.authority,
-            path: &head.path,
-            query: head.query.as_deref(),
-            headers: &parts.headers,
-        };
-        decide(&snapshot, &session.request(None, Some(&http)))
-    };
+    let decided =
+        decide(&snapshot, &session.request(None, Some(&head.request(&parts.method, &parts.headers))));
     record.decided(&decided);
     let action = match decided.outcome {
         Ok(action) => action,
@@ -104,6 +98,7 @@ async fn answer<D: Decide>(
     }
     match action {
         Action::Forward(forward) => {
+            let websocket = websocket.then(|| revocation(&session, &parts, &head, decide));
             let exchange = Exchange { session, snapshot, parts, body, head, record, websocket };
             send(exchange, forward).await
         }
@@ -111,6 +106,18 @@ async fn answer<D: Decide>(
             refuse(record, &Refusal::new(Reason::Internal, "a local answer was not given"))
         }
     }
+}
+
+/// Ready once a later policy denies the request that opened a WebSocket.
+fn revocation<D: Decide>(session: &Arc<Session>, parts: &Parts, head: &Head, decide: D) -> Revoked {
+    let (session, head) = (Arc::clone(session), head.clone());
+    let (method, headers) = (parts.method.clone(), parts.headers.clone());
+    Box::pin(async move {
+        let again = |snapshot: &Snapshot| {
+            decide(snapshot, &session.request(None, Some(&head.request(&method, &headers))))
+        };
+        revoked(&session, again).await
+    })
 }
 
 async fn send(exchange: Exchange, forward: Forward) -> Response<ResponseBody> {

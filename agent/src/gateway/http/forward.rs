@@ -35,7 +35,12 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     let Exchange { session, snapshot, mut parts, body, head, mut record, websocket } = exchange;
     let upstream = Arc::clone(&forward.upstream);
     record.upstream(&upstream);
-    let http2 = upstream.protocol == AppProtocol::Http2;
+    let http2 = match upstream.protocol {
+        AppProtocol::Http2 => true,
+        // Nobody said what the port speaks, so the workload is believed.
+        AppProtocol::Detect => parts.version == Version::HTTP_2,
+        _ => false,
+    };
     if http2 && websocket.is_some() {
         let why = "a WebSocket needs an HTTP/1 upstream, and this port is declared HTTP2";
         return refuse_with(record, &Violation { status: 403, why });
@@ -54,7 +59,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     headers::remove_mesh(&mut parts.headers);
     // The workload was told to go on already, or is when its body is asked for.
     parts.headers.remove(EXPECT);
-    let downstream = websocket.is_some().then(|| upgrade::take(&mut parts.extensions)).flatten();
+    let downstream = websocket.and_then(|revoked| Some((upgrade::take(&mut parts.extensions)?, revoked)));
     let idle = session.gateway.settings.stream_idle_timeout;
     let progress = Arc::new(Progress::default());
     let body = RequestBody::new(body, Arc::clone(&progress), idle);
@@ -63,7 +68,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     *request.headers_mut() = parts.headers;
     let authority = forward.authority.clone().unwrap_or_else(|| head.host.to_header());
     let target = forward.path_and_query.clone().unwrap_or_else(|| head.path_and_query());
-    if let Err(refusal) = address(&mut request, &forward, authority, target, &transport) {
+    if let Err(refusal) = address(&mut request, &forward, authority, target, http2.then_some(&transport)) {
         return refuse(record, &refusal);
     }
     if downstream.is_some() {
@@ -89,7 +94,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     *response.version_mut() = Version::HTTP_11;
     if status == 101 {
         return match downstream {
-            Some(downstream) => upgrade::accept(session, response, downstream, record),
+            Some((downstream, revoked)) => upgrade::accept(session, response, downstream, record, revoked),
             None => refuse(
                 record,
                 &Refusal::new(
@@ -98,6 +103,11 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
                 ),
             ),
         };
+    }
+    if let Err(why) = headers::check_framing(response.headers()) {
+        // The connection goes with the lease: nobody knows where this answer ends.
+        let detail = format!("{} sent an answer that could be read in two ways: {why}", lease.peer.remote);
+        return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
     }
     headers::remove_hop_by_hop(response.headers_mut());
     headers::apply(response.headers_mut(), &forward.response_headers);
@@ -108,13 +118,14 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     })
 }
 
-/// Gives the request its target and Host, and its header changes between the two: they may set Host.
+/// Gives the request its target and Host, and its header changes between the two: they may set Host. HTTP/2 requests also
+/// bear the scheme that goes with their transport.
 fn address(
     request: &mut Request<RequestBody>,
     forward: &Forward,
     authority: String,
     target: String,
-    transport: &Transport,
+    http2: Option<&Transport>,
 ) -> Result<(), Refusal> {
     let internal =
         |what: &str| Refusal::new(Reason::Internal, format!("the {what} is not valid in a request"));
@@ -122,7 +133,7 @@ fn address(
     request.headers_mut().insert(HOST, host);
     headers::apply(request.headers_mut(), &forward.request_headers);
     let target = PathAndQuery::try_from(target).map_err(|_| internal("rewritten path"))?;
-    *request.uri_mut() = if forward.upstream.protocol == AppProtocol::Http2 {
+    *request.uri_mut() = if let Some(transport) = http2 {
         let host = request.headers_mut().remove(HOST).ok_or_else(|| internal("Host"))?;
         let scheme = match transport {
             Transport::Plain => "http",
@@ -163,12 +174,13 @@ async fn send_to_any(
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     let gateway = &session.gateway;
+    let http2 = request.version() == Version::HTTP_2;
     let mut last = None;
     let addresses = upstream::addresses(session, upstream).await?;
     let balanced = addresses.len() > 1;
     for address in addresses {
         let in_flight = balanced.then(|| gateway.balancer.start(address));
-        let key = Key::new(address, upstream.protocol == AppProtocol::Http2, transport);
+        let key = Key::new(address, http2, transport);
         // Every round takes a connection out of the pool, or is the last.
         loop {
             let mut lease = match gateway.pool.take(&key) {

@@ -4,14 +4,16 @@
 
 use std::borrow::Cow;
 
-use ::http::{Method, Version, header::HOST, request::Parts, uri::Scheme};
+use ::http::{HeaderMap, Method, Version, header::HOST, request::Parts, uri::Scheme};
 
 use super::{
     guard::{Violation, known_method},
     normalise::{self, Authority, PathNormalisation},
 };
+use crate::route::HttpRequest;
 
 /// A request head, normalised.
+#[derive(Clone, Debug)]
 pub(super) struct Head {
     /// As it was sent.
     pub(super) authority: String,
@@ -70,6 +72,18 @@ impl Head {
             (Some(target), _) => Ok(target.as_str().to_owned()),
             (None, Some(host)) => Ok(host.to_owned()),
             (None, None) => Err(bad("the request names no host")),
+        }
+    }
+
+    /// The request as the engines see it.
+    pub(super) fn request<'a>(&'a self, method: &'a Method, headers: &'a HeaderMap) -> HttpRequest<'a> {
+        HttpRequest {
+            method: method.as_str(),
+            host: &self.host.host,
+            authority: &self.authority,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
 use crate::route::HeaderOperations;
@@ -49,6 +49,23 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Checks that an answer's framing has one reading. hyper takes the last coding and leaves `Content-Length` standing, which
+/// would then frame another body than the one that was read.
+pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (codings.next(), lengths.next()) {
+        (Some(_), Some(_)) => Err("both Transfer-Encoding and Content-Length frame its body"),
+        (Some(coding), None)
+            if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") =>
+        {
+            Err("its Transfer-Encoding is not exactly chunked")
+        }
+        (None, Some(_)) if lengths.next().is_some() => Err("its Content-Length is repeated"),
+        _ => Ok(()),
     }
 }
 

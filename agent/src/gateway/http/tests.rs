@@ -124,6 +124,29 @@ async fn what_breaks_the_rules_is_answered_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_denied_request_is_never_a_request() {
+    let server = Server::echo().await;
+    let bench = Bench::new();
+    let forward = forward(upstream(server.address));
+    let decide = move |snapshot: &_, request: &crate::authz::Request<'_>| match request.http.unwrap().path {
+        "/denied" => denied(snapshot, request),
+        _ => decided(Ok(Action::Forward(forward.clone()))),
+    };
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let request = format!(
+        "POST /denied HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{smuggled}\
+         GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        smuggled.len()
+    );
+    let answer = bench.raw(decide, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(!answer.contains("/smuggled"), "{answer}");
+    // Whether the rest of the connection is served is hyper's choice; if so, it is the next request.
+    assert!(answer.matches("seen-target").count() <= 1);
+    assert!(bench.logged(1).await.iter().all(|line| line["path"] != "/smuggled"));
+}
+
+#[tokio::test]
 async fn h2c_is_an_offer_that_ends_here() {
     let server = Server::echo().await;
     let answer = Bench::new()
@@ -201,6 +224,38 @@ async fn a_request_that_may_have_been_seen_is_not_repeated() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("egret-reason: upstream_reset\r\n"), "{answer}");
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_with_two_readings_is_refused_and_its_connection_dropped() {
+    for fields in [
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Content-Length: 3\r\nContent-Length: 4",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ] {
+        let server = Server::raw(move |mut stream| async move {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.read_u8().await;
+        })
+        .await;
+        let bench = Bench::new();
+        for count in 1..=2 {
+            let answer = bench
+                .raw(
+                    always(forward(upstream(server.address))),
+                    "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                )
+                .await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{fields}: {answer}");
+            assert!(answer.contains("egret-reason: upstream_reset\r\n"), "{answer}");
+            assert_eq!(server.connections(), count);
+        }
+    }
 }
 
 #[tokio::test]
@@ -432,6 +487,30 @@ async fn http2_is_served_in_the_same_way() {
     let request =
         Request::get("http://test.com/").header("host", "evil.com").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 400);
+}
+
+#[tokio::test]
+async fn http2_goes_on_as_http2_where_the_port_speaks_it_or_nobody_knows() {
+    let server = Server::echo_http2().await;
+    for protocol in [AppProtocol::Http2, AppProtocol::Detect] {
+        let bench = Bench::new();
+        let mut upstream = upstream(server.address);
+        upstream.protocol = protocol;
+        let (client, io) = duplex(64 * 1024);
+        let session = bench.session();
+        tokio::spawn(serve_http2(io, session, CancellationToken::new(), always(forward(upstream))));
+        let io = TokioIo::new(client);
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..3 {
+            let request = Request::get("http://test.com/x").header("te", "trailers");
+            let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+            assert_eq!(response.headers()["seen-target"], "http://test.com/x");
+            assert_eq!(response.headers()["seen-te"], "trailers");
+        }
+    }
+    assert_eq!(server.connections(), 2, "one shared connection per gateway");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
-use super::{body::ResponseBody, headers};
+use super::{body::ResponseBody, exchange::Revoked, headers};
 use crate::{
     gateway::{record::Record, tunnel::Session},
     net::copy::{Tally, bidirectional},
@@ -61,6 +61,7 @@ pub(super) fn accept(
     mut response: Response<Incoming>,
     downstream: OnUpgrade,
     mut record: Record,
+    revoked: Revoked,
 ) -> Response<ResponseBody> {
     headers::remove_hop_by_hop(response.headers_mut());
     ask(response.headers_mut());
@@ -71,12 +72,18 @@ pub(super) fn accept(
                 let (mut left, mut right) = (TokioIo::new(left), TokioIo::new(right));
                 let tally = Tally::default();
                 let idle = session.gateway.settings.tcp_idle_timeout;
-                let result = bidirectional(&mut left, &mut right, &tally, idle).await;
-                let (received, sent) = tally.bytes();
                 record.completed();
+                let result = tokio::select! {
+                    result = bidirectional(&mut left, &mut right, &tally, idle) => result.map_err(|e| e.to_string()),
+                    refusal = revoked => {
+                        record.failed(&refusal);
+                        Err(refusal.detail)
+                    }
+                };
+                let (received, sent) = tally.bytes();
                 record.note(|entry| {
                     (entry.bytes_received, entry.bytes_sent) = (received, sent);
-                    entry.connection_termination_details = result.err().map(|error| error.to_string());
+                    entry.connection_termination_details = result.err();
                 });
             }
             Err(error) => {
