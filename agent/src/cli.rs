@@ -60,7 +60,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),
-        Command::Explain(_) => todo!(),
+        Command::Explain(explain) => current_thread()?.block_on(explain::run(explain)),
     }
 }
 

@@ -128,8 +128,34 @@ pub fn http(
         sni: None,
         http: Some(request),
     };
-    let decision = authz::evaluate(snapshot, &asked);
-    let RouteDecision { path, outcome } = route::http(snapshot, connection, request);
+    let what = format!("{} http://{}{}", request.method, request.host, request.path);
+    explanation(snapshot, &asked, &what, route::http(snapshot, connection, request))
+}
+
+/// Explains a TLS connection of the workload's own, which passes through by its server name.
+pub fn tls(
+    snapshot: &Snapshot,
+    connection: &Connection<'_>,
+    source_address: SocketAddr,
+    sni: &str,
+) -> Explanation {
+    let asked = authz::Request {
+        source: connection.source,
+        source_address,
+        original_destination: connection.original_destination,
+        sni: Some(sni),
+        http: None,
+    };
+    explanation(snapshot, &asked, &format!("TLS to {sni}"), route::tls(snapshot, connection, Some(sni)))
+}
+
+fn explanation(
+    snapshot: &Snapshot,
+    asked: &authz::Request<'_>,
+    what: &str,
+    RouteDecision { path, outcome }: RouteDecision,
+) -> Explanation {
+    let decision = authz::evaluate(snapshot, asked);
     let authorization = authorization(snapshot, &decision);
     let outcome = if authorization.allowed {
         match outcome {
@@ -153,14 +179,7 @@ pub fn http(
     };
     Explanation {
         snapshot: snapshot.version,
-        request: format!(
-            "{} {} http://{}{} (dialled {})",
-            connection.source.principal(),
-            request.method,
-            request.host,
-            request.path,
-            connection.original_destination
-        ),
+        request: format!("{} {what} (dialled {})", asked.source.principal(), asked.original_destination),
         authorization,
         route: steps(path),
         outcome,
@@ -208,7 +227,7 @@ fn forwarded(snapshot: &Snapshot, forward: &Forward) -> Outcome {
     };
     let tls = match &upstream.tls {
         TlsMode::Plain => None,
-        TlsMode::Originate(origination) => Some(tls(snapshot, origination, &upstream.host)),
+        TlsMode::Originate(origination) => Some(origination_of(snapshot, origination, &upstream.host)),
     };
     Outcome::Forward {
         cluster: upstream.cluster.to_string(),
@@ -225,7 +244,7 @@ fn forwarded(snapshot: &Snapshot, forward: &Forward) -> Outcome {
     }
 }
 
-fn tls(snapshot: &Snapshot, origination: &TlsOrigination, host: &str) -> Tls {
+fn origination_of(snapshot: &Snapshot, origination: &TlsOrigination, host: &str) -> Tls {
     let sni = origination.sni.as_deref().unwrap_or(host);
     let verified_names = if origination.insecure_skip_verify {
         Vec::new()

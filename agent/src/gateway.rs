@@ -5,6 +5,7 @@
 //! Reads no configuration files and knows nothing of the node agent.
 
 mod address;
+mod balancer;
 mod decide;
 mod http;
 mod opaque;
@@ -21,12 +22,7 @@ mod tls;
 mod tunnel;
 mod upstream;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -47,6 +43,7 @@ use crate::{
     telemetry::access_log::AccessLog,
     tls::{certificate::peer_identity, originate::Originator, store::CertificateStore},
 };
+use balancer::Balancer;
 use pool::Pool;
 
 /// How long the gateway waits, and how much it keeps.
@@ -112,8 +109,7 @@ pub struct Gateway {
     parts: Parts,
     originator: Originator,
     pool: Arc<Pool>,
-    /// Which endpoint comes next; one counter for all upstreams spreads well enough.
-    rotation: AtomicUsize,
+    balancer: Arc<Balancer>,
 }
 
 impl Gateway {
@@ -125,7 +121,7 @@ impl Gateway {
             parts,
             originator: Originator::new(),
             pool: Arc::new(pool),
-            rotation: AtomicUsize::new(0),
+            balancer: Arc::default(),
         })
     }
 

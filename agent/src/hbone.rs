@@ -3,7 +3,7 @@
 //! `node` opens tunnels, `gateway` serves them. Knows TLS configurations but no policies, routes or namespaces.
 //!
 //! ```text
-//!  tunnel::Tunnel ── h2 ── driver (keepalive, gathered writes: gather) ── rustls ── read_ahead ── TCP
+//!  tunnel::Tunnel ── h2 ── driver (keepalive; gather: gathered writes, flood guard) ── rustls ── read_ahead ── TCP
 //! ```
 
 pub mod client;
@@ -13,6 +13,7 @@ pub mod server;
 pub mod tunnel;
 
 mod driver;
+mod flood;
 mod gather;
 mod settings;
 #[cfg(test)]

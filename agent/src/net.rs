@@ -4,4 +4,5 @@
 
 pub mod copy;
 pub mod counted;
+pub mod linger;
 pub mod rewind;

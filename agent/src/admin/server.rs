@@ -6,13 +6,12 @@ use axum::{
     Json, Router,
     extract::{Path, State},
     http::StatusCode,
-    response::IntoResponse as _,
     routing::{delete, get, post},
 };
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, GatewayStatus, Ready};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Ready};
 use crate::{
     flow::FlowTable,
     mesh::{OutboundTrafficPolicy, SpiffeId},
@@ -50,9 +49,12 @@ pub fn agent(agent: Arc<Agent>, trust_domain: String) -> Router {
     base().merge(flow_routes(flows)).merge(routes)
 }
 
-/// The gateway's: status and flows.
+/// The gateway's: status, flows and explanations.
 pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable) -> Router {
-    let routes = Router::new().route("/status", get(gateway_status)).with_state(configuration);
+    let routes = Router::new()
+        .route("/status", get(gateway_status))
+        .route("/explain", post(explain))
+        .with_state(configuration);
     base().merge(flow_routes(flows)).merge(routes)
 }
 
@@ -97,7 +99,7 @@ async fn release(State(AgentState { agent, .. }): State<AgentState>, Path(id): P
     Json(agent.release_empty(id))
 }
 
-async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> axum::response::Response {
+async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> Json<GatewayStatus> {
     let loaded = configuration.borrow().clone();
     let settings = &loaded.snapshot.settings;
     let policy = match settings.outbound_traffic_policy {
@@ -111,5 +113,12 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
         config_version: loaded.snapshot.version,
         report: loaded.report,
     })
-    .into_response()
+}
+
+async fn explain(
+    State(configuration): State<watch::Receiver<Loaded>>,
+    Json(question): Json<Question>,
+) -> Result<Json<Answer>, Failure> {
+    let snapshot = Arc::clone(&configuration.borrow().snapshot);
+    question.ask(&snapshot).map(Json).map_err(|e| (StatusCode::BAD_REQUEST, e))
 }

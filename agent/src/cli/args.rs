@@ -197,9 +197,11 @@ pub(super) struct Check {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
-    /// Directory of YAML files
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Directory of YAML files, instead of the running gateway's configuration
     #[arg(short = 'f', long, value_name = "DIR")]
-    pub(super) config: PathBuf,
+    pub(super) config: Option<PathBuf>,
     /// Who asks
     #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
     pub(super) from: WorkloadName,
@@ -211,8 +213,8 @@ pub(super) struct Explain {
     pub(super) headers: Vec<String>,
     /// The method
     pub(super) method: http::Method,
-    /// The URL
-    pub(super) url: http::Uri,
+    /// The URL: http://HOST/PATH, or https://HOST/ for TLS that passes through
+    pub(super) url: String,
     #[command(flatten)]
     pub(super) output: Output,
 }

@@ -59,19 +59,19 @@ pub(super) async fn run(query: Query) -> anyhow::Result<()> {
 
 fn human(status: &Status) -> String {
     let mut lines = Vec::new();
-    match &status.agent {
-        Some(agent) => {
-            lines.push(format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway))
-        }
-        None => lines.push("agent    DOWN: connections of its workloads are refused".to_owned()),
-    }
-    match &status.gateway {
-        Some(gateway) => lines.push(format!(
-            "gateway  serving (pid {}), trust domain {}, unregistered hosts: {}",
-            gateway.pid, gateway.trust_domain, gateway.outbound_traffic_policy
-        )),
-        None => lines.push("gateway  DOWN: connections of workloads are refused with 503".to_owned()),
-    }
+    lines.push(status.agent.as_ref().map_or_else(
+        || "agent    DOWN: connections of its workloads are refused".to_owned(),
+        |agent| format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway),
+    ));
+    lines.push(status.gateway.as_ref().map_or_else(
+        || "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
+        |gateway| {
+            format!(
+                "gateway  serving (pid {}), trust domain {}, unregistered hosts: {}",
+                gateway.pid, gateway.trust_domain, gateway.outbound_traffic_policy
+            )
+        },
+    ));
     if let Some(config) = &status.config {
         lines.push(format!(
             "config   version {}, {} objects, {} problems",

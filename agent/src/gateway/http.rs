@@ -25,7 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::{decide::Decided, tunnel::Session};
-use crate::{authz, mesh::Snapshot, net::counted::Counted};
+use crate::{
+    authz,
+    mesh::Snapshot,
+    net::{counted::Counted, linger::Linger},
+};
 use guard::{Guard, Patience};
 
 /// RFC 9113 leaves it open; h2's own default would let one client hold 16 MiB of headers.
@@ -52,7 +56,7 @@ where
         head: settings.request_head_timeout,
         body: settings.stream_idle_timeout,
     };
-    let (guard, handle) = Guard::new(Counted::new(io, Arc::clone(&session.flow)), patience);
+    let (guard, handle) = Guard::new(Linger::new(Counted::new(io, Arc::clone(&session.flow))), patience);
     let service = service_fn(|request| {
         let (session, handle, decide) = (Arc::clone(&session), handle.clone(), decide.clone());
         async move {
@@ -84,7 +88,7 @@ where
         let (session, decide) = (Arc::clone(&session), decide.clone());
         async move { Ok::<_, Infallible>(exchange::serve(request, session, None, decide).await) }
     });
-    let io = Counted::new(io, Arc::clone(&session.flow));
+    let io = Linger::new(Counted::new(io, Arc::clone(&session.flow)));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .auto_date_header(false)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    balancer::InFlight,
     decide::Decided,
     originate::{self, Peer, Stream, Transport},
     record::Record,
@@ -19,28 +20,58 @@ use crate::{
     route::{Action, Forward, Upstream},
 };
 
-/// Serves one opaque connection to its end.
-pub(super) async fn serve<IO, D>(mut io: IO, session: Arc<Session>, decide: D)
+/// A connection that may go ahead.
+pub(super) struct Planned {
+    record: Record,
+    snapshot: Arc<Snapshot>,
+    upstream: Arc<Upstream>,
+}
+
+/// Decides about one opaque connection, without a byte of it. A refusal is on record when this returns.
+pub(super) fn plan<D>(session: &Arc<Session>, decide: D) -> Result<Planned, Refusal>
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
-    let mut record = Record::start(&session);
+    let mut record = Record::start(session);
     session.flow.update(|flow| flow.protocol = Some("tcp".into()));
     let snapshot = session.gateway.snapshot();
     let decided = decide(&snapshot, &session.request(None, None));
     record.decided(&decided);
-    let opened = async {
-        let Forward { upstream, .. } = forward(decided.outcome)?;
+    let planned = forward(decided.outcome).and_then(|Forward { upstream, .. }| {
         record.upstream(&upstream);
-        upstream::require_tls(&upstream)?;
-        open(&session, &snapshot, &upstream).await
+        upstream::require_tls(&upstream).map(|()| upstream)
+    });
+    match planned {
+        Ok(upstream) => Ok(Planned { record, snapshot, upstream }),
+        Err(refusal) => {
+            record.failed(&refusal);
+            Err(refusal)
+        }
     }
-    .await;
+}
+
+/// Serves one opaque connection to its end. What is refused is reset: that is all an opaque client understands.
+pub(super) async fn serve<IO, D>(io: IO, session: Arc<Session>, decide: D)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
+{
+    if let Ok(planned) = plan(&session, decide) {
+        run(io, planned, session).await;
+    }
+}
+
+/// Serves one opaque connection that was decided about.
+pub(super) async fn run<IO>(mut io: IO, planned: Planned, session: Arc<Session>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let Planned { mut record, snapshot, upstream } = planned;
+    let opened = open(&session, &snapshot, &upstream).await;
+    // A connection may live for days; the configuration it was opened under need not.
     drop(snapshot);
     match opened {
-        Ok((stream, peer)) => splice(&mut io, stream, &peer, &session, &mut record).await,
-        // Dropping the stream without an end resets it: that is all an opaque client understands.
+        Ok(opened) => splice(&mut io, opened, &session, &mut record).await,
         Err(refusal) => record.failed(&refusal),
     }
 }
@@ -56,18 +87,30 @@ pub(super) fn forward(outcome: Result<Action, Refusal>) -> Result<Forward, Refus
     }
 }
 
+/// An upstream connection, counted as long as it lives.
+pub(super) struct Opened {
+    stream: Stream,
+    peer: Peer,
+    _in_flight: Option<InFlight>,
+}
+
 /// Connects to the first endpoint of `upstream` that takes the connection.
 pub(super) async fn open(
     session: &Session,
     snapshot: &Snapshot,
     upstream: &Upstream,
-) -> Result<(Stream, Peer), Refusal> {
+) -> Result<Opened, Refusal> {
     let gateway = &session.gateway;
     let transport = Transport::prepare(gateway, snapshot, upstream, None, &[])?;
     let mut last = None;
-    for address in upstream::addresses(session, upstream).await? {
+    let addresses = upstream::addresses(session, upstream).await?;
+    let balanced = addresses.len() > 1;
+    for address in addresses {
         match originate::connect(address, upstream, &transport, gateway.settings.handshake_timeout).await {
-            Ok(connected) => return Ok(connected),
+            Ok((stream, peer)) => {
+                let in_flight = balanced.then(|| gateway.balancer.start(address));
+                return Ok(Opened { stream, peer, _in_flight: in_flight });
+            }
             Err(refusal) => last = Some(refusal),
         }
     }
@@ -76,18 +119,14 @@ pub(super) async fn open(
 }
 
 /// Copies both ways until the end, and passes a reset on.
-pub(super) async fn splice<IO>(
-    io: &mut IO,
-    mut stream: Stream,
-    peer: &Peer,
-    session: &Session,
-    record: &mut Record,
-) where
+pub(super) async fn splice<IO>(io: &mut IO, mut opened: Opened, session: &Session, record: &mut Record)
+where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let Opened { stream, peer, .. } = &mut opened;
     record.peer(peer);
     let idle = session.gateway.settings.tcp_idle_timeout;
-    let result = copy::bidirectional(io, &mut stream, &*session.flow, idle).await;
+    let result = copy::bidirectional(io, stream, &*session.flow, idle).await;
     let (sent, received) = session.flow.bytes();
     record.note(|entry| (entry.bytes_received, entry.bytes_sent) = (sent, received));
     let refusal = match result {

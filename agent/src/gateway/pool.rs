@@ -22,6 +22,7 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::{
+    balancer::InFlight,
     http::body::RequestBody,
     originate::{Peer, Stream, Transport},
 };
@@ -59,6 +60,8 @@ pub(super) struct Lease {
     pub(super) peer: Arc<Peer>,
     /// Whether it carried a request before, so that it may have gone stale.
     pub(super) reused: bool,
+    /// Counts the exchange for load balancing, where there is a choice.
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Lease {
@@ -93,7 +96,7 @@ impl Lease {
             spawn(connection.with_upgrades(), peer.remote);
             Sender::Http1(sender)
         };
-        Ok(Self { sender, key, peer: Arc::new(peer), reused: false })
+        Ok(Self { sender, key, peer: Arc::new(peer), reused: false, in_flight: None })
     }
 
     /// Sends a request. The error gives it back where not a byte of it was written.
@@ -165,13 +168,19 @@ impl Pool {
             }
             shared.last_used = Instant::now();
             let (sender, peer) = (Sender::Http2(shared.sender.clone()), Arc::clone(&shared.peer));
-            return Some(Lease { sender, key: key.clone(), peer, reused: true });
+            return Some(Lease { sender, key: key.clone(), peer, reused: true, in_flight: None });
         }
         let idle = connections.http1.get_mut(key)?;
         while let Some(Idle { sender, peer, since }) = idle.pop() {
             // Not ready: its server closed it, or its last request is still being sent. Dropping it ends it.
             if sender.is_ready() && since.elapsed() < self.idle_timeout {
-                return Some(Lease { sender: Sender::Http1(sender), key: key.clone(), peer, reused: true });
+                return Some(Lease {
+                    sender: Sender::Http1(sender),
+                    key: key.clone(),
+                    peer,
+                    reused: true,
+                    in_flight: None,
+                });
             }
         }
         connections.http1.remove(key);

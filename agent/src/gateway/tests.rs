@@ -133,7 +133,7 @@ spec:
 
 /// The gateway's half of the tutorial: port 80 in, mutual TLS to port 443 out, and one path denied to `sleep`.
 fn upgraded(ca: &str, certificate: &str, key: &str) -> String {
-    let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let indented = |pem: &str| format!("    {}\n", pem.trim_end().replace('\n', "\n    "));
     format!(
         "
 apiVersion: networking.istio.io/v1alpha3
@@ -262,6 +262,98 @@ async fn the_upgrade_to_mutual_tls_and_the_policy_work_as_written() {
     assert_eq!(lines[0]["principal"], "cluster.local/ns/default/sa/sleep");
     assert_eq!(lines[0]["destination_rule"], "DestinationRule default/originate");
     assert_eq!(lines[1]["policy"], "AuthorizationPolicy istio-system/no-headers[0]");
+}
+
+#[tokio::test]
+async fn a_rotated_secret_counts_for_the_next_request() {
+    let (outside, wrong) = (TestAuthority::new(), TestAuthority::new());
+    let server = mutual_server(&outside).await;
+    let client = outside.issue(&with_uris(&["spiffe://outside/client"]));
+    let yaml = |authority: &TestAuthority| {
+        let secret = upgraded(&authority.root_pem(), &client.pem, &client.key.serialize_pem());
+        format!("{}{secret}", service_entry(server.address, server.address))
+    };
+    let world = World::start(&yaml(&outside)).await;
+    for (authority, status) in [(&outside, 200), (&wrong, 503), (&outside, 200)] {
+        world.configuration.send_replace(load(&yaml(authority)));
+        let answer = world.get(SLEEP, "/ok").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+fn port(name: &str, number: u16, protocol: &str, address: SocketAddr) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{name}.test]
+  addresses: [203.0.113.7]
+  resolution: STATIC
+  endpoints: [{{address: 127.0.0.1, ports: {{{name}: {}}}}}]
+  ports: [{{name: {name}, number: {number}, protocol: {protocol}}}]
+---
+",
+        address.port()
+    )
+}
+
+#[tokio::test]
+async fn a_workloads_own_tls_passes_through_by_server_name() {
+    let outside = TestAuthority::new();
+    let server = mutual_server(&outside).await;
+    let world =
+        World::start(&format!("{REGISTRY_ONLY}{}", service_entry(server.address, server.address))).await;
+    let client = outside.issue(&with_uris(&["spiffe://outside/client"]));
+    let mut roots = RootCertStore::empty();
+    roots.add(outside.root()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![client.certificate.clone()], client.key_der())
+        .unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let tunnel = world.open(SLEEP, "203.0.113.7:443").await.unwrap();
+    let mut tls = connector.connect("test.com".try_into().unwrap(), tunnel).await.unwrap();
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: test.com\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    tls.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    tls.shutdown().await.unwrap();
+    let line = &world.bench.logged(1).await[0];
+    assert_eq!((&line["requested_server_name"], &line["reason"]), (&"test.com".into(), &"completed".into()));
+
+    let tunnel = world.open(SLEEP, "203.0.113.7:443").await.unwrap();
+    let error = connector.connect("unknown.test".try_into().unwrap(), tunnel).await.unwrap_err();
+    assert!(error.to_string().contains("UnrecognisedName"), "{error}");
+}
+
+#[tokio::test]
+async fn a_declared_tcp_port_is_decided_before_the_tunnel_opens() {
+    let server = Server::raw(|mut stream| async move {
+        stream.write_all(b"220 ready\r\n").await.unwrap();
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-other, namespace: istio-system}
+spec:
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/other]}}]}]
+";
+    let world =
+        World::start(&format!("{REGISTRY_ONLY}{}{policy}", port("smtp", 25, "TCP", server.address))).await;
+    let mut tunnel = world.open(SLEEP, "203.0.113.7:25").await.unwrap();
+    let mut banner = [0; 11];
+    tunnel.read_exact(&mut banner).await.unwrap();
+    assert_eq!(&banner, b"220 ready\r\n");
+    let error = world.open(OTHER, "203.0.113.7:25").await.unwrap_err();
+    assert!(error.to_string().contains("refused the tunnel with status 403"), "{error}");
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use super::{decide::Decided, opaque, record::Record, refuse, tunnel::Session};
 use crate::{
     authz,
     mesh::Snapshot,
+    net::linger::drain,
     reason::{Reason, Refusal},
     route::{AppProtocol, TlsMode, Upstream},
 };
@@ -36,12 +37,14 @@ where
     .await;
     drop(snapshot);
     match opened {
-        Ok((stream, peer)) => opaque::splice(&mut io, stream, &peer, &session, &mut record).await,
+        Ok(opened) => opaque::splice(&mut io, opened, &session, &mut record).await,
         Err(refusal) => {
             record.failed(&refusal);
+            drop(record);
             // A client that does not stay for the alert has lost nothing.
             let _ = io.write_all(&refuse::tls_alert(&refusal)).await;
             let _ = io.shutdown().await;
+            drain(io).await;
         }
     }
 }

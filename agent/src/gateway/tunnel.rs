@@ -94,9 +94,18 @@ pub(super) async fn serve(
         Connection { source: &session.caller.source, original_destination: session.original_destination };
     let declared = route::declared_protocol(&snapshot, &connection);
     drop(snapshot);
-    match incoming.accept() {
-        Ok(tunnel) => serve_stream(tunnel, declared, session, drain).await,
-        Err(error) => {
+    // Whether opaque bytes may pass is known before the first of them: the agent is told, and its client is refused at once.
+    let planned = match declared {
+        AppProtocol::Tcp => match opaque::plan(&session, decide::tcp) {
+            Ok(planned) => Some(planned),
+            Err(refusal) => return incoming.refuse(&refusal),
+        },
+        _ => None,
+    };
+    match (incoming.accept(), planned) {
+        (Ok(tunnel), Some(planned)) => opaque::run(tunnel, planned, session).await,
+        (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
+        (Err(error), _) => {
             let detail = format!("the tunnel ended before it was accepted: {error}");
             Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
         }
@@ -108,9 +117,6 @@ async fn serve_stream<IO>(mut io: IO, declared: AppProtocol, session: Arc<Sessio
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    if declared == AppProtocol::Tcp {
-        return opaque::serve(io, session, decide::tcp).await;
-    }
     let (protocol, start) = match detect(&mut io, session.gateway.settings.detection_timeout).await {
         Ok(detected) => detected,
         Err(error) => {

@@ -4,11 +4,12 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::Ordering::Relaxed,
+    sync::Arc,
 };
 
 use super::{address::forbidden, tunnel::Session};
 use crate::{
+    dns::Resolver,
     reason::{Reason, Refusal},
     route::{AppProtocol, Endpoints, TlsMode, Upstream},
 };
@@ -33,34 +34,43 @@ pub(super) fn require_tls(upstream: &Upstream) -> Result<(), Refusal> {
 
 /// The addresses to try for `upstream`, in order; never none.
 pub(super) async fn addresses(session: &Session, upstream: &Upstream) -> Result<Vec<SocketAddr>, Refusal> {
-    let start = session.gateway.rotation.fetch_add(1, Relaxed);
-    match &upstream.endpoints {
-        Endpoints::Static(listed) if listed.is_empty() => Err(none(upstream)),
-        Endpoints::Static(listed) => Ok(rotated(listed, start)),
+    let balancer = &session.gateway.balancer;
+    let mut addresses = match &upstream.endpoints {
+        Endpoints::Static(listed) => balancer.order(upstream, listed),
         Endpoints::OriginalDestination(address) => {
             check_original_destination(*address, session.caller.local.ip())?;
-            Ok(vec![*address])
+            vec![*address]
         }
         Endpoints::Dns(names) => {
-            let mut last = none(upstream);
-            for (name, port) in rotated(names, start) {
-                match session.gateway.parts.resolver.resolve(&name).await {
-                    Ok(found) => match usable(&name, &found) {
-                        Ok(found) => {
-                            let (four, six): (Vec<IpAddr>, Vec<IpAddr>) =
-                                found.into_iter().partition(IpAddr::is_ipv4);
-                            let mut found = rotated(&four, start);
-                            found.extend(rotated(&six, start));
-                            found.truncate(ATTEMPTS);
-                            return Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
-                        }
-                        Err(refusal) => last = refusal,
-                    },
-                    Err(error) => last = Refusal::new(Reason::UpstreamResolve, error.to_string()),
-                }
-            }
-            Err(last)
+            let found = resolve(&session.gateway.parts.resolver, names).await?;
+            // Where a family has no route, connecting fails at once and the other follows; most have IPv4.
+            let (four, six): (Vec<_>, Vec<_>) = found.into_iter().partition(SocketAddr::is_ipv4);
+            let mut addresses = balancer.order(upstream, &four);
+            addresses.extend(balancer.order(upstream, &six));
+            addresses
         }
+    };
+    if addresses.is_empty() {
+        return Err(Refusal::new(Reason::NoEndpoint, format!("{} has no endpoint", upstream.cluster)));
+    }
+    addresses.truncate(ATTEMPTS);
+    Ok(addresses)
+}
+
+/// Every usable address of `names`; fails only if no name has one.
+async fn resolve(resolver: &Resolver, names: &[(Arc<str>, u16)]) -> Result<Vec<SocketAddr>, Refusal> {
+    let (mut addresses, mut failure) = (Vec::new(), None);
+    for (name, port) in names {
+        let found = resolver.resolve(name).await;
+        let found = found.map_err(|error| Refusal::new(Reason::UpstreamResolve, error.to_string()));
+        match found.and_then(|found| usable(name, &found)) {
+            Ok(found) => addresses.extend(found.into_iter().map(|ip| SocketAddr::new(ip, *port))),
+            Err(refusal) => failure = Some(refusal),
+        }
+    }
+    match failure {
+        Some(refusal) if addresses.is_empty() => Err(refusal),
+        _ => Ok(addresses),
     }
 }
 
@@ -95,22 +105,9 @@ fn usable(name: &str, found: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
     }
 }
 
-fn none(upstream: &Upstream) -> Refusal {
-    Refusal::new(Reason::NoEndpoint, format!("{} has no endpoint", upstream.cluster))
-}
-
-/// The first few of `all`, beginning at `start`.
-fn rotated<T: Clone>(all: &[T], start: usize) -> Vec<T> {
-    if all.is_empty() {
-        return Vec::new();
-    }
-    let start = start % all.len();
-    all[start..].iter().chain(&all[..start]).take(ATTEMPTS).cloned().collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{check_original_destination, rotated, usable};
+    use super::{check_original_destination, usable};
 
     #[test]
     fn refuses_the_gateways_own_surroundings_as_original_destination() {
@@ -129,12 +126,5 @@ mod tests {
         assert_eq!(left, parse(&["203.0.113.7"]));
         let refusal = usable("a.test", &parse(&["127.0.0.1"])).unwrap_err();
         assert!(refusal.detail.contains("a.test resolves to 127.0.0.1, a loopback address"), "{refusal}");
-    }
-
-    #[test]
-    fn rotates_and_bounds_the_attempts() {
-        assert_eq!(rotated(&[1, 2, 3, 4], 5), [2, 3, 4]);
-        assert_eq!(rotated(&[1], 7), [1]);
-        assert!(rotated::<u8>(&[], 7).is_empty());
     }
 }

@@ -16,6 +16,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flood::FrameMeter;
+
 /// Bytes that wait at most; more makes h2 wait.
 const CAPACITY: usize = 128 << 10;
 
@@ -32,6 +34,8 @@ struct Shared<IO> {
     unflushed: bool,
     /// Counts the reads that brought something.
     reads: u64,
+    /// Guards against floods of control frames, on the gateway's side.
+    meter: Option<FrameMeter>,
 }
 
 /// h2's end: an I/O object that gathers what is written to it.
@@ -42,10 +46,10 @@ pub(super) struct Gather<IO>(Arc<Mutex<Shared<IO>>>);
 #[derive(Debug)]
 pub(super) struct Drain<IO>(Arc<Mutex<Shared<IO>>>);
 
-/// Wraps `io`.
-pub(super) fn gather<IO>(io: IO) -> (Gather<IO>, Drain<IO>) {
-    let shared =
-        Arc::new(Mutex::new(Shared { io, buffer: Vec::new(), written: 0, unflushed: false, reads: 0 }));
+/// Wraps `io`. A connection with a meter ends when its peer floods it.
+pub(super) fn gather<IO>(io: IO, meter: Option<FrameMeter>) -> (Gather<IO>, Drain<IO>) {
+    let shared = Shared { io, buffer: Vec::new(), written: 0, unflushed: false, reads: 0, meter };
+    let shared = Arc::new(Mutex::new(shared));
     (Gather(Arc::clone(&shared)), Drain(shared))
 }
 
@@ -74,6 +78,14 @@ impl<IO: AsyncWrite + Unpin> Shared<IO> {
             ready!(self.poll_drain(cx))?;
         }
         Poll::Ready(Ok(CAPACITY - self.buffer.len()))
+    }
+}
+
+impl<IO> Shared<IO> {
+    fn count_sent(&mut self, bytes: usize) {
+        if let Some(meter) = &mut self.meter {
+            meter.sent(bytes);
+        }
     }
 }
 
@@ -111,8 +123,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gather<IO> {
         let mut shared = self.0.lock();
         let before = buf.filled().len();
         ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
             shared.reads = shared.reads.wrapping_add(1);
+        }
+        if shared.meter.as_mut().is_some_and(|meter| !meter.received(read)) {
+            tracing::warn!("a peer flooded its tunnel connection with HTTP/2 control frames; it is closed");
+            return Poll::Ready(Err(io::Error::other("flood of HTTP/2 control frames")));
         }
         Poll::Ready(Ok(()))
     }
@@ -123,6 +140,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
         let mut shared = self.0.lock();
         let n = ready!(shared.poll_room(cx))?.min(buf.len());
         shared.buffer.extend_from_slice(&buf[..n]);
+        shared.count_sent(n);
         Poll::Ready(Ok(n))
     }
 
@@ -139,6 +157,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
             shared.buffer.extend_from_slice(&buf[..n]);
             taken += n;
         }
+        shared.count_sent(taken);
         Poll::Ready(Ok(taken))
     }
 

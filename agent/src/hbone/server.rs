@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::{Beat, Broken, Keepalive, poll_driven},
+    flood::FrameMeter,
     gather::gather,
     headers::{BadConnect, Connect, REASON, reason_value},
     settings::{
@@ -86,7 +87,7 @@ where
     H: Fn(Incoming) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (io, gathered) = gather(io);
+    let (io, gathered) = gather(io, Some(FrameMeter::for_client()));
     let mut handshake = pin!(builder().handshake::<_, Bytes>(io));
     let handshake = poll_fn(|cx| poll_driven(cx, &gathered, |cx| handshake.as_mut().poll(cx)));
     let mut connection = match timeout_at(Instant::now() + CONNECT_TIMEOUT, handshake).await {

@@ -54,10 +54,10 @@ impl Service {
 /// All services.
 #[derive(Debug, Default)]
 pub struct Registry {
-    by_host: HostMap<Vec<Arc<Service>>>,
-    by_address: HashMap<SocketAddr, Vec<Arc<Service>>>,
-    by_net: Vec<(IpNet, Arc<Service>)>,
-    by_endpoint: HashMap<SocketAddr, Vec<(Arc<Service>, u16)>>,
+    hosts: HostMap<Vec<Arc<Service>>>,
+    addresses: HashMap<SocketAddr, Vec<Arc<Service>>>,
+    networks: Vec<(IpNet, Arc<Service>)>,
+    endpoints: HashMap<SocketAddr, Vec<(Arc<Service>, u16)>>,
 }
 
 impl Registry {
@@ -91,16 +91,16 @@ impl Registry {
     }
 
     fn add(&mut self, service: &Arc<Service>) {
-        self.by_host.entry(&service.host).push(Arc::clone(service));
+        self.hosts.entry(&service.host).push(Arc::clone(service));
         for entry in &service.entries {
             for net in &entry.addresses {
                 if net.prefix_len() == net.max_prefix_len() {
                     for port in &entry.ports {
                         let address = SocketAddr::new(net.addr(), port.number);
-                        self.by_address.entry(address).or_default().push(Arc::clone(service));
+                        self.addresses.entry(address).or_default().push(Arc::clone(service));
                     }
                 } else {
-                    self.by_net.push((*net, Arc::clone(service)));
+                    self.networks.push((*net, Arc::clone(service)));
                 }
             }
         }
@@ -108,7 +108,7 @@ impl Registry {
             for (endpoint, number) in service.endpoints(port) {
                 if let EndpointAddress::Ip(ip) = endpoint.address {
                     let address = SocketAddr::new(ip, number);
-                    self.by_endpoint.entry(address).or_default().push((Arc::clone(service), port));
+                    self.endpoints.entry(address).or_default().push((Arc::clone(service), port));
                 }
             }
         }
@@ -122,7 +122,7 @@ impl Registry {
 
     /// Services that register `host` on any port, most specific first.
     pub fn visible<'m>(&'m self, host: &str, namespaces: &[&str]) -> impl Iterator<Item = &'m Arc<Service>> {
-        self.by_host.candidates(host).flatten().filter(|service| service.visible(namespaces))
+        self.hosts.candidates(host).flatten().filter(|service| service.visible(namespaces))
     }
 
     /// The services that claim an address which a workload dialled, with their port: those that list it in `addresses`,
@@ -130,8 +130,8 @@ impl Registry {
     pub fn by_address(&self, dialled: SocketAddr, namespaces: &[&str]) -> Vec<(&Arc<Service>, u16)> {
         let address: IpAddr = dialled.ip().to_canonical();
         let dialled = SocketAddr::new(address, dialled.port());
-        let listed = self.by_address.get(&dialled).into_iter().flatten().chain(
-            self.by_net
+        let listed = self.addresses.get(&dialled).into_iter().flatten().chain(
+            self.networks
                 .iter()
                 .filter(|(net, service)| {
                     net.contains(&address) && service.ports.contains_key(&dialled.port())
@@ -145,7 +145,7 @@ impl Registry {
         if !found.is_empty() {
             return found;
         }
-        self.by_endpoint
+        self.endpoints
             .get(&dialled)
             .into_iter()
             .flatten()

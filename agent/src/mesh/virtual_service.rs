@@ -47,7 +47,7 @@ pub enum GatewayName {
 pub struct HttpRoute {
     /// `name`, else the index.
     pub name: Arc<str>,
-    /// Any of these; none means every request.
+    /// Any of these; a route without `match` has one that takes every request.
     pub matches: Vec<HttpMatch>,
     /// What to do.
     pub action: HttpAction,

@@ -302,7 +302,7 @@ impl Agent {
             match time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await {
                 Ok(entered) => entered?,
                 Err(_) => {
-                    tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time")
+                    tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
                 }
             }
             cgroup.wait_populated(false).await

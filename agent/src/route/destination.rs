@@ -62,21 +62,20 @@ pub(super) fn resolve(
         ));
     }
     let services: Vec<_> = registered.collect();
-    let port = match to.port {
-        Some(port) => port,
-        None => {
-            let mut ports = services[0].ports.keys();
-            match (ports.next(), ports.next()) {
-                (Some(only), None) => *only,
-                _ => {
-                    return Err(Refusal::new(
-                        Reason::NoDestination,
-                        format!(
-                            "the route leads to {}, which has several ports; add destination.port.number",
-                            to.host
-                        ),
-                    ));
-                }
+    let port = if let Some(port) = to.port {
+        port
+    } else {
+        let mut ports = services[0].ports.keys();
+        match (ports.next(), ports.next()) {
+            (Some(only), None) => *only,
+            _ => {
+                return Err(Refusal::new(
+                    Reason::NoDestination,
+                    format!(
+                        "the route leads to {}, which has several ports; add destination.port.number",
+                        to.host
+                    ),
+                ));
             }
         }
     };

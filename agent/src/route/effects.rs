@@ -22,7 +22,7 @@ impl Effects {
     pub(super) fn add(
         &mut self,
         route: &HttpRoute,
-        matched: Option<&HttpMatch>,
+        matched: &HttpMatch,
         to: &WeightedDestination,
         count: usize,
         request: &HttpRequest<'_>,
@@ -76,9 +76,9 @@ impl HeaderOperations {
 }
 
 /// `rewrite.uri`: replaces the matched prefix, else the whole path; the query stays.
-fn rewritten(uri: &str, matched: Option<&HttpMatch>, request: &HttpRequest<'_>) -> String {
+fn rewritten(uri: &str, matched: &HttpMatch, request: &HttpRequest<'_>) -> String {
     let mut target = uri.to_owned();
-    if let Some(TextMatch::Prefix(prefix)) = matched.and_then(|m| m.uri.as_ref()).map(|uri| &uri.text) {
+    if let Some(TextMatch::Prefix(prefix)) = matched.uri.as_ref().map(|uri| &uri.text) {
         target.push_str(request.path.get(prefix.len()..).unwrap_or_default());
     }
     if !target.starts_with('/') {

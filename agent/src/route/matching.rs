@@ -5,16 +5,13 @@ use http::HeaderMap;
 use super::{HttpRequest, stage::Stage};
 use crate::mesh::{HeaderMatch, HttpMatch, HttpRoute, TextMatch};
 
-/// The entry of `match` that the request meets; `Some(None)` for a route that takes every request.
+/// The entry of `match` that the request meets.
 pub(super) fn matching<'r>(
     route: &'r HttpRoute,
     stage: &Stage<'_>,
     request: &HttpRequest<'_>,
-) -> Option<Option<&'r HttpMatch>> {
-    if route.matches.is_empty() {
-        return Some(None);
-    }
-    route.matches.iter().find(|wanted| meets(wanted, stage, request)).map(Some)
+) -> Option<&'r HttpMatch> {
+    route.matches.iter().find(|wanted| meets(wanted, stage, request))
 }
 
 fn meets(wanted: &HttpMatch, stage: &Stage<'_>, request: &HttpRequest<'_>) -> bool {

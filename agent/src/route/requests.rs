@@ -20,7 +20,7 @@ use crate::{
 struct Hit<'s> {
     service: &'s VirtualService,
     route: &'s HttpRoute,
-    matched: Option<&'s HttpMatch>,
+    matched: &'s HttpMatch,
 }
 
 impl Hit<'_> {
@@ -174,9 +174,10 @@ fn find<'s>(
     request: &HttpRequest<'_>,
 ) -> Option<Hit<'s>> {
     services.iter().find_map(|&service| {
-        service.http.iter().find_map(|route| {
-            matching(route, stage, request).map(|matched| Hit { service: &**service, route, matched })
-        })
+        service
+            .http
+            .iter()
+            .find_map(|route| matching(route, stage, request).map(|matched| Hit { service, route, matched }))
     })
 }
 

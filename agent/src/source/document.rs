@@ -212,7 +212,9 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         if !BYSTANDERS.contains(&kind) {
             let message = format!("{kind} ({version}) is not a kind Egret reads");
             let meant = nearest(kind, READ.iter().copied());
-            let remedy = meant.map(|name| format!("did you mean {name}?"));
+            let remedy = meant.map(|name| {
+                if name == kind { "check apiVersion".to_owned() } else { format!("did you mean {name}?") }
+            });
             definition.complain(codes::UNKNOWN_KIND, message, remedy);
             // A misspelt policy must not vanish.
             definition.seems = meant.and_then(seems);

@@ -233,8 +233,6 @@ impl<'n> Fields<'n> {
         self.take(name).map(|field| field.texts()).unwrap_or_default()
     }
 
-    /// Texts that parse.
-
     /// Fields that tune traffic and have no effect here.
     pub(super) fn without_effect(&mut self, names: &[&'static str]) {
         for name in names {

@@ -41,33 +41,24 @@ pub(super) enum Item {
     Settings(Box<MeshSettings>),
 }
 
-/// Reads an object. `None` where it could not be read at all; whoever calls looks at the problems too.
+/// Reads an object. It is valid if the document has no problem that is an error; `None` is never valid.
 pub(super) fn read(meta: &Meta, mut document: Fields<'_>) -> Option<Item> {
     document.ignore(&["apiVersion", "kind", "metadata", "status"]);
     if meta.object.kind == Kind::Secret {
-        return secret::read(meta, document).map(|it| Item::Credential(it.map(Arc::new)));
+        return Some(Item::Credential(secret::read(meta, document).map(Arc::new)));
     }
     let spec = document.raw("spec");
     document.finish();
-    let spec = match spec {
-        Some(spec) => spec.fields()?,
-        None => return None,
-    };
-    match meta.object.kind {
-        Kind::ServiceEntry => service_entry::read(meta, spec).map(|it| Item::ServiceEntry(Arc::new(it))),
-        Kind::Gateway => gateway::read(meta, spec).map(|it| Item::Gateway(Arc::new(it))),
-        Kind::VirtualService => {
-            virtual_service::read(meta, spec).map(|it| Item::VirtualService(Arc::new(it)))
-        }
-        Kind::DestinationRule => {
-            destination_rule::read(meta, spec).map(|it| Item::DestinationRule(Arc::new(it)))
-        }
-        Kind::AuthorizationPolicy => {
-            authorization_policy::read(meta, spec).map(|it| Item::Policy(it.map(Arc::new)))
-        }
-        Kind::MeshConfig => mesh_config::read(spec).map(|it| Item::Settings(Box::new(it))),
-        Kind::Secret => None,
-    }
+    let spec = spec?.fields()?;
+    Some(match meta.object.kind {
+        Kind::ServiceEntry => Item::ServiceEntry(Arc::new(service_entry::read(meta, spec)?)),
+        Kind::Gateway => Item::Gateway(Arc::new(gateway::read(meta, spec)?)),
+        Kind::VirtualService => Item::VirtualService(Arc::new(virtual_service::read(meta, spec))),
+        Kind::DestinationRule => Item::DestinationRule(Arc::new(destination_rule::read(meta, spec)?)),
+        Kind::AuthorizationPolicy => Item::Policy(authorization_policy::read(meta, spec).map(Arc::new)),
+        Kind::MeshConfig => Item::Settings(Box::new(mesh_config::read(spec))),
+        Kind::Secret => return None,
+    })
 }
 
 /// A `selector` or `workloadSelector` with `matchLabels`.

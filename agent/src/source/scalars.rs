@@ -71,18 +71,26 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| fail())
 }
 
-/// `exact`, `prefix` or `regex`, exactly one. `Ok(None)` is the empty object, which means presence where that has a meaning.
-pub(super) fn string_match(field: &Field<'_>) -> Option<Option<TextMatch>> {
+/// A string match as written.
+pub(super) enum StringMatch {
+    /// The empty object, which asks for presence where that has a meaning.
+    Anything,
+    /// `exact`, `prefix` or `regex`.
+    Text(TextMatch),
+}
+
+/// `exact`, `prefix` or `regex`, at most one.
+pub(super) fn string_match(field: &Field<'_>) -> Option<StringMatch> {
     let mut fields = field.fields()?;
     let exact = fields.take("exact");
     let prefix = fields.take("prefix");
     let regex = fields.take("regex");
     fields.finish();
     match (exact, prefix, regex) {
-        (Some(text), None, None) => Some(Some(TextMatch::Exact(text.text()?.into()))),
-        (None, Some(text), None) => Some(Some(TextMatch::Prefix(text.text()?.into()))),
-        (None, None, Some(text)) => Some(Some(text.parse(TextMatch::regex)?)),
-        (None, None, None) => Some(None),
+        (Some(text), None, None) => Some(StringMatch::Text(TextMatch::Exact(text.text()?.into()))),
+        (None, Some(text), None) => Some(StringMatch::Text(TextMatch::Prefix(text.text()?.into()))),
+        (None, None, Some(text)) => Some(StringMatch::Text(text.parse(TextMatch::regex)?)),
+        (None, None, None) => Some(StringMatch::Anything),
         _ => {
             field.refuse("only one of exact, prefix and regex may be given");
             None

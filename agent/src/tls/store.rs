@@ -11,7 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -33,7 +33,7 @@ type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 enum State {
     Asking,
     Ready(Arc<WorkloadCertificate>),
-    Failed(issuer::Error),
+    Failed(issuer::Error, Instant),
 }
 
 /// An identity that somebody asked for. Dropping it ends its task.
@@ -79,7 +79,7 @@ impl CertificateStore {
         let state = state.wait_for(|state| !matches!(state, State::Asking)).await;
         match state.map(|state| state.clone()) {
             Ok(State::Ready(certificate)) => Ok(certificate),
-            Ok(State::Failed(error)) => Err(error),
+            Ok(State::Failed(error, _)) => Err(error),
             // The identity was forgotten while we waited, or the issuer panicked.
             Ok(State::Asking) | Err(_) => {
                 Err(issuer::Error(format!("{identity} is no longer a workload's here")))
@@ -92,8 +92,8 @@ impl CertificateStore {
         self.shared.entries.lock().remove(identity);
     }
 
-    /// The state to wait on. Starts a task where there is none, or where the one there is has nothing to offer: a failure
-    /// was for those who waited for it, and whoever comes later gets a try of their own.
+    /// The state to wait on. Starts a task where there is none, or where the one there is has nothing to offer. A failure is
+    /// told to everyone who comes within a second of it, so that a busy workload does not hammer an issuer that is down.
     fn state_of(&self, identity: &SpiffeId) -> watch::Receiver<State> {
         let now = (self.shared.clock)();
         let mut entries = self.shared.entries.lock();
@@ -101,7 +101,7 @@ impl CertificateStore {
             let usable = match &*entry.state.borrow() {
                 State::Asking => entry.state.has_changed().is_ok(),
                 State::Ready(certificate) => now < certificate.not_after(),
-                State::Failed(_) => false,
+                State::Failed(_, at) => at.elapsed() < MIN_BACKOFF,
             };
             if usable {
                 return entry.state.clone();
@@ -122,7 +122,7 @@ async fn keep(issuer: Arc<dyn Issuer>, clock: Clock, identity: SpiffeId, state: 
         Ok(certificate) => Arc::new(certificate),
         Err(error) => {
             tracing::warn!(%identity, %error, "no certificate");
-            state.send_replace(State::Failed(error));
+            state.send_replace(State::Failed(error, Instant::now()));
             return;
         }
     };

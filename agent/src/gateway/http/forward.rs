@@ -164,7 +164,10 @@ async fn send_to_any(
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     let gateway = &session.gateway;
     let mut last = None;
-    for address in upstream::addresses(session, upstream).await? {
+    let addresses = upstream::addresses(session, upstream).await?;
+    let balanced = addresses.len() > 1;
+    for address in addresses {
+        let in_flight = balanced.then(|| gateway.balancer.start(address));
         let key = Key::new(address, upstream.protocol == AppProtocol::Http2, transport);
         // Every round takes a connection out of the pool, or is the last.
         loop {
@@ -179,7 +182,10 @@ async fn send_to_any(
                 },
             };
             let mut error = match lease.send(request).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    lease.in_flight = in_flight;
+                    return Ok((response, lease));
+                }
                 Err(error) => error,
             };
             let refusal = explain(error.error(), transport, &lease);

@@ -73,9 +73,10 @@ async fn a_tls_client_gets_an_alert_it_understands() {
         assert_eq!(request.sni, Some("test.com"));
         decided(Err(Refusal::new(Reason::PolicyDenied, "denied")))
     };
-    tls::serve(io, Some("test.com".to_owned()), bench.session(), deny).await;
+    tokio::spawn(tls::serve(io, Some("test.com".to_owned()), bench.session(), deny));
     let mut alert = Vec::new();
     client.read_to_end(&mut alert).await.unwrap();
     assert_eq!(alert, [21, 3, 3, 0, 2, 2, 49]);
     assert_eq!(bench.logged(1).await[0]["requested_server_name"], "test.com");
+    drop(client);
 }

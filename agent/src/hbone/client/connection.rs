@@ -173,7 +173,7 @@ pub(super) async fn establish(
         let error = io::Error::other("it does not speak HTTP/2 here; is this its HBONE port?");
         return Err(Error::Tls(address, error));
     }
-    let (io, drain) = gather(tls);
+    let (io, drain) = gather(tls, None);
     let (send, mut connection) =
         builder().handshake(io).await.map_err(|e| broken(address, Broken::Http2(e)))?;
     let Some(mut pings) = connection.ping_pong() else {

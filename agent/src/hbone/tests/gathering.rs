@@ -18,7 +18,7 @@ use crate::hbone::{
 
 /// A client of its own over any pipe, driven like the real one.
 async fn client(io: tokio::io::DuplexStream) -> (h2::client::SendRequest<Bytes>, AbortOnDropHandle<()>) {
-    let (io, drain) = gather(io);
+    let (io, drain) = gather(io, None);
     let (send, mut connection) = h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
     let driver = tokio::spawn(async move {
         poll_fn(|cx| poll_driven(cx, &drain, |cx| Future::poll(Pin::new(&mut connection), cx))).await.ok();
@@ -89,7 +89,7 @@ proptest! {
     ) {
         runtime().block_on(async {
             let (near, mut far) = tokio::io::duplex(pipe);
-            let (mut gathered, drain) = gather(near);
+            let (mut gathered, drain) = gather(near, None);
             let sent: Vec<u8> = (0..writes.iter().sum::<usize>()).map(|i| (i % 253) as u8).collect();
             let copy = sent.clone();
             let writer = tokio::spawn(async move {
@@ -113,7 +113,7 @@ proptest! {
 
 #[tokio::test]
 async fn many_small_frames_leave_in_few_writes() {
-    let (io, drain) = gather(tokio_test_writer());
+    let (io, drain) = gather(tokio_test_writer(), None);
     let mut io = io;
     for _ in 0..100 {
         io.write_all(&[0; 1000]).await.unwrap();

@@ -128,19 +128,15 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Opens and resets streams in one go; whether the gateway still answers a ping afterwards.
-async fn survives_resets(mesh: &Mesh, streams: u32) -> bool {
+/// Sends frames in one go; whether the gateway still answers a ping afterwards.
+async fn survives(mesh: &Mesh, frames: &[u8]) -> bool {
     let tcp = TcpStream::connect(mesh.gateway.address).await.unwrap();
     let config = mesh.sleep.client_config(&mesh.gateway.identity);
     let name = rustls::pki_types::ServerName::try_from("gateway").unwrap();
     let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
     let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     attack.extend(frame(4, 0, 0, &[]));
-    for n in 0..streams {
-        // HEADERS with :method and :authority as literals (RFC 7541 §6.2.2), then RST_STREAM CANCEL.
-        attack.extend(frame(1, 4, 2 * n + 1, b"\x02\x07CONNECT\x01\x0d192.0.2.1:443"));
-        attack.extend(frame(3, 0, 2 * n + 1, &[0, 0, 0, 8]));
-    }
+    attack.extend(frames);
     attack.extend(frame(6, 0, 0, b"are you?"));
     // The gateway may be gone before it has read all of it.
     tls.write_all(&attack).await.ok();
@@ -167,10 +163,30 @@ async fn survives_resets(mesh: &Mesh, streams: u32) -> bool {
 #[tokio::test]
 async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
     let mesh = Mesh::start(echo).await;
-    assert!(soon("a few resets", survives_resets(&mesh, 50)).await);
-    assert!(!soon("many resets", survives_resets(&mesh, 1000)).await);
+    let resets = |streams: u32| -> Vec<u8> {
+        // HEADERS with :method and :authority as literals (RFC 7541 §6.2.2), then RST_STREAM CANCEL.
+        let pair = |n| {
+            let headers = frame(1, 4, 2 * n + 1, b"\x02\x07CONNECT\x01\x0d192.0.2.1:443");
+            [headers, frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        };
+        (0..streams).flat_map(pair).collect()
+    };
+    assert!(soon("a few resets", survives(&mesh, &resets(50))).await);
+    assert!(!soon("many resets", survives(&mesh, &resets(1000))).await);
     // Everybody else is served.
     ping(&mut mesh.open().await.unwrap()).await.unwrap();
+}
+
+/// H2-05 and H2-06: h2 itself takes these for ever.
+#[tokio::test]
+async fn a_peer_that_floods_control_frames_is_sent_away() {
+    let mesh = Mesh::start(echo).await;
+    let priority = frame(2, 0, 1, &[0, 0, 0, 0, 1]);
+    let update = frame(8, 0, 0, &[0, 0, 0, 1]);
+    for (name, flood) in [("PRIORITY", priority), ("WINDOW_UPDATE", update)] {
+        assert!(soon(name, survives(&mesh, &flood.repeat(5000))).await, "{name}");
+        assert!(!soon(name, survives(&mesh, &flood.repeat(200_000))).await, "{name}");
+    }
 }
 
 #[tokio::test]

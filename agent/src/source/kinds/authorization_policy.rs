@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// `None` inside: without effect.
-pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<Option<AuthorizationPolicy>> {
+/// `None`: without effect, or not valid.
+pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<AuthorizationPolicy> {
     let own = &meta.object.namespace;
     let selector = match_labels(spec.take("selector")).unwrap_or_default();
     let action = spec.take("action").map_or(Some(Some(PolicyAction::Allow)), |field| {
@@ -51,11 +51,11 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<Option<Authoriza
             Some("use selector.matchLabels".to_owned()),
         );
     }
-    let Some(action) = action? else { return Some(None) };
+    let action = action.flatten()?;
     if inert || targets.is_some() {
-        return Some(None);
+        return None;
     }
-    Some(Some(AuthorizationPolicy { object: meta.object.clone(), selector, action, rules }))
+    Some(AuthorizationPolicy { object: meta.object.clone(), selector, action, rules })
 }
 
 /// The annotation takes any spelling of a boolean that Go does.
@@ -143,9 +143,9 @@ fn source(mut fields: Fields<'_>, own: &Arc<str>) -> Source {
     for name in ["requestPrincipals", "notRequestPrincipals"] {
         source.request_principals |= !list(&mut fields, name).is_empty();
     }
-    if !(source.service_accounts.is_empty() && source.not_service_accounts.is_empty())
-        && !(source.principals.is_empty() && source.namespaces.is_empty())
-    {
+    let by_account = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
+    let by_name = !source.principals.is_empty() || !source.namespaces.is_empty();
+    if by_account && by_name {
         fields.of().refuse("serviceAccounts cannot be combined with namespaces or principals");
     }
     fields.finish();

@@ -15,7 +15,7 @@ use crate::{
         codes,
         fields::{Field, Fields},
         report::Severity,
-        scalars,
+        scalars::{self, StringMatch},
     },
 };
 
@@ -24,7 +24,10 @@ type Operations = Option<Arc<HeaderOperations>>;
 pub(super) fn read(field: &Field<'_>, index: usize, own: &Arc<str>) -> Option<HttpRoute> {
     let mut fields = field.fields()?;
     let name = fields.text("name").filter(|name| !name.is_empty()).unwrap_or_else(|| index.to_string());
-    let matches = fields.items("match").iter().filter_map(|f| http_match(f, own)).collect();
+    let mut matches: Vec<_> = fields.items("match").iter().filter_map(|f| http_match(f, own)).collect();
+    if matches.is_empty() {
+        matches.push(HttpMatch::default());
+    }
     let route = fields.take("route").map(|f| destinations(&f, own));
     let redirect = fields.take("redirect").map(|f| redirect(&f));
     let respond = fields.take("directResponse").map(|f| respond(&f));
@@ -76,11 +79,13 @@ fn http_match(field: &Field<'_>, own: &Arc<str>) -> Option<HttpMatch> {
     let mut fields = field.fields()?;
     let text = |field: Option<Field<'_>>| -> Option<TextMatch> {
         let field = field?;
-        let found = scalars::string_match(&field)?;
-        if found.is_none() {
-            field.refuse("needs one of exact, prefix and regex");
+        match scalars::string_match(&field)? {
+            StringMatch::Text(text) => Some(text),
+            StringMatch::Anything => {
+                field.refuse("needs one of exact, prefix and regex");
+                None
+            }
         }
-        found
     };
     let ignore_case = fields.take("ignoreUriCase").and_then(|f| f.flag()).unwrap_or_default();
     let wanted = HttpMatch {
@@ -95,7 +100,14 @@ fn http_match(field: &Field<'_>, own: &Arc<str>) -> Option<HttpMatch> {
             .map(|f| f.entries())
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|(name, field)| Some((name.into(), scalars::string_match(&field)?.unwrap_or(any()))))
+            .filter_map(|(name, field)| {
+                let value = match scalars::string_match(&field)? {
+                    StringMatch::Text(text) => text,
+                    // Whatever is there, the empty value included.
+                    StringMatch::Anything => TextMatch::Prefix("".into()),
+                };
+                Some((name.into(), value))
+            })
             .collect(),
         port: fields.take("port").and_then(|f| f.port()),
         gateways: gateway_names(&mut fields, own),
@@ -105,11 +117,6 @@ fn http_match(field: &Field<'_>, own: &Arc<str>) -> Option<HttpMatch> {
     fields.ignore(&["name", "statPrefix"]);
     fields.finish();
     Some(wanted)
-}
-
-/// Matches whatever is there, the empty value included.
-fn any() -> TextMatch {
-    TextMatch::Prefix("".into())
 }
 
 fn header_matches(field: Option<Field<'_>>) -> Vec<HeaderMatch> {
@@ -123,7 +130,11 @@ fn header_matches(field: Option<Field<'_>>) -> Vec<HeaderMatch> {
                 ));
                 return None;
             };
-            Some(HeaderMatch { name, value: scalars::string_match(&field)? })
+            let value = match scalars::string_match(&field)? {
+                StringMatch::Text(text) => Some(text),
+                StringMatch::Anything => None,
+            };
+            Some(HeaderMatch { name, value })
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use crate::{
     source::{fields::Fields, scalars},
 };
 
-pub(super) fn read(mut spec: Fields<'_>) -> Option<MeshSettings> {
+pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
     let mut settings = MeshSettings::default();
     if let Some(domain) = spec.take("trustDomain").and_then(|field| {
         field.parse(|text| SpiffeId::new(text, "default", "default").map(|_| text.to_owned()))
@@ -53,5 +53,5 @@ pub(super) fn read(mut spec: Fields<'_>) -> Option<MeshSettings> {
     }
     settings.bypass = spec.items("bypass").iter().filter_map(|net| net.parse(scalars::network)).collect();
     spec.finish();
-    Some(settings)
+    settings
 }

@@ -5,8 +5,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::Meta;
 use crate::{mesh::Credential, source::fields::Fields};
 
-/// `None` inside: no TLS material.
-pub(super) fn read(meta: &Meta, mut document: Fields<'_>) -> Option<Option<Credential>> {
+/// `None`: no TLS material.
+pub(super) fn read(meta: &Meta, mut document: Fields<'_>) -> Option<Credential> {
     let mut values: Vec<(String, Vec<u8>)> = Vec::new();
     if let Some(data) = document.take("data") {
         for (key, field) in data.entries() {
@@ -42,5 +42,5 @@ pub(super) fn read(meta: &Meta, mut document: Fields<'_>) -> Option<Option<Crede
         crl: take(&["ca.crl", "crl"]),
     };
     let empty = credential.certificate.is_none() && credential.key.is_none() && credential.ca.is_none();
-    Some((!empty).then_some(credential))
+    (!empty).then_some(credential)
 }

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<VirtualService> {
+pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> VirtualService {
     let namespace = &meta.object.namespace;
     let hosts: Vec<_> = spec
         .items("hosts")
@@ -42,7 +42,7 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<VirtualService> 
     }
     spec.finish();
     let (object, created) = (meta.object.clone(), Arc::clone(&meta.created));
-    Some(VirtualService { object, created, hosts, gateways, http, tls, tcp, export_to })
+    VirtualService { object, created, hosts, gateways, http, tls, tcp, export_to }
 }
 
 /// `gateways`: `mesh`, `name` in the own namespace, or `namespace/name`.
