@@ -11,7 +11,7 @@ use std::{
 use egret::datapath::{Bpffs, Capture, WorkloadPolicy};
 use egret_tests::{cgroup::Cgroup, privileges};
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::{
         socket::{setsockopt, sockopt::ReceiveTimeout},
