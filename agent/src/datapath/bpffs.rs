@@ -16,6 +16,9 @@ use super::{Error, loader};
 /// What a kernel with `CONFIG_BPF_PRELOAD` puts into every new bpffs.
 const OF_THE_KERNEL: [&str; 2] = ["maps.debug", "progs.debug"];
 
+/// Source of the mounts that Egret makes: by it the last instance knows that nobody else wants it there.
+const SOURCE: &str = "egret";
+
 /// A place where bpffs is mounted. Dropping it unmounts nothing.
 ///
 /// While it lives nobody can unmount it: pins do not keep a file system busy, an open directory does. Unmounting it
@@ -40,12 +43,12 @@ impl Bpffs {
         };
         let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         if let Some(directory) = open(existing).map_err(fail)? {
-            return Ok(Self { path: path.to_owned(), mounted_here: false, directory });
+            return Ok(Self { path: path.to_owned(), mounted_here: is_ours(path).map_err(fail)?, directory });
         }
         let made = !path.exists();
         fs::create_dir_all(path).map_err(fail)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        if let Err(error) = mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")) {
+        if let Err(error) = mount(Some(SOURCE), path, Some("bpf"), flags, Some("mode=0700")) {
             if made {
                 // The mount's error is the one that matters.
                 let _ = fs::remove_dir(path);
@@ -58,12 +61,12 @@ impl Bpffs {
         }
     }
 
-    /// Whether this call mounted it, so that the caller may unmount it.
+    /// Whether Egret mounted it, this instance or another, so that the last one may unmount it.
     pub fn mounted_here(&self) -> bool {
         self.mounted_here
     }
 
-    /// Unmounts it if [`Bpffs::ensure`] mounted it and nothing is in it any more. An instance that was killed has its
+    /// Unmounts it if Egret mounted it and nothing is in it any more. An instance that was killed has its
     /// links there, which go on to refuse its workloads; one that runs holds it open.
     pub fn unmount(self) -> io::Result<()> {
         if !self.mounted_here {
@@ -81,4 +84,14 @@ impl Bpffs {
         drop(self.directory);
         Ok(umount(&self.path)?)
     }
+}
+
+/// Whether the file system at `path` is one that Egret mounted.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts")?;
+    let at = |line: &str| {
+        let mut fields = line.split(' ');
+        (fields.next() == Some(SOURCE)) && fields.next() == path.to_str() && fields.next() == Some("bpf")
+    };
+    Ok(mounts.lines().any(at))
 }

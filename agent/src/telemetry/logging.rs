@@ -16,5 +16,7 @@ pub fn init() {
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(ansi)
+        // A log whose reader is gone must not end the process: complaining about it to the same stderr would panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -1,8 +1,15 @@
 //! What runs is on workloads' cgroups only, and Ctrl-C takes all of it away.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use egret_tests::{
     bpf, privileges,
     process::Process,
@@ -14,11 +21,12 @@ use nix::{
     errno::Errno,
     mount::{MsFlags, mount, umount},
     sched::{CloneFlags, unshare},
-    sys::signal::kill,
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tempfile::TempDir;
 
-use crate::{Rig, passed};
+use crate::{Rig, egret, passed};
 
 #[test]
 fn ctrl_c_takes_everything_away() -> Result<()> {
@@ -110,5 +118,29 @@ fn bpffs_goes_with_the_last_instance() -> Result<()> {
     assert!(mounted()?);
     rig.world.stop()?;
     assert!(!mounted()?);
+    Ok(())
+}
+
+/// Whoever reads its log dies first, as when a terminal closes or the demo is killed.
+#[test]
+fn it_cleans_up_when_nobody_reads_its_log_any_more() -> Result<()> {
+    if !privileges::kernel_or_skip("egret up without a reader of its log") {
+        return Ok(());
+    }
+    let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
+    let (config, run_dir) = (directory.path().join("config"), directory.path().join("run"));
+    fs::create_dir(&config)?;
+    let mut command = Command::new(egret()?);
+    command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(&run_dir);
+    // Port 0 would do for the gateway, but then the agent could not find it.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    command.args(["--hbone-address", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut log = BufReader::new(child.stderr.take().context("no pipe")?).lines();
+    while !log.next().context("it ended before it was ready")??.contains(" ready") {}
+    drop(log);
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+    assert!(child.wait()?.success());
+    assert!(!run_dir.exists());
     Ok(())
 }
