@@ -10,7 +10,7 @@ use crate::lab::{Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
 /// The connection of an application that is not captured.
 fn assert_direct(application: &mut crate::lab::Application) {
     let server = listen(&format!("{OUTSIDE_V4}:0"));
-    let address = server.local_addr().unwrap().to_string();
+    let address = server.local_addr().expect("a listener has an address").to_string();
     assert_eq!(application.connect(&address), format!("ok {address}"));
     server.accept().expect("went direct");
 }
