@@ -7,6 +7,7 @@ mod bad_input;
 mod credential;
 mod exec;
 mod killed;
+mod nginx;
 mod nothing_left;
 mod plaintext;
 mod walk;
