@@ -36,7 +36,7 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its cgroup, namespace or listener could not be made.
-    #[error("workload {identity}: {source}")]
+    #[error("workload {identity} cannot be set up")]
     Workload {
         /// The workload.
         identity: SpiffeId,
@@ -45,7 +45,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel half refused.
-    #[error("workload {identity}: {source}")]
+    #[error("workload {identity} cannot be captured")]
     Capture {
         /// The workload.
         identity: SpiffeId,
@@ -183,7 +183,7 @@ impl Agent {
                 self.undo(&workload);
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
-                tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {e}");
+                tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));
             } else {
                 tracing::info!(workload = %workload.identity, "taken over");
             }
