@@ -32,6 +32,9 @@ use crate::{
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often it is checked that a workload is still captured.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why a workload could not be enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,7 +65,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
     }
 
     /// How many.
@@ -80,6 +88,10 @@ pub struct Counters {
     pub refused: Counter,
     /// Connections on a listener that no captured connect() belongs to.
     pub original_destination_miss: Counter,
+    /// Programs that somebody detached from a workload, attached again.
+    pub programs_reattached: Counter,
+    /// Checks of a workload that failed: whether it is captured is not known.
+    pub checks_failed: Counter,
 }
 
 /// What an agent is made of.
@@ -230,6 +242,8 @@ impl Agent {
             ("agent_accepted", self.counters.accepted.get()),
             ("agent_refused", self.counters.refused.get()),
             ("original_destination_miss", self.counters.original_destination_miss.get()),
+            ("programs_reattached", self.counters.programs_reattached.get()),
+            ("checks_failed", self.counters.checks_failed.get()),
         ]);
         counters
     }
@@ -291,13 +305,47 @@ impl Agent {
         }
         let (agent, stop) = (Arc::clone(self), enrolled.stop.clone());
         self.connections.spawn(async move {
-            stop.run_until_cancelled(agent.watch(&enrolled, cgroup)).await;
+            let life = async {
+                tokio::select! {
+                    () = agent.keep_captured(&enrolled, &policy) => {}
+                    () = agent.watch(&enrolled, &cgroup) => {}
+                }
+            };
+            stop.run_until_cancelled(life).await;
         });
         Ok(())
     }
 
+    /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
+    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
+    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
+        let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let Workload { identity, cgroup, .. } = &enrolled.workload;
+            match self.capture.attach(cgroup, policy) {
+                Ok(0) => {}
+                Ok(missing) => {
+                    self.counters.programs_reattached.add(missing as u64);
+                    tracing::error!(
+                        workload = %identity,
+                        "{missing} of its programs had been detached by somebody and are attached again; \
+                         connections it made meanwhile may have gone out directly"
+                    );
+                }
+                // The end of the workload is the watcher's to see.
+                Err(_) if !cgroup.exists() => {}
+                Err(e) => {
+                    self.counters.checks_failed.increment();
+                    tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
+                }
+            }
+        }
+    }
+
     /// Releases the workload when its last process has ended.
-    async fn watch(&self, enrolled: &Enrolled, cgroup: super::cgroup::Cgroup) {
+    async fn watch(&self, enrolled: &Enrolled, cgroup: &super::cgroup::Cgroup) {
         let ended = async {
             match time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await {
                 Ok(entered) => entered?,

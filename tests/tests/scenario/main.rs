@@ -10,6 +10,7 @@ mod killed;
 mod nginx;
 mod nothing_left;
 mod plaintext;
+mod repair;
 mod walk;
 
 use std::{
