@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
-use super::run_dir::RunDir;
+use super::{role, run_dir::RunDir};
 use crate::{
     datapath,
     node::{cgroup::Hierarchy, netns},
@@ -27,9 +27,18 @@ pub(super) fn pin_directory(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("egret").join(instance)
 }
 
+/// `egret agent --cleanup`: the same for an instance that was killed. Fails when it is alive.
+pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("what an instance left belongs to root: run it with sudo");
+    }
+    let _announced = role::announce(run_dir, "supervisor")?;
+    run(run_dir).await
+}
+
 /// Ends what still runs as a workload, then takes away cgroups, programs, namespaces and the run directory, in this order:
 /// nothing that was captured is ever let out. Goes by what is there, not by state files, which may be lost.
-pub async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
+pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
     let instance = run_dir.instance();
     timeout(KILL_DEADLINE, Hierarchy::find()?.end_instance(&instance))
         .await
