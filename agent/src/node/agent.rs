@@ -19,7 +19,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection, dial::HostDial, listener::Listeners, routes::Families, workload::Workload};
+use super::{
+    cgroup::{Cgroup, is_gone},
+    connection,
+    dial::HostDial,
+    listener::Listeners,
+    routes::Families,
+    workload::Workload,
+};
 use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
@@ -186,7 +193,9 @@ impl Agent {
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
     pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
-        for workload in Workload::load_all(&self.run_dir)? {
+        let workloads = Workload::load_all(&self.run_dir)?;
+        Workload::remove_unknown(&self.run_dir, &self.cgroup, &workloads)?;
+        for workload in workloads {
             {
                 let mut workloads = self.workloads.lock();
                 workloads.last_id = workloads.last_id.max(workload.id);
@@ -210,8 +219,7 @@ impl Agent {
         if populated.unwrap_or(false) {
             return false;
         }
-        self.release(&enrolled);
-        true
+        self.release(&enrolled)
     }
 
     /// The workloads enrolled, by number.
@@ -345,32 +353,38 @@ impl Agent {
     }
 
     /// Releases the workload when its last process has ended.
-    async fn watch(&self, enrolled: &Enrolled, cgroup: &super::cgroup::Cgroup) {
-        let ended = async {
-            match time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await {
-                Ok(entered) => entered?,
-                Err(_) => {
-                    tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
+    async fn watch(&self, enrolled: &Enrolled, cgroup: &Cgroup) {
+        if time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await.is_err() {
+            tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
+        }
+        loop {
+            match cgroup.wait_populated(false).await {
+                // The directory is gone, which is an end as well; anything else must not pass for one.
+                Err(e) if !is_gone(&e) => {
+                    tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
+                    return;
                 }
+                _ => {}
             }
-            cgroup.wait_populated(false).await
-        };
-        if let Err(e) = ended.await {
-            // The directory is gone, which is an end as well; anything else must not pass for one.
-            if e.kind() != io::ErrorKind::NotFound && e.raw_os_error() != Some(nix::libc::ENODEV) {
-                tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
+            // A process that entered just now keeps it.
+            if self.release(enrolled) || !cgroup.populated().unwrap_or(false) {
                 return;
             }
         }
-        self.release(enrolled);
     }
 
-    fn release(&self, enrolled: &Enrolled) {
+    /// `false`: something runs in it, and it stays as it is.
+    fn release(&self, enrolled: &Enrolled) -> bool {
+        // First of all, because the kernel refuses it while a process is inside: none is ever there uncaptured.
+        if let Err(e) = enrolled.workload.remove_cgroup() {
+            tracing::warn!(workload = %enrolled.workload.identity, "stays enrolled: {e}");
+            return false;
+        }
         enrolled.stop.cancel();
         let last_of_identity = {
             let mut workloads = self.workloads.lock();
             if workloads.enrolled.remove(&enrolled.workload.id).is_none() {
-                return;
+                return true;
             }
             !workloads.enrolled.values().any(|other| other.workload.identity == enrolled.workload.identity)
         };
@@ -379,13 +393,16 @@ impl Agent {
         }
         self.undo(&enrolled.workload);
         tracing::info!(workload = %enrolled.workload.identity, "released");
+        true
     }
 
+    /// Takes away what was made for a workload in which nothing runs.
     fn undo(&self, workload: &Workload) {
-        if let Err(e) = self.capture.detach(workload.cgroup_inode) {
-            tracing::error!(workload = %workload.identity, "{e}");
-        }
-        if let Err(e) = workload.remove(&self.run_dir) {
+        let undone = workload
+            .remove_cgroup()
+            .map_err(|e| e.to_string())
+            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
+        if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }
     }

@@ -20,7 +20,9 @@ fn links(world: &World) -> Result<Vec<PathBuf>> {
 
 fn reattached(world: &World) -> Result<u64> {
     let status = world.egret.status()?;
-    status["agent"]["counters"]["programs_reattached"].as_u64().context("no programs_reattached in the status")
+    status["agent"]["counters"]["programs_reattached"]
+        .as_u64()
+        .context("no programs_reattached in the status")
 }
 
 #[test]
