@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod doctor;
 mod exec;
 mod explain;
 mod flows;
@@ -60,6 +61,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),
+        Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),
         Command::Explain(explain) => current_thread()?.block_on(explain::run(explain)),
     }
 }

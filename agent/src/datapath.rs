@@ -10,6 +10,7 @@ mod counters;
 mod loader;
 mod original_destination;
 mod pins;
+pub mod probe;
 mod storage;
 mod syscall;
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod ca;
 pub mod cli;
 pub mod datapath;
 pub mod dns;
+pub mod doctor;
 pub mod explain;
 pub mod flow;
 pub mod gateway;

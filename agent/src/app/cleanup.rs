@@ -23,7 +23,7 @@ pub(super) const BPFFS: &str = "/sys/fs/bpf";
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where the links and maps of an instance are pinned.
-pub(super) fn pin_directory(instance: &str) -> PathBuf {
+pub(crate) fn pin_directory(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("egret").join(instance)
 }
 

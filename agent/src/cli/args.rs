@@ -38,6 +38,8 @@ pub(super) enum Command {
     Check(Check),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
+    /// Probe what Egret needs of this machine, and say what to do where it is missing
+    Doctor(Doctor),
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
@@ -193,6 +195,29 @@ pub(super) struct Check {
     pub(super) directory: PathBuf,
     #[command(flatten)]
     pub(super) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Doctor {
+    /// Directory of YAML files to validate as well
+    #[arg(short = 'f', long, value_name = "DIR")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    #[command(flatten)]
+    tunnels: Tunnels,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+impl Doctor {
+    pub(super) fn subject(&self) -> crate::doctor::Subject {
+        crate::doctor::Subject {
+            run_dir: self.instance.run_dir(),
+            hbone_address: self.tunnels.hbone_address,
+            config: self.config.clone(),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

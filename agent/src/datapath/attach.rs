@@ -36,7 +36,7 @@ pub(super) struct Hook {
     /// Name of the attach type in pins.
     pub(super) name: &'static str,
     /// `enum bpf_attach_type`.
-    attach_type: u32,
+    pub(super) attach_type: u32,
 }
 
 /// In the order of attachment.

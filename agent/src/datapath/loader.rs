@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Built by `agent/build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egret-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egret-ebpf"));
 
 const PRIVILEGES: &str = "the kernel refuses it: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN for namespaces)";
 
@@ -39,7 +39,7 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
     Ok(programs)
 }
 
-fn object(error: &EbpfError) -> String {
+pub(super) fn object(error: &EbpfError) -> String {
     match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             format!("map {name} cannot be made: {}", hint(io_error))
@@ -49,7 +49,7 @@ fn object(error: &EbpfError) -> String {
     }
 }
 
-fn program(error: &ProgramError) -> String {
+pub(super) fn program(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();

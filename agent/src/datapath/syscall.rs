@@ -21,6 +21,7 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const OBJ_GET: libc::c_int = 7;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
@@ -186,6 +187,35 @@ pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
     let answer = unsafe { info(&program, question) }?;
     maps.truncate(answer.map_count as usize);
     Ok(ProgramInfo { tag: answer.tag, maps })
+}
+
+/// What is attached to one hook of a cgroup itself, inherited programs left out: flags of the attachment, and how many.
+pub(super) fn attached(cgroup: &impl AsFd, attach_type: u32) -> io::Result<(u32, u32)> {
+    /// `union bpf_attr`, `query`, up to the program count.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        attach_type: u32,
+        how: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+    }
+    let mut query = Query {
+        target: descriptor(cgroup),
+        attach_type,
+        how: 0,
+        attach_flags: 0,
+        programs: 0,
+        count: 0,
+        padding: 0,
+    };
+    // SAFETY: plain numbers; without room for ids the kernel writes flags and count only.
+    match unsafe { bpf(PROG_QUERY, &mut query) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok((query.attach_flags, query.count)),
+    }
 }
 
 /// The kernel's id of a map.

@@ -1,0 +1,124 @@
+//! The instance: its run directory, whether its roles answer, the configuration it would read.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use tokio::time;
+
+use super::Check;
+use crate::{
+    admin::{AgentStatus, Ready, client},
+    app::run_dir::RunDir,
+    source::{directory, report::Severity},
+};
+
+/// A role that does not answer within this is as good as down.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Permission bits of group and others.
+const OTHERS: u32 = 0o077;
+
+/// What the agent says, if there is one.
+pub(super) async fn agent_status(run_dir: &RunDir) -> Option<AgentStatus> {
+    time::timeout(PATIENCE, client::get(&run_dir.socket("agent"), "/status")).await.ok()?.ok()
+}
+
+/// The run directory and the roles.
+pub(super) async fn checks(run_dir: &RunDir) -> Vec<Check> {
+    const NAME: &str = "run directory";
+    let path = run_dir.path().display();
+    let mode = match fs::metadata(run_dir.path()) {
+        Ok(found) => found.permissions().mode() & 0o777,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return vec![Check::ok(NAME, format!("{path} does not exist: no instance runs here"))];
+        }
+        Err(error) => {
+            return vec![Check::error(NAME, format!("{path}: {error}"), "run egret doctor as root")];
+        }
+    };
+    let mut checks = vec![if mode & OTHERS == 0 {
+        Check::ok(NAME, format!("{path}, root's only"))
+    } else {
+        Check::error(
+            NAME,
+            format!("{path} is open to others (mode {mode:o}): its sockets sign certificates"),
+            format!("chmod 700 {path}"),
+        )
+    }];
+    for role in ["ca", "gateway", "agent"] {
+        checks.push(role_check(run_dir, role).await);
+    }
+    checks
+}
+
+async fn role_check(run_dir: &RunDir, role: &str) -> Check {
+    let name = format!("role {role}");
+    let socket = run_dir.socket(role);
+    match time::timeout(PATIENCE, client::get::<Ready>(&socket, "/ready")).await {
+        Ok(Ok(_)) => Check::ok(name, "answers"),
+        // A machine need not run every role.
+        Ok(Err(_)) if !socket.exists() => Check::ok(name, "does not run here"),
+        Ok(Err(error)) => Check::error(name, error.to_string(), "start it again; its log says why it ended"),
+        Err(_) => {
+            Check::error(name, format!("no answer within {PATIENCE:?}"), "look at its log and its load")
+        }
+    }
+}
+
+/// The problems of a directory of YAML files.
+pub(super) fn configuration(path: &Path) -> Check {
+    const NAME: &str = "configuration";
+    let report = match directory::load(path) {
+        Ok(loaded) => loaded.report,
+        Err(error) => {
+            return Check::error(
+                NAME,
+                format!("{}: {error}", path.display()),
+                "name a directory of YAML files with -f",
+            );
+        }
+    };
+    let count = |severity| report.problems.iter().filter(|problem| problem.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let finding = format!("{} objects, {errors} errors, {warnings} warnings", report.objects);
+    let remedy = format!("egret check {}", path.display());
+    if errors > 0 {
+        Check::error(NAME, finding, remedy)
+    } else if warnings > 0 {
+        Check::warning(NAME, finding, remedy)
+    } else {
+        Check::ok(NAME, finding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{checks, configuration};
+    use crate::{app::run_dir::RunDir, doctor::Status};
+
+    #[tokio::test]
+    async fn an_open_directory_and_a_dead_role_are_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path().join("run"));
+        assert_eq!(checks(&run_dir).await.len(), 1);
+        run_dir.create().unwrap();
+        assert!(checks(&run_dir).await.iter().all(|check| check.status == Status::Ok));
+        // A socket whose process has gone.
+        drop(std::os::unix::net::UnixListener::bind(run_dir.socket("agent")).unwrap());
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(run_dir.path(), mode).unwrap();
+        let failed = checks(&run_dir).await;
+        let names = failed.iter().filter(|check| check.status == Status::Error).map(|check| &check.name);
+        assert_eq!(names.collect::<Vec<_>>(), ["run directory", "role agent"]);
+    }
+
+    #[test]
+    fn a_refused_object_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(configuration(directory.path()).status, Status::Ok);
+        fs::write(directory.path().join("a.yaml"), "kind: VirtualService\n").unwrap();
+        assert_eq!(configuration(directory.path()).status, Status::Error);
+        assert_eq!(configuration(&directory.path().join("none")).status, Status::Error);
+    }
+}
