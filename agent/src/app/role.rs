@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,17 @@ use crate::source::{
     directory::{self, Loaded},
     report::Severity,
 };
+
+/// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
+/// is 1,024 on most systems for the sake of select(2), which nothing here uses.
+pub(super) fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(e) = raised {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
+}
 
 /// A process that has a role; nobody else gets it as long as this lives.
 #[must_use]

@@ -20,14 +20,13 @@ pub(super) fn text(text: impl AsRef<str>) -> io::Result<()> {
 
 /// An error and its causes in one line. Some errors name their cause themselves, and none is said twice.
 fn message(error: &anyhow::Error) -> String {
-    let mut message = String::new();
+    let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
-        if !message.contains(&cause) {
-            let separator = if message.is_empty() { "" } else { ": " };
-            message += &format!("{separator}{cause}");
+        if !causes.iter().any(|said| said.contains(&cause)) {
+            causes.push(cause);
         }
     }
-    message
+    causes.join(": ")
 }
 
 /// Prints `error` with its causes.
