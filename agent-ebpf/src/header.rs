@@ -32,21 +32,26 @@ pub struct Header {
     pub protocol: u8,
     /// Time to live, or hop limit.
     pub hops: u8,
-    /// Where the next header begins.
+    /// Where the next header begins; 0: this is none.
     pub length: u32,
     /// Nothing between this header and the protocol's.
     pub plain: bool,
 }
 
 impl Header {
-    /// Of IPv4; None when it is not one.
+    /// What is not a header. Not an `Option`: the compiler would leave fields unset where there is none, and merge the branches
+    /// so that the verifier sees them read.
+    pub const NONE: Self =
+        Self { source: [0; 16], destination: [0; 16], protocol: 0, hops: 0, length: 0, plain: false };
+
+    /// Of IPv4, else [`Header::NONE`].
     #[inline(always)]
-    pub fn v4(bytes: &[u8; V4_LENGTH]) -> Option<Self> {
+    pub fn v4(bytes: &[u8; V4_LENGTH]) -> Self {
         let words = bytes[0] & 0x0f;
         if bytes[0] >> 4 != 4 || words < 5 {
-            return None;
+            return Self::NONE;
         }
-        Some(Self {
+        Self {
             source: mapped([bytes[12], bytes[13], bytes[14], bytes[15]]),
             destination: mapped([bytes[16], bytes[17], bytes[18], bytes[19]]),
             protocol: bytes[9],
@@ -54,14 +59,14 @@ impl Header {
             length: u32::from(words) * 4,
             // A fragment other than the first has no protocol's header. Packets are cut after the backstop, so it is forged.
             plain: words == 5 && bytes[6] & 0x1f == 0 && bytes[7] == 0,
-        })
+        }
     }
 
-    /// Of IPv6; None when it is not one.
+    /// Of IPv6, else [`Header::NONE`].
     #[inline(always)]
-    pub fn v6(bytes: &[u8; V6_LENGTH]) -> Option<Self> {
+    pub fn v6(bytes: &[u8; V6_LENGTH]) -> Self {
         if bytes[0] >> 4 != 6 {
-            return None;
+            return Self::NONE;
         }
         let (mut source, mut destination) = ([0; 16], [0; 16]);
         source.copy_from_slice(&bytes[8..24]);
@@ -71,7 +76,7 @@ impl Header {
             protocol,
             HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | MOBILITY | HOST_IDENTITY | SHIM6
         );
-        Some(Self { source, destination, protocol, hops: bytes[7], length: V6_LENGTH as u32, plain })
+        Self { source, destination, protocol, hops: bytes[7], length: V6_LENGTH as u32, plain }
     }
 
     /// Whether it may be a message of multicast-listener discovery (RFC 3810 §5): link-local, with a router alert before it.
@@ -118,33 +123,33 @@ mod tests {
 
     #[test]
     fn ipv4() {
-        let header = Header::v4(&v4(5, 0)).unwrap();
+        let header = Header::v4(&v4(5, 0));
         assert_eq!(header.destination[10..], [0xff, 0xff, 203, 0, 113, 7]);
         assert_eq!(header.source[12..], [192, 0, 2, 1]);
         assert_eq!((header.protocol, header.hops, header.length, header.plain), (6, 64, 20, true));
-        let with_options = Header::v4(&v4(6, 0)).unwrap();
+        let with_options = Header::v4(&v4(6, 0));
         assert_eq!((with_options.length, with_options.plain), (24, false));
-        assert!(!Header::v4(&v4(5, 8)).unwrap().plain, "a later fragment");
-        assert_eq!(Header::v4(&v4(4, 0)), None);
-        assert_eq!(Header::v4(&[0x65; V4_LENGTH]), None);
+        assert!(!Header::v4(&v4(5, 8)).plain, "a later fragment");
+        assert_eq!(Header::v4(&v4(4, 0)), Header::NONE);
+        assert_eq!(Header::v4(&[0x65; V4_LENGTH]), Header::NONE);
     }
 
     #[test]
     fn ipv6() {
-        let header = Header::v6(&v6(17, 64)).unwrap();
+        let header = Header::v6(&v6(17, 64));
         assert_eq!((header.protocol, header.length, header.plain), (17, 40, true));
         for extension in [0, 43, 44, 60, 135] {
-            assert!(!Header::v6(&v6(extension, 64)).unwrap().plain, "{extension}");
+            assert!(!Header::v6(&v6(extension, 64)).plain, "{extension}");
         }
-        assert_eq!(Header::v6(&[0x45; V6_LENGTH]), None);
+        assert_eq!(Header::v6(&[0x45; V6_LENGTH]), Header::NONE);
     }
 
     #[test]
     fn listener_discovery() {
         let report = [58, 0, 5, 2, 0, 0, 1, 0, 143];
-        assert!(Header::v6(&v6(0, 1)).unwrap().may_be_listener_discovery());
+        assert!(Header::v6(&v6(0, 1)).may_be_listener_discovery());
         assert!(is_listener_discovery(&report));
-        assert!(!Header::v6(&v6(0, 2)).unwrap().may_be_listener_discovery(), "would be forwarded");
+        assert!(!Header::v6(&v6(0, 2)).may_be_listener_discovery(), "would be forwarded");
         assert!(!is_listener_discovery(&[17, 0, 5, 2, 0, 0, 1, 0, 143]));
         assert!(!is_listener_discovery(&[58, 0, 5, 2, 0, 0, 1, 0, 128]));
     }

@@ -9,7 +9,11 @@ use agent_ebpf::{
     header::{self, Header},
     verdict::{Verdict, verdict},
 };
-use aya_ebpf::{bindings::bpf_sock, helpers::bpf_sk_fullsock, programs::SkBuffContext};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::{bpf_sk_fullsock, bpf_skb_load_bytes},
+    programs::SkBuffContext,
+};
 
 use crate::maps::{self, ACCEPTED, CAPTURED, POLICY, Reachable};
 
@@ -39,13 +43,23 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     };
     let policy = POLICY.get();
     let socket = Full::of(socket);
-    let decision = match read(ctx, protocol) {
-        Some(packet) => {
-            let packet = Packet { device, ..packet };
-            let reachable = Reachable { workload: policy.workload() };
-            judge(policy, &packet, &socket.class(), &reachable, &socket)
-        }
-        None => Decision::DroppedOther,
+    let header = header(ctx, protocol);
+    let next = Next::of(ctx, &header);
+    let decision = if header.length == 0 || next.cut {
+        Decision::DroppedOther
+    } else {
+        let packet = Packet {
+            device,
+            destination: Endpoint::v6(header.destination, next.destination),
+            protocol: u32::from(header.protocol),
+            hops: header.hops,
+            plain: header.plain,
+            port: next.source,
+            detail: next.detail,
+            listener_discovery: next.listener_discovery,
+        };
+        let reachable = Reachable { workload: policy.workload() };
+        judge(policy, &packet, &socket.class(), &reachable, &socket)
     };
     maps::count(decision);
     if matches!(verdict(decision), Verdict::Refuse(_)) { DROP } else { PASS }
@@ -58,65 +72,80 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the kernel's context, at its fixed offset.
     let protocol = unsafe { read_volatile(addr_of!((*skb).protocol)) };
     let policy = POLICY.get();
-    let Some(header) = header(ctx, protocol) else { return PASS };
+    let header = header(ctx, protocol);
     // Answers over loopback pass anyway, but `sendto()` is judged by the address, which may be one of this host's own.
-    if header.protocol == UDP
-        && header.plain
-        && let Ok(ports) = ctx.skb.load::<[u8; 4]>(header.length as usize)
-    {
-        let [a, b, c, d] = ports;
-        let peer = Endpoint::v6(header.source, u16::from_be_bytes([a, b]));
-        maps::remember(&Conversation::new(policy.workload(), u16::from_be_bytes([c, d]), peer));
+    if header.protocol == UDP && header.plain {
+        let next = Next::of(ctx, &header);
+        if !next.cut {
+            let peer = Endpoint::v6(header.source, next.source);
+            maps::remember(&Conversation::new(policy.workload(), next.destination, peer));
+        }
     }
     PASS
 }
 
-/// The IP header; None when it cannot be read.
+/// The IP header, or [`Header::NONE`].
 #[inline(always)]
-fn header(ctx: &SkBuffContext, protocol: u32) -> Option<Header> {
+fn header(ctx: &SkBuffContext, protocol: u32) -> Header {
     match u16::from_be(protocol as u16) {
-        IPV4 => Header::v4(&ctx.skb.load::<[u8; header::V4_LENGTH]>(0).ok()?),
-        IPV6 => Header::v6(&ctx.skb.load::<[u8; header::V6_LENGTH]>(0).ok()?),
-        _ => None,
+        IPV4 => {
+            let (bytes, read) = load::<{ header::V4_LENGTH }>(ctx, 0);
+            if read { Header::v4(&bytes) } else { Header::NONE }
+        }
+        IPV6 => {
+            let (bytes, read) = load::<{ header::V6_LENGTH }>(ctx, 0);
+            if read { Header::v6(&bytes) } else { Header::NONE }
+        }
+        _ => Header::NONE,
     }
 }
 
-/// The packet, but for the device.
+/// Bytes at an offset, and whether they are there.
 #[inline(always)]
-fn read(ctx: &SkBuffContext, protocol: u32) -> Option<Packet> {
-    let header = header(ctx, protocol)?;
-    let next = header.length as usize;
-    let (mut source, mut destination, mut detail) = (0, 0, 0);
-    match header.protocol {
-        TCP => {
-            let tcp = ctx.skb.load::<[u8; header::TCP_LENGTH]>(next).ok()?;
-            source = u16::from_be_bytes([tcp[0], tcp[1]]);
-            destination = u16::from_be_bytes([tcp[2], tcp[3]]);
-            detail = tcp[TCP_FLAGS];
+fn load<const N: usize>(ctx: &SkBuffContext, offset: u32) -> ([u8; N], bool) {
+    let mut bytes = [0; N];
+    let to: *mut [u8; N] = &raw mut bytes;
+    // SAFETY: the kernel's context, and a buffer of that length.
+    let result = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), N as u32) };
+    (bytes, result == 0)
+}
+
+/// What the header after the IP header says. Ports in host order.
+struct Next {
+    source: u16,
+    destination: u16,
+    /// Flags of TCP, type of an ICMPv6 message.
+    detail: u8,
+    listener_discovery: bool,
+    /// The packet ends before it.
+    cut: bool,
+}
+
+impl Next {
+    #[inline(always)]
+    fn of(ctx: &SkBuffContext, header: &Header) -> Self {
+        let mut next = Self { source: 0, destination: 0, detail: 0, listener_discovery: false, cut: false };
+        if header.protocol == TCP {
+            let (tcp, read) = load::<{ header::TCP_LENGTH }>(ctx, header.length);
+            next.source = u16::from_be_bytes([tcp[0], tcp[1]]);
+            next.destination = u16::from_be_bytes([tcp[2], tcp[3]]);
+            next.detail = tcp[TCP_FLAGS];
+            next.cut = !read;
+        } else if header.protocol == UDP {
+            let ([a, b, c, d], read) = load::<4>(ctx, header.length);
+            next.source = u16::from_be_bytes([a, b]);
+            next.destination = u16::from_be_bytes([c, d]);
+            next.cut = !read;
+        } else if header.protocol == ICMPV6 {
+            let ([kind], read) = load::<1>(ctx, header.length);
+            next.detail = kind;
+            next.cut = !read;
+        } else if header.may_be_listener_discovery() {
+            let (bytes, read) = load::<{ header::HOP_BY_HOP_LENGTH }>(ctx, header.length);
+            next.listener_discovery = read && header::is_listener_discovery(&bytes);
         }
-        UDP => {
-            let [a, b, c, d] = ctx.skb.load::<[u8; 4]>(next).ok()?;
-            source = u16::from_be_bytes([a, b]);
-            destination = u16::from_be_bytes([c, d]);
-        }
-        ICMPV6 => detail = ctx.skb.load::<u8>(next).ok()?,
-        _ => {}
+        next
     }
-    let listener_discovery = header.may_be_listener_discovery()
-        && ctx
-            .skb
-            .load::<[u8; header::HOP_BY_HOP_LENGTH]>(next)
-            .is_ok_and(|bytes| header::is_listener_discovery(&bytes));
-    Some(Packet {
-        device: 0,
-        destination: Endpoint::v6(header.destination, destination),
-        protocol: u32::from(header.protocol),
-        hops: header.hops,
-        plain: header.plain,
-        port: source,
-        detail,
-        listener_discovery,
-    })
 }
 
 /// The socket that a packet belongs to; null: none, or only a remnant of one.
