@@ -10,6 +10,7 @@ mod explain;
 mod flows;
 mod output;
 mod status;
+mod verify_bypass;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),
+        Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),
         Command::Explain(explain) => current_thread()?.block_on(explain::run(explain)),
     }

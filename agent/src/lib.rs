@@ -34,3 +34,4 @@ pub mod route;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
+pub mod verify_bypass;

@@ -40,6 +40,8 @@ pub(super) enum Command {
     Explain(Explain),
     /// Probe what Egret needs of this machine, and say what to do where it is missing
     Doctor(Doctor),
+    /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
+    VerifyBypass(VerifyBypass),
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
@@ -216,6 +218,56 @@ impl Doctor {
             run_dir: self.instance.run_dir(),
             hbone_address: self.tunnels.hbone_address,
             config: self.config.clone(),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("part").required(true).args(["target", "witness", "hand_out"])))]
+pub(super) struct VerifyBypass {
+    /// What to aim at: a witness, else any HTTP server; again for IPv6. Nothing else is sent to, but loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    target: Vec<SocketAddr>,
+    /// Be the witness: run outside, listen here, and watch what reaches this network namespace
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) witness: Option<SocketAddr>,
+    /// Be the helper: run outside, and hand out sockets at this path
+    #[arg(long, value_name = "PATH")]
+    pub(super) hand_out: Option<PathBuf>,
+    /// Where a helper hands out sockets from outside the workload
+    #[arg(long, value_name = "PATH", requires = "target")]
+    helper: Option<PathBuf>,
+    /// Descriptor of an unbound TCP socket that was opened before enrolment
+    #[arg(long, value_name = "FD", requires = "target")]
+    inherited: Option<std::os::fd::RawFd>,
+    /// The gateway's tunnel port, to be tried without a certificate
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "target")]
+    gateway: Option<SocketAddr>,
+    /// Try 169.254.169.254, too, which is no address of yours
+    #[arg(long, requires = "target")]
+    metadata: bool,
+    /// Try one vector, and print what was seen
+    #[arg(long, value_name = "VECTOR", requires = "target", hide = true)]
+    pub(super) single: Option<String>,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+impl VerifyBypass {
+    pub(super) fn context(&self) -> crate::verify_bypass::Context {
+        crate::verify_bypass::Context {
+            target: self.target.iter().find_map(|target| match target {
+                SocketAddr::V4(target) => Some(*target),
+                SocketAddr::V6(_) => None,
+            }),
+            target_v6: self.target.iter().find_map(|target| match target {
+                SocketAddr::V4(_) => None,
+                SocketAddr::V6(target) => Some(*target),
+            }),
+            gateway: self.gateway,
+            inherited: self.inherited,
+            helper: self.helper.clone(),
+            metadata: self.metadata,
         }
     }
 }

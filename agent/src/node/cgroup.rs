@@ -30,6 +30,11 @@ impl Hierarchy {
         })
     }
 
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The directory under which one Egret instance makes its workloads' cgroups.
     pub fn instance(&self, name: &str) -> PathBuf {
         self.root.join("egret").join(name)
