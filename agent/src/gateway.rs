@@ -62,6 +62,8 @@ pub struct Settings {
     /// For the next piece of a body, and for the head of an answer where the route sets no timeout
     /// (Envoy's `stream_idle_timeout`).
     pub stream_idle_timeout: Duration,
+    /// For the answer to a workload that has ended its side of the connection: it may wait, or be gone.
+    pub half_close_timeout: Duration,
     /// For the next byte of a connection that is not HTTP (Envoy's TCP proxy `idle_timeout`).
     pub tcp_idle_timeout: Duration,
     /// For the next request over a kept upstream connection.
@@ -80,6 +82,7 @@ impl Default for Settings {
             request_head_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_hours(1),
             stream_idle_timeout: Duration::from_mins(5),
+            half_close_timeout: Duration::from_secs(30),
             tcp_idle_timeout: Duration::from_hours(1),
             pool_idle_timeout: Duration::from_mins(1),
             pool_idle_connections: 128,

@@ -55,13 +55,20 @@ where
         idle: settings.keep_alive_timeout,
         head: settings.request_head_timeout,
         body: settings.stream_idle_timeout,
+        half_closed: settings.half_close_timeout,
     };
     let (guard, handle) = Guard::new(Linger::new(Counted::new(io, Arc::clone(&session.flow))), patience);
     let service = service_fn(|request| {
         let (session, handle, decide) = (Arc::clone(&session), handle.clone(), decide.clone());
+        // Now, not when hyper first polls: until then it may look for the end of the connection.
+        let next = handle.next_request();
         async move {
-            let response = match handle.next_request() {
-                Ok(()) => exchange::serve(request, session, Some(handle), decide).await,
+            let response = match next {
+                Ok(serving) => {
+                    let mut response = exchange::serve(request, session, Some(handle), decide).await;
+                    response.body_mut().hold(serving);
+                    response
+                }
                 Err(violation) => exchange::refuse_violation(&session, &violation),
             };
             Ok::<_, Infallible>(response)

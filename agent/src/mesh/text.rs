@@ -37,10 +37,11 @@ impl TextMatch {
             RegexBuilder::new(pattern).size_limit(REGEX_LIMIT).dot_matches_new_line(true).build()
         };
         // On its own first: `a)|(?:b` would be valid between the anchors and escape them.
-        build(given)
-            .and_then(|_| build(&format!("^(?:{given})$")))
-            .map(Self::Regex)
-            .map_err(|e| TextError { given: given.chars().take(100).collect(), why: e.to_string() })
+        build(given).and_then(|_| build(&format!("^(?:{given})$"))).map(Self::Regex).map_err(|e| {
+            // The lines before the last draw an arrow at the place.
+            let why = e.to_string().lines().last().unwrap_or_default().to_owned();
+            TextError { given: given.chars().take(100).collect(), why }
+        })
     }
 
     /// A value of an AuthorizationPolicy: `*` is presence, `a*` a prefix, `*a` a suffix, all else exact.

@@ -136,12 +136,21 @@ impl Source {
             }
         }
         let mut changed = false;
+        let mut gone = Vec::new();
         for name in &names {
             let path = directory.join(name);
-            if path.is_dir() {
+            let read = match std::fs::metadata(&path) {
+                Ok(found) if found.is_dir() => continue,
+                // Reading a pipe or a device may never end.
+                Ok(found) if !found.is_file() => Err("it is not a regular file".to_owned()),
+                Ok(_) => std::fs::read(&path).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if read.is_err() && std::fs::symlink_metadata(&path).is_err() {
+                // Removed since the directory was listed.
+                gone.push(name.clone());
                 continue;
             }
-            let read = std::fs::read(&path).map_err(|error| error.to_string());
             if self.seen.get(name) == Some(&read) {
                 continue;
             }
@@ -155,6 +164,7 @@ impl Source {
             }
             self.seen.insert(name.clone(), read);
         }
+        names.retain(|name| !gone.contains(name));
         let before = self.seen.len();
         self.seen.retain(|name, _| names.contains(name));
         if self.seen.len() != before {

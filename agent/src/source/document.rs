@@ -216,6 +216,10 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
                 if name == kind { "check apiVersion".to_owned() } else { format!("did you mean {name}?") }
             });
             definition.complain(codes::UNKNOWN_KIND, message, remedy);
+            // In the groups that Egret reads a near miss is a mistake: the API server would refuse it.
+            if meant.is_some() && ["networking.istio.io", "security.istio.io", "egret.dev"].contains(&group) {
+                definition.problems.iter_mut().for_each(|problem| problem.severity = Severity::Error);
+            }
             // A misspelt policy must not vanish.
             definition.seems = meant.and_then(seems);
             definition.unreadable = definition.seems.is_some();

@@ -218,6 +218,10 @@ impl<'n> Fields<'n> {
     pub(super) fn missing(&self, name: &str) {
         let mut of = self.of.clone();
         of.path = self.path_of(name);
+        // It is there, and what is wrong with it has been told.
+        if self.of.problems.0.borrow().iter().any(|found| found.field.starts_with(&of.path)) {
+            return;
+        }
         of.report(Severity::Error, codes::MISSING, "is missing", Some("add it".to_owned()));
     }
 

@@ -100,7 +100,9 @@ impl Index {
         let places = self.good.iter().map(|(object, good)| (object.clone(), good.place.clone())).collect();
         lint::check(&objects, &places, &mut problems);
         problems.sort_by(|a, b| {
-            let place = |p: &Problem| (p.file.clone(), p.document, p.line, p.field.clone());
+            // What follows from a problem comes after it.
+            let follows = |p: &Problem| p.code == codes::LAST_GOOD || p.code == codes::FAIL_CLOSED;
+            let place = |p: &Problem| (p.file.clone(), p.document, follows(p), p.line, p.field.clone());
             place(a).cmp(&place(b))
         });
         self.version += 1;

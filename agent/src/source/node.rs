@@ -8,6 +8,10 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
+/// Levels of nesting. The kinds that are read have ten; the parser's own limit of 64 is more than fits on the stack of a
+/// thread of the runtime.
+const MAX_DEPTH: usize = 32;
+
 /// A value and the line it is on, from 1.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -33,7 +37,8 @@ impl Value {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
-            Self::Integer(_) | Self::Float => "a number",
+            Self::Integer(_) => "a number",
+            Self::Float => "a number with a fraction",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Map(_) => "an object",
@@ -44,13 +49,26 @@ impl Value {
 impl Node {
     /// Parses one document. The error is a sentence, with the line where known.
     pub(super) fn parse(text: &str) -> Result<Self, (Option<u64>, String)> {
-        let spanned: Spanned<Value> = serde_saphyr::from_str(text).map_err(|error| {
-            let error = error.without_snippet();
-            // The place is told by the line; the parser's counts from the start of the document.
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-            (error.location().map(|location| location.line()), message)
-        })?;
+        let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: MAX_DEPTH } };
+        let spanned: Spanned<Value> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+                let error = error.without_snippet();
+                // The place is told by the line; the parser's counts from the start of the document.
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or_default();
+                // Advice to programmers, not to operators.
+                let message = match message.split_once(", set DuplicateKeyPolicy") {
+                    Some((duplicate, _)) => duplicate.to_owned(),
+                    None if message.starts_with("budget breached") => {
+                        format!("it is larger or deeper than any configuration ({message})")
+                    }
+                    None if message.starts_with("recursive references") => {
+                        "an alias refers to itself".to_owned()
+                    }
+                    None => message.to_owned(),
+                };
+                (error.location().map(|location| location.line()), message)
+            })?;
         Ok(Self { line: spanned.referenced.line(), value: spanned.value })
     }
 
@@ -165,6 +183,16 @@ mod tests {
         assert_eq!((items[1].get("d").unwrap().line, items[1].get("d").unwrap().text()), (5, Some("80")));
         let (line, message) = Node::parse("a: [1\nb: 2\n").unwrap_err();
         assert!(line.is_some() && !message.is_empty());
-        assert!(Node::parse("a: 1\na: 2\n").is_err(), "duplicate keys");
+    }
+
+    #[test]
+    fn messages_are_for_operators() {
+        for (text, said) in
+            [("a: 1\na: 2\n", "duplicate mapping key: a"), ("a: &a [*a]\n", "an alias refers to itself")]
+        {
+            assert_eq!(Node::parse(text).unwrap_err().1, said);
+        }
+        let deep: String = (0..100).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+        assert!(Node::parse(&deep).unwrap_err().1.starts_with("it is larger or deeper"));
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::headers::remove_from_trailers;
+use super::{guard::Serving, headers::remove_from_trailers};
 use crate::{
     gateway::{
         pool::{Lease, Pool},
@@ -153,6 +153,7 @@ pub(in crate::gateway) struct ResponseBody {
     record: Option<Record>,
     progress: Arc<Progress>,
     bytes: u64,
+    serving: Option<Serving>,
 }
 
 enum Inner {
@@ -200,12 +201,23 @@ impl ResponseBody {
     pub(in crate::gateway) fn local(bytes: Bytes, record: Option<Record>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        Self { inner: Inner::Local(bytes), record, progress: Arc::default(), bytes: length }
+        Self { inner: Inner::Local(bytes), record, progress: Arc::default(), bytes: length, serving: None }
+    }
+
+    /// Lets `serving` go with the last byte.
+    pub(in crate::gateway) fn hold(&mut self, serving: Serving) {
+        self.serving = Some(serving);
     }
 
     /// An upstream's answer.
     pub(in crate::gateway) fn upstream(upstream: Upstream, record: Record, progress: Arc<Progress>) -> Self {
-        Self { inner: Inner::Upstream(Box::new(upstream)), record: Some(record), progress, bytes: 0 }
+        Self {
+            inner: Inner::Upstream(Box::new(upstream)),
+            record: Some(record),
+            progress,
+            bytes: 0,
+            serving: None,
+        }
     }
 }
 

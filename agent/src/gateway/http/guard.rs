@@ -42,6 +42,8 @@ pub(in crate::gateway) struct Patience {
     pub(in crate::gateway) head: Duration,
     /// For the next byte of a body.
     pub(in crate::gateway) body: Duration,
+    /// For a workload that has ended its side to take some of its answer: it may wait for it, or be gone.
+    pub(in crate::gateway) half_closed: Duration,
 }
 
 /// The service's end of a [`Guard`].
@@ -57,7 +59,23 @@ struct Shared {
     served: u64,
     violation: Option<(u64, Violation)>,
     upgrade: Upgrade,
+    /// Requests whose answer is not over.
+    serving: usize,
     waker: Option<Waker>,
+}
+
+/// A request on its way, until the last byte of its answer.
+#[derive(Debug)]
+pub(in crate::gateway) struct Serving(Arc<Mutex<Shared>>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut shared = self.0.lock();
+        shared.serving -= 1;
+        if let Some(waker) = shared.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,13 +88,16 @@ enum Upgrade {
 
 impl GuardHandle {
     /// Must be called once per request, in order: fails for the request that stands for one that broke the rules.
-    pub(in crate::gateway) fn next_request(&self) -> Result<(), Violation> {
+    pub(in crate::gateway) fn next_request(&self) -> Result<Serving, Violation> {
         let mut shared = self.shared.lock();
         let index = shared.served;
         shared.served += 1;
         match &shared.violation {
             Some((at, violation)) if *at == index => Err(violation.clone()),
-            _ => Ok(()),
+            _ => {
+                shared.serving += 1;
+                Ok(Serving(Arc::clone(&self.shared)))
+            }
         }
     }
 
@@ -104,6 +125,10 @@ pub(in crate::gateway) struct Guard<IO> {
     state: State,
     /// Whether an upgrade waits for its decision once the body is over.
     upgrading: bool,
+    /// The workload has ended its side between two requests.
+    half_closed: bool,
+    /// Something was written, or was to be, and not flushed since.
+    unflushed: bool,
     timer: Pin<Box<Sleep>>,
     armed: Armed,
 }
@@ -114,6 +139,7 @@ enum Armed {
     Idle,
     Head,
     Body,
+    HalfClosed,
 }
 
 enum State {
@@ -138,6 +164,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             searched: 0,
             state: State::Head,
             upgrading: false,
+            half_closed: false,
+            unflushed: false,
             timer: Box::pin(tokio::time::sleep(patience.idle)),
             armed: Armed::No,
         };
@@ -230,6 +258,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     /// Waits no longer than the state allows. Ready: the time is over.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Armed> {
         let (kind, patience) = match self.state {
+            _ if self.half_closed => (Armed::HalfClosed, self.patience.half_closed),
             State::Head if self.input.is_empty() => (Armed::Idle, self.patience.idle),
             State::Head => (Armed::Head, self.patience.head),
             State::Length(_) | State::Chunked(_) => (Armed::Body, self.patience.body),
@@ -274,7 +303,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
                 }
                 _ => {}
             }
+            if this.half_closed {
+                return this.poll_end(cx);
+            }
             match this.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if matches!(this.state, State::Head) && this.input.is_empty() => {
+                    this.half_closed = true;
+                }
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(if this.input.is_empty() {
                         Ok(())
@@ -296,7 +331,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
                             "the workload stopped sending its request body",
                         )));
                     }
-                    Armed::No | Armed::Idle => return Poll::Ready(Ok(())),
+                    Armed::No | Armed::Idle | Armed::HalfClosed => return Poll::Ready(Ok(())),
                 },
             }
         }
@@ -304,6 +339,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
+    /// The end of the workload's side. hyper would take it for the end of the connection, so it is told when the answer is
+    /// over, or the workload does not take it.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        if shared.serving > 0 || self.unflushed {
+            shared.waker = Some(cx.waker().clone());
+            drop(shared);
+            ready!(self.poll_patience(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads once. No memory is held while nothing comes: the bytes land on the stack first.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // A head that is not complete at its limit was refused before this is asked again.
@@ -316,13 +363,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     }
 }
 
+impl<IO> Guard<IO> {
+    /// The workload takes its answer: its patience starts anew.
+    fn wrote(&mut self) {
+        if self.half_closed {
+            self.armed = Armed::No;
+        }
+    }
+}
+
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        self.unflushed = true;
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
+        self.wrote();
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        if std::mem::take(&mut self.unflushed) && self.half_closed {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -334,7 +397,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        self.unflushed = true;
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
+        self.wrote();
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

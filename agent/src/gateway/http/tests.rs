@@ -1,6 +1,6 @@
 //! Whole exchanges: bytes of a workload in, a real socket upstream, decisions made by hand.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ::http::Request;
 use bytes::Bytes;
@@ -530,13 +530,27 @@ async fn http2_goes_on_as_http2_where_the_port_speaks_it_or_nobody_knows() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_ended_its_side_gets_its_answer() {
+    let server = Server::echo().await;
+    let mut client = Bench::new().http(always(forward(upstream(server.address))));
+    let body = vec![b'x'; 300_000];
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    client.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(&body), "{} bytes", answer.len());
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_is_written_down() {
     let server = Server::raw(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.read_u8().await;
     })
     .await;
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    Arc::get_mut(&mut bench.gateway).unwrap().settings.half_close_timeout = Duration::from_millis(50);
     let mut client = bench.http(always(forward(upstream(server.address))));
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     until(|| server.connections() == 1).await;

@@ -318,3 +318,38 @@ fn documents() {
     assert_eq!((only.line, only.document, only.field.as_deref()), (Some(10), 1, Some("data.tls.crt")));
     assert!(!only.to_string().contains('!'), "no part of a secret value in a message: {only}");
 }
+
+#[test]
+fn one_mistake_is_one_error_and_what_follows_comes_after_it() {
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: it}\nspec:\n  hosts: ['a b']\n  \
+                ports: [{number: 80, name: x, protocol: HTPP}]\n";
+    let report = load(yaml).report;
+    let codes: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
+    assert_eq!(codes, [codes::VALUE, codes::VALUE, codes::FAIL_CLOSED], "{report:#?}");
+}
+
+#[test]
+fn a_misspelt_kind_of_a_known_group_is_an_error() {
+    for (group, kind, error) in [
+        ("networking.istio.io", "DestinationRules", true),
+        ("security.istio.io", "ServiceEntry", true),
+        ("networking.istio.io", "EnvoyFilter", false),
+        ("gateway.networking.k8s.io", "Gateway", false),
+    ] {
+        let report = load(&format!("apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: it}}\n")).report;
+        assert_eq!(report.has_errors(), error, "{kind}: {report:#?}");
+        assert_eq!(report.problems.len(), 1);
+    }
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    nix::unistd::mkfifo(&at("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("zero.yaml")).unwrap();
+    std::os::unix::fs::symlink("loop.yaml", at("loop.yaml")).unwrap();
+    let report = crate::source::directory::load(directory.path()).unwrap().report;
+    let unreadable = report.problems.iter().filter(|problem| problem.code == codes::UNREADABLE);
+    assert_eq!(unreadable.count(), 3, "{report:#?}");
+}

@@ -6,8 +6,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::{Guard, GuardHandle, Patience, SUBSTITUTE};
 
-const PATIENCE: Patience =
-    Patience { idle: Duration::from_hours(1), head: Duration::from_secs(10), body: Duration::from_mins(5) };
+const PATIENCE: Patience = Patience {
+    idle: Duration::from_hours(1),
+    head: Duration::from_secs(10),
+    body: Duration::from_mins(5),
+    half_closed: Duration::from_secs(30),
+};
 
 /// Sends `input` through a guard in pieces of `piece` bytes; what came out, and the guard's handle.
 async fn through(input: &[u8], piece: usize) -> (Vec<u8>, GuardHandle) {
@@ -41,7 +45,7 @@ async fn status(input: &str) -> u16 {
     for piece in [1, 7, 100_000] {
         let (out, handle) = through(input.as_bytes(), piece).await;
         statuses.push(match handle.next_request() {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(violation) => {
                 assert_eq!(out, SUBSTITUTE, "nothing of the request reaches hyper: {input:?}");
                 violation.status
