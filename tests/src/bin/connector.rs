@@ -8,13 +8,14 @@
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
-//! - `mptcp ADDRESS`: connects a Multipath TCP socket.
 //! - `datagram ADDRESS`: connects a UDP socket.
 //! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
+//! - `own-network`: moves into a network namespace of its own making.
 //! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
+//! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
 //! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
 //! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
@@ -28,6 +29,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
         setsockopt, socket,
@@ -101,11 +103,6 @@ fn run(words: &[&str]) -> Outcome {
             sendto(socket.as_raw_fd(), text.as_bytes(), &SockaddrStorage::from(parse(address)?), flags)?;
             peer(socket)
         }
-        ["mptcp", address] => {
-            let socket = raw_socket(nix::libc::AF_INET, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)?;
-            connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
-            peer(socket)
-        }
         ["datagram", address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;
             Ok((socket.peer_addr().map_err(errno)?.to_string(), None))
@@ -123,12 +120,16 @@ fn run(words: &[&str]) -> Outcome {
             let socket = connected(any(parse(address)?), parse(address)?)?;
             socket.send(text.as_bytes()).map_err(errno)?;
             let mut answer = [0; 64];
-            let length = socket.recv(&mut answer).map_err(errno)?;
+            let (length, _) = receive(&socket, &mut answer)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
         }
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
+        }
+        ["own-network"] => {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            done()
         }
         ["listener", address] => {
             let listener = TcpListener::bind(parse(address)?).map_err(errno)?;
@@ -152,6 +153,10 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
             stream.write_all(&vec![b'x'; bytes]).map_err(errno)?;
             done()
         }
+        ["dial", address] => {
+            connect(copy.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
+            peer(copy)
+        }
         ["talk", text] => {
             let mut stream = TcpStream::from(copy);
             stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
@@ -162,13 +167,13 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
         }
         ["answer", text] => {
             let socket = UdpSocket::from(copy);
-            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            let (_, peer) = receive(&socket, &mut [0; 64])?;
             socket.send_to(text.as_bytes(), peer).map_err(errno)?;
             done()
         }
         ["answer-connected", text] => {
             let socket = UdpSocket::from(copy);
-            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            let (_, peer) = receive(&socket, &mut [0; 64])?;
             let second = connected(socket.local_addr().map_err(errno)?, peer)?;
             second.send(text.as_bytes()).map_err(errno)?;
             done()
@@ -210,6 +215,16 @@ fn datagram(at: SocketAddr) -> Result<UdpSocket, Errno> {
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
     Ok(socket)
+}
+
+/// A wait with a timeout is not taken up again by the kernel when something interrupts it.
+fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> Result<(usize, SocketAddr), Errno> {
+    loop {
+        match socket.recv_from(bytes).map_err(errno) {
+            Err(Errno::EINTR) => {}
+            received => return received,
+        }
+    }
 }
 
 fn connected(at: SocketAddr, to: SocketAddr) -> Result<UdpSocket, Errno> {

@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 
 use crate::{
-    lab::{Application, Lab, assert_idle, errno, listen, port},
+    lab::{Application, Lab, assert_idle, errno, ip, listen, port},
     outside::{INSIDE, OUTSIDE, Outside, receive},
 };
 
@@ -310,33 +310,56 @@ fn sockets_opened_before_the_enrolment_are_no_way_out() {
     // A connection that is just being opened: its next SYN is dropped.
     let mut opening = lab.inside();
     lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
-    outside.run(|| crate::lab::ip("route add blackhole 198.51.100.1"));
+    outside.run(|| ip("route add blackhole 198.51.100.1"));
     assert_eq!(opening.run(&format!("keep start {to}")), in_progress());
     lab.enrol();
     wait_for_count(&lab, "dropped_tcp_open");
 }
 
 #[test]
-fn neighbour_discovery_works_in_a_namespace_of_the_workloads_own() {
-    let Some(lab) = Lab::new("neighbour_discovery_works_in_a_namespace_of_the_workloads_own") else { return };
+fn a_network_namespace_made_inside_keeps_its_neighbours_and_lets_nothing_out() {
+    let Some(lab) = Lab::new("a_network_namespace_made_inside_keeps_its_neighbours_and_lets_nothing_out")
+    else {
+        return;
+    };
     lab.enrol();
-    let script = "ip link set lo up && ip link add a type veth peer name b && ip netns add $0 && \
-         ip link set b netns $0 && ip address add 2001:db8:9::1/64 dev a nodad && ip link set a up && \
-         ip -n $0 address add 2001:db8:9::2/64 dev b nodad && ip -n $0 link set b up && \
-         ip netns exec $0 ping -6 -c 1 -W 5 2001:db8:9::1; \
-         status=$?; ip netns del $0; exit $status";
-    let name = format!("egret-nd-{}", std::process::id());
-    let mut command = std::process::Command::new("sh");
-    let procs = lab.cgroup.path().join("cgroup.procs");
-    // Inside the cgroup before it makes the namespace: so the kernel's sockets for discovery are the workload's. The
-    // pinging side is one of another cgroup: its echo is answered only if our side finds its neighbour.
-    command.arg("-c").arg(format!(
-        "echo $$ > {} && exec unshare -n sh -c 'echo ready; read _; {}' {name}",
-        procs.display(),
-        script.replace('\'', "")
-    ));
-    let _ = command;
-    drop(lab);
+    let mut application = lab.inside();
+    // The kernel's own sockets of this namespace are of the enrolled cgroup.
+    assert_eq!(application.run("own-network"), "ok done");
+    let theirs = Outside::of_process(application.id());
+    let id = application.id();
+    ip(&format!("link add inner type veth peer name theirs netns {id}"));
+    ip("address add 198.51.100.1/24 dev inner");
+    ip("address add 2001:db8:51::1/64 dev inner nodad");
+    ip("link set inner up");
+    theirs.run(|| {
+        ip("link set lo up");
+        ip("address add 198.51.100.2/24 dev theirs");
+        ip("address add 2001:db8:51::2/64 dev theirs nodad");
+        ip("link set theirs up");
+    });
+    for address in OUTSIDE {
+        let at: std::net::SocketAddr = format!("{address}:9").parse().unwrap();
+        // A reset and "port unreachable" come back, for which IPv6 needs the neighbour's discovery in both directions.
+        let refused = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{at}: {refused}");
+        let socket = std::net::UdpSocket::bind(if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.connect(at).unwrap();
+        socket.send(b"x").unwrap();
+        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{at}");
+    }
+    assert!(lab.count("passed_neighbour") > 0);
+    assert_eq!(lab.counters_like("dropped_"), []);
+
+    // Nobody listens for it there, so it is refused, not let out.
+    for address in INSIDE {
+        let server = listen(&format!("{address}:0"));
+        let at = server.local_addr().unwrap();
+        assert_eq!(application.connect(&at.to_string()), errno(Errno::ECONNREFUSED));
+        assert_eq!(application.run(&format!("send escaped {at}")), errno(Errno::ECONNREFUSED));
+        assert_idle(&server);
+    }
 }
 
 #[test]

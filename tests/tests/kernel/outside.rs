@@ -58,6 +58,11 @@ impl Outside {
         outside
     }
 
+    /// The network namespace of a process, joined to nothing yet.
+    pub(crate) fn of_process(id: u32) -> Self {
+        Self { namespace: File::open(format!("/proc/{id}/ns/net")).expect("its namespace") }
+    }
+
     /// Runs `f` there and waits for it.
     pub(crate) fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         self.start(f).join().expect("no panic outside")
@@ -87,6 +92,11 @@ impl Outside {
 /// The next datagram as text.
 pub(crate) fn receive(socket: &UdpSocket) -> (String, SocketAddr) {
     let mut bytes = [0; 64];
-    let (length, peer) = socket.recv_from(&mut bytes).expect("a datagram");
+    let (length, peer) = loop {
+        match socket.recv_from(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => break received.expect("a datagram"),
+        }
+    };
     (String::from_utf8_lossy(&bytes[..length]).into_owned(), peer)
 }
