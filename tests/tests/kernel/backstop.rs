@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::{
     lab::{Application, Lab, assert_idle, errno, ip, listen, port},
-    outside::{INSIDE, OUTSIDE, Outside, receive},
+    outside::{INSIDE, OUTSIDE, Outside, receive, set_up},
 };
 
 /// Waits until a counter is not 0 any more.
@@ -19,7 +20,7 @@ fn wait_for_count(lab: &Lab, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while lab.count(name) == 0 {
         assert!(Instant::now() < deadline, "{name} stays 0: {:?}", lab.capture.counters());
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -29,11 +30,11 @@ fn in_progress() -> String {
 }
 
 /// A client outside that reads everything a server inside sends.
-fn read_all(outside: &Outside, address: &str) -> std::thread::JoinHandle<usize> {
-    let address: std::net::SocketAddr = address.parse().unwrap();
+fn read_all(outside: &Outside, address: &str) -> thread::JoinHandle<usize> {
+    let address: SocketAddr = address.parse().expect("an address");
     outside.start(move || {
         let mut stream = TcpStream::connect(address).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("read");
         bytes.len()
@@ -50,7 +51,7 @@ fn captured_tcp_works_and_nothing_is_dropped() {
         assert_eq!(application.run(&format!("keep connect {address}")), format!("ok {address}"));
         let (mut stream, original) = lab.take(v4);
         assert_eq!(original, Some(address.parse().unwrap()));
-        let echo = std::thread::spawn(move || {
+        let echo = thread::spawn(move || {
             let mut bytes = [0; 5];
             stream.read_exact(&mut bytes).unwrap();
             stream.write_all(&bytes).unwrap();
@@ -97,7 +98,7 @@ fn a_connection_older_than_the_enrolment_goes_on_and_is_counted() {
     assert_eq!(application.run(&format!("keep connect {at}")), format!("ok {at}"));
     let (mut stream, _) = server.accept().unwrap();
     lab.enrol();
-    let echo = std::thread::spawn(move || {
+    let echo = thread::spawn(move || {
         let mut bytes = [0; 5];
         stream.read_exact(&mut bytes).unwrap();
         stream.write_all(&bytes).unwrap();
@@ -145,7 +146,7 @@ fn the_answers_of_udp_servers_pass() {
     let mut application = lab.inside();
     for (inside, outer) in INSIDE.iter().zip(OUTSIDE) {
         let at = application.run(&format!("keep server {inside}:0"));
-        let at: std::net::SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
+        let at: SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
         for command in ["answer pong", "answer-connected pong"] {
             let client = outside.socket(&format!("{outer}:0"));
             client.send_to(b"ping", at).unwrap();
@@ -199,7 +200,7 @@ fn udp_to_loopback_and_bypassed_ranges_passes() {
         }
     }
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let server = std::net::UdpSocket::bind(address).unwrap();
+        let server = UdpSocket::bind(address).unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let at = server.local_addr().unwrap();
         for command in ["send", "send-connected"] {
@@ -215,13 +216,13 @@ fn the_configured_resolvers_answer_over_udp_and_tcp() {
     let Some(lab) = Lab::new("the_configured_resolvers_answer_over_udp_and_tcp") else { return };
     let outside = Outside::new();
     lab.enrol();
-    let resolvers: Vec<std::net::SocketAddr> =
+    let resolvers: Vec<SocketAddr> =
         OUTSIDE.iter().map(|address| format!("{address}:53").parse().unwrap()).collect();
     lab.capture.set_resolvers(&resolvers).unwrap();
     let mut application = lab.inside();
     for at in resolvers {
         let server = outside.socket(&at.to_string());
-        let answering = std::thread::spawn(move || {
+        let answering = thread::spawn(move || {
             for _ in 0..2 {
                 let (question, peer) = receive(&server);
                 if question == "question" {
@@ -329,21 +330,14 @@ fn a_network_namespace_made_inside_keeps_its_neighbours_and_lets_nothing_out() {
     let theirs = Outside::of_process(application.id());
     let id = application.id();
     ip(&format!("link add inner type veth peer name theirs netns {id}"));
-    ip("address add 198.51.100.1/24 dev inner");
-    ip("address add 2001:db8:51::1/64 dev inner nodad");
-    ip("link set inner up");
-    theirs.run(|| {
-        ip("link set lo up");
-        ip("address add 198.51.100.2/24 dev theirs");
-        ip("address add 2001:db8:51::2/64 dev theirs nodad");
-        ip("link set theirs up");
-    });
+    set_up("inner", INSIDE);
+    theirs.run(|| set_up("theirs", OUTSIDE));
     for address in OUTSIDE {
-        let at: std::net::SocketAddr = format!("{address}:9").parse().unwrap();
+        let at: SocketAddr = format!("{address}:9").parse().unwrap();
         // A reset and "port unreachable" come back, for which IPv6 needs the neighbour's discovery in both directions.
         let refused = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{at}: {refused}");
-        let socket = std::net::UdpSocket::bind(if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+        let socket = UdpSocket::bind(if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket.connect(at).unwrap();
         socket.send(b"x").unwrap();

@@ -46,7 +46,7 @@ impl Rig {
             run: directory.path().join("run"),
         };
         let namespace = Namespace::create("egt", Path::new("/run/lock/egret-tests"))?;
-        Ok(Some(Self { world: World::start(places, namespace)?, directory: directory }))
+        Ok(Some(Self { world: World::start(places, namespace)?, directory }))
     }
 
     /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.
