@@ -10,6 +10,7 @@
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `datagram ADDRESS`: connects a UDP socket.
 //! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
+//! - `start-routed HOP ADDRESS`, `send-routed HOP TEXT ADDRESS`: `start` and `send-connected`, source-routed by a hop.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `own-network`: moves into a network namespace of its own making.
@@ -23,7 +24,7 @@
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -84,12 +85,7 @@ fn run(words: &[&str]) -> Outcome {
             let address = parse(address)?;
             let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
-            let outcome = connect(socket.as_raw_fd(), &SockaddrStorage::from(address));
-            // Not connected yet, and not waited for.
-            Ok((
-                outcome.map_or_else(|e| format!("errno {}", e as i32), |()| "connected".to_owned()),
-                Some(socket),
-            ))
+            started(socket, &address.to_string())
         }
         ["device", name, address] => stream(&[address], SockFlag::empty(), Some(name)),
         ["hasty", text, address] => {
@@ -114,6 +110,19 @@ fn run(words: &[&str]) -> Outcome {
         }
         ["send-connected", text, address] => {
             connected(any(parse(address)?), parse(address)?)?.send(text.as_bytes()).map_err(errno)?;
+            done()
+        }
+        ["start-routed", hop, address] => {
+            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            source_route(&socket, hop)?;
+            started(socket, address)
+        }
+        ["send-routed", hop, text, address] => {
+            let address = parse(address)?;
+            let socket = datagram(any(address))?;
+            source_route(&socket, hop)?;
+            socket.connect(address).map_err(errno)?;
+            socket.send(text.as_bytes()).map_err(errno)?;
             done()
         }
         ["ask", text, address] => {
@@ -239,6 +248,30 @@ fn raw_socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     let number = unsafe { nix::libc::socket(family, kind, protocol) };
     // SAFETY: made by the call above, for nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) })
+}
+
+/// Loose source routing by one hop (RFC 791 §3.1), which needs no privilege.
+fn source_route(socket: &impl AsRawFd, hop: &str) -> Result<(), Errno> {
+    let [a, b, c, d] = hop.parse::<Ipv4Addr>().map_err(|_| Errno::EINVAL)?.octets();
+    let option = [131_u8, 7, 4, a, b, c, d, 0];
+    // SAFETY: pointer and length are those of `option`, which lives during the call.
+    let result = unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            nix::libc::IPPROTO_IP,
+            nix::libc::IP_OPTIONS,
+            option.as_ptr().cast(),
+            option.len() as nix::libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Begins to connect, and does not wait.
+fn started(socket: OwnedFd, address: &str) -> Outcome {
+    let outcome = connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?));
+    let said = outcome.map_or_else(|e| format!("errno {}", e as i32), |()| "connected".to_owned());
+    Ok((said, Some(socket)))
 }
 
 fn stream(addresses: &[&str], flags: SockFlag, device: Option<&str>) -> Outcome {

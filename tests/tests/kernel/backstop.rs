@@ -88,6 +88,41 @@ fn servers_answer_clients_from_outside() {
 }
 
 #[test]
+fn servers_answer_when_cookies_are_forced() {
+    let Some(lab) = Lab::new("servers_answer_when_cookies_are_forced") else { return };
+    let outside = Outside::new();
+    fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+    lab.enrol();
+    let mut application = lab.inside();
+    for address in INSIDE {
+        let at = application.run(&format!("keep listener {address}:0"));
+        let client = read_all(&outside, at.strip_prefix("ok ").unwrap());
+        assert_eq!(application.run("serve 1000"), "ok done");
+        assert_eq!(client.join().unwrap(), 1000);
+    }
+    assert_eq!(lab.count("accepted"), 2);
+    assert_eq!(lab.counters_like("dropped_"), []);
+}
+
+#[test]
+fn source_routing_by_a_bypassed_hop_is_no_way_out() {
+    let Some(lab) = Lab::new("source_routing_by_a_bypassed_hop_is_no_way_out") else { return };
+    let outside = Outside::new();
+    let hop = OUTSIDE[0];
+    let server = outside.socket(&format!("{hop}:9"));
+    let mut application = lab.inside();
+    // The control: it can be sent at all.
+    assert_eq!(application.run(&format!("send-routed {hop} x 203.0.113.7:9")), "ok done");
+    lab.enrol();
+    lab.capture.set_bypass(&["198.51.100.0/24".parse().unwrap()]).unwrap();
+    assert_eq!(application.run(&format!("send-connected direct {hop}:9")), "ok done");
+    assert_eq!(receive(&server).0, "direct");
+    assert_eq!(application.run(&format!("send-routed {hop} x 203.0.113.7:9")), errno(Errno::EPERM));
+    assert_eq!(application.run(&format!("start-routed {hop} 203.0.113.7:80")), in_progress());
+    assert_eq!((lab.count("dropped_datagram"), lab.count("dropped_captured")), (1, 1));
+}
+
+#[test]
 fn a_connection_older_than_the_enrolment_goes_on_and_is_counted() {
     let Some(lab) = Lab::new("a_connection_older_than_the_enrolment_goes_on_and_is_counted") else { return };
     let outside = Outside::new();
