@@ -83,9 +83,8 @@ mod tests {
     #[test]
     fn a_name_is_no_resolver() {
         let report = load(&mesh("{dns: {resolvers: [dns.example.com]}}")).report;
-        assert!(
-            report.has_errors() && report.problems[0].to_string().contains("dns.resolvers"),
-            "{report:?}"
-        );
+        let named =
+            report.problems.iter().any(|problem| problem.field.as_deref() == Some("spec.dns.resolvers[0]"));
+        assert!(report.has_errors() && named, "{report:?}");
     }
 }
