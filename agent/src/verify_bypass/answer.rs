@@ -18,13 +18,13 @@ const ANSWER: u64 = 1 << 20;
 pub(super) fn exchange(stream: TcpStream, port: u16, token: &str, host: SocketAddr) -> Attempt {
     let remote = local::remote_of(port);
     let answer = ask(stream, &format!("{}{token}", witness::PATH), host);
-    Attempt::new(judge(port, remote, answer)).from_port(port)
+    Attempt::new(judge(port, remote, answer)).at_port(port)
 }
 
 /// The same where the request is sent already.
 pub(super) fn answered(stream: &TcpStream, port: u16) -> Attempt {
     let remote = local::remote_of(port);
-    Attempt::new(judge(port, remote, read(stream))).from_port(port)
+    Attempt::new(judge(port, remote, read(stream))).at_port(port)
 }
 
 /// One request; the whole answer.
@@ -56,7 +56,7 @@ pub(super) fn testimony(answer: &[u8]) -> Option<Testimony> {
 fn judge(port: u16, remote: Option<SocketAddr>, answer: io::Result<Vec<u8>>) -> Seen {
     if let Some(peer) = answer.as_ref().ok().and_then(|answer| testimony(answer)).and_then(|said| said.peer) {
         return if peer.port() == port {
-            Seen::Direct(format!("the witness talked to us, {peer}"))
+            Seen::Directformat!("the witness talked to us, {peer}"))
         } else {
             Seen::Captured(format!("the witness talked to {}", peer.ip()))
         };
@@ -95,14 +95,14 @@ mod tests {
     const LISTENER: &str = "127.0.0.1:40000";
     const TARGET: &str = "192.0.2.7:80";
 
-    fn witness(peer: &str) -> std::io::Result<Vec<u8>> {
-        Ok(format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes())
+    fn witness(peer: &str) -> Vec<u8> {
+        (format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes()
     }
 
     #[test]
     fn the_witness_tells_our_port_from_the_gateways() {
-        assert!(matches!(judge(20_000, None, witness("192.0.2.1:20000")), Seen::Direct(_)));
-        assert!(matches!(judge(20_000, None, witness("192.0.2.1:40001")), Seen::Captured(_)));
+        assert!(matches!(judge(20_000, None, Ok(witness("192.0.2.1:20000"))), Seen::Direct(_)));
+        assert!(matches!(judge(20_000, None, Ok(witness("192.0.2.1:40001"))), Seen::Captured(_)));
     }
 
     #[test]

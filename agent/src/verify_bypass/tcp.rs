@@ -60,7 +60,7 @@ pub(super) fn connected(
 ) -> Attempt {
     match connect(&socket, &to.into()) {
         Ok(()) => exchange(socket.into(), port, &probe.token, to),
-        Err(error) => Attempt::refused(&error).from_port(port),
+        Err(error) => Attempt::refused(&error).at_port(port),
     }
 }
 
@@ -99,7 +99,7 @@ fn fast_open(probe: &Probe<'_>) -> Attempt {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             Attempt::not_available("net.ipv4.tcp_fastopen is off for clients")
         }
-        Err(error) => Attempt::refused(&error).from_port(port),
+        Err(error) => Attempt::refused(&error).at_port(port),
     }
 }
 

@@ -123,7 +123,7 @@ impl Attempt {
         Self::new(refused(error))
     }
 
-    pub(super) fn from_port(self, port: u16) -> Self {
+    pub(super) fn at_port(self, port: u16) -> Self {
         Self { port: Some(port), ..self }
     }
 }
