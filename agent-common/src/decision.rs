@@ -57,4 +57,52 @@ decisions! {
     Withdrawn = 14 "withdrawn",
     /// `getpeername()`: answered with the original destination.
     PeerRestored = 15 "peer_restored",
+    /// `connect()`: destination is a configured resolver; left alone.
+    BypassedResolver = 16 "bypassed_resolver",
+    /// `socket()`: a raw socket; refused.
+    RefusedRawSocket = 17 "refused_raw_socket",
+    /// `socket()`: an ICMP ("ping") socket; refused.
+    RefusedPingSocket = 18 "refused_ping_socket",
+    /// `socket()`: Multipath TCP; refused, so that clients use TCP.
+    RefusedMptcpSocket = 19 "refused_mptcp_socket",
+    /// `socket()`: another protocol than TCP and UDP (SCTP, DCCP, UDP-Lite, L2TP, …); refused.
+    RefusedSocketClass = 20 "refused_socket_class",
+    /// `sendto()`: a UDP destination that is not allowed; refused.
+    RefusedDatagram = 21 "refused_datagram",
+    /// `sendto()`: a UDP destination that is allowed; left alone.
+    PassedDatagram = 22 "passed_datagram",
+    /// A connection from outside was accepted; its answers pass.
+    Accepted = 23 "accepted",
+    /// The same, but it cannot be remembered (out of memory); its answers count as those of an older connection.
+    AcceptFailed = 24 "accept_failed",
+    /// Packet out: loopback.
+    PassedLoopback = 25 "passed_loopback",
+    /// Packet out: destination in a bypassed range.
+    PassedRange = 26 "passed_range",
+    /// Packet out: to a configured resolver.
+    PassedResolver = 27 "passed_resolver",
+    /// Packet out: on a TCP connection that came from outside.
+    PassedAnswer = 28 "passed_answer",
+    /// Packet out: UDP to a peer that had sent to this port before.
+    PassedDatagramAnswer = 29 "passed_datagram_answer",
+    /// Packet out: neighbour or multicast-listener discovery.
+    PassedNeighbour = 30 "passed_neighbour",
+    /// Packet out: on a TCP connection that is older than the enrolment. The only thing that leaves without having been asked
+    /// for in the configuration.
+    PassedOlderConnection = 31 "passed_older_connection",
+    /// Packet out: no policy has been written; dropped.
+    DroppedUnclassified = 32 "dropped_unclassified",
+    /// Packet out: of a captured connection, but not on loopback; dropped.
+    DroppedCaptured = 33 "dropped_captured",
+    /// Packet out: a TCP connection being opened that was not captured; dropped. An attempt to escape, or a retransmission of
+    /// one that began before the enrolment.
+    DroppedTcpOpen = 34 "dropped_tcp_open",
+    /// Packet out: UDP to somewhere not allowed; dropped.
+    DroppedDatagram = 35 "dropped_datagram",
+    /// Packet out: ICMP or ICMPv6; dropped.
+    DroppedIcmp = 36 "dropped_icmp",
+    /// Packet out: of a raw socket, whatever it holds; dropped.
+    DroppedRaw = 37 "dropped_raw",
+    /// Packet out: any other protocol, or not readable; dropped.
+    DroppedOther = 38 "dropped_other",
 }

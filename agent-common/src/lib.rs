@@ -9,6 +9,7 @@
     reason = "kernel programs must not make calls that the verifier has to follow"
 )]
 
+mod conversation;
 mod decision;
 mod endpoint;
 pub mod names;
@@ -18,6 +19,7 @@ mod policy;
 mod tests;
 
 pub use self::{
+    conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
     original::{Captured, Original, OriginalKey},

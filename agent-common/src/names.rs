@@ -17,10 +17,21 @@ pub const BYPASS_V6: u8 = 6;
 /// Per-CPU array: index, number of a [`crate::Decision`]; value, count.
 pub const DECISIONS: &str = "egret_decisions";
 
+/// Hash: key, [`crate::Endpoint`] of a DNS resolver; value, one byte without meaning.
+pub const RESOLVERS: &str = "egret_resolvers";
+/// Socket storage of TCP connections that came from outside; value, 4 bytes without meaning.
+pub const ACCEPTED: &str = "egret_accepted";
+/// LRU hash: key, [`crate::Conversation`]; value, one byte without meaning.
+pub const SPOKEN: &str = "egret_spoken";
+
 /// Connections between their SYN and the agent's accept, over all workloads of the node.
 pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
 /// Bypassed ranges.
 pub const BYPASS_CAPACITY: usize = 16 * 1024;
+/// DNS resolvers.
+pub const RESOLVERS_CAPACITY: usize = 256;
+/// UDP peers that have spoken to a workload, over all workloads of the node. The least recently heard goes first.
+pub const SPOKEN_CAPACITY: usize = 64 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 64;
 
@@ -34,3 +45,13 @@ pub const GETPEERNAME4: &str = "egret_peer4";
 pub const GETPEERNAME6: &str = "egret_peer6";
 /// TCP state changes. (Not "sockops": that is the name of its section.)
 pub const SOCK_OPS: &str = "egret_sock_ops";
+/// Making a socket.
+pub const SOCK_CREATE: &str = "egret_create";
+/// `sendto()` and `sendmsg()` of UDP to an IPv4 address.
+pub const SENDMSG4: &str = "egret_send4";
+/// The same to an IPv6 address.
+pub const SENDMSG6: &str = "egret_send6";
+/// Packets that leave.
+pub const EGRESS: &str = "egret_egress";
+/// Packets that arrive.
+pub const INGRESS: &str = "egret_ingress";

@@ -6,7 +6,7 @@ use core::mem::{align_of, size_of};
 use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
-use crate::{Captured, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use crate::{Captured, Conversation, Decision, Endpoint, Original, OriginalKey, Policy, names};
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
@@ -14,6 +14,7 @@ fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
     assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
+    assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (28, 4));
     assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
 }
 
@@ -73,6 +74,14 @@ fn names_fit_the_kernel() {
         names::GETPEERNAME4,
         names::GETPEERNAME6,
         names::SOCK_OPS,
+        names::RESOLVERS,
+        names::ACCEPTED,
+        names::SPOKEN,
+        names::SOCK_CREATE,
+        names::SENDMSG4,
+        names::SENDMSG6,
+        names::EGRESS,
+        names::INGRESS,
     ] {
         assert!(name.len() <= 15, "{name}");
     }

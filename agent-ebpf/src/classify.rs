@@ -6,11 +6,10 @@ mod tests;
 
 use agent_common::{Decision, Endpoint, Policy};
 
-const SOCK_STREAM: u32 = 1;
-const IPPROTO_TCP: u32 = 6;
-const IPPROTO_MPTCP: u32 = 262;
-/// Index of the loopback device, in every network namespace.
-const LOOPBACK_DEVICE: u32 = 1;
+use crate::{
+    destinations::Destinations,
+    numbers::{IPPROTO_MPTCP, IPPROTO_TCP, LOOPBACK_DEVICE, SOCK_STREAM},
+};
 
 /// A `connect()` as the hook sees it.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +24,10 @@ pub struct Attempt {
     pub destination: Endpoint,
 }
 
-/// Decides. `bypassed` tells whether a destination is in a bypassed range, and is asked only when it matters.
+/// Decides. `destinations` is asked only when it matters.
 /// [`Decision::Captured`] means "to be captured": the caller still has to remember the destination and rewrite it.
 #[inline(always)]
-pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&Endpoint) -> bool) -> Decision {
+pub fn classify(policy: &Policy, attempt: &Attempt, destinations: &impl Destinations) -> Decision {
     // UDP and the rest are the backstop's business, not this hook's. MPTCP counts as TCP: it must not be a way out.
     if attempt.kind != SOCK_STREAM || (attempt.protocol != IPPROTO_TCP && attempt.protocol != IPPROTO_MPTCP) {
         return Decision::PassedNotTcp;
@@ -47,8 +46,11 @@ pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&Endpo
     if attempt.destination.port() == 0 {
         return Decision::RefusedPortZero;
     }
-    if bypassed(&attempt.destination) {
+    if destinations.bypassed(&attempt.destination) {
         return Decision::BypassedRange;
+    }
+    if destinations.resolver(&attempt.destination) {
+        return Decision::BypassedResolver;
     }
     if policy.no_route(v4.is_some()) {
         return Decision::RefusedNoRoute;
@@ -64,7 +66,7 @@ pub fn classify(policy: &Policy, attempt: &Attempt, bypassed: impl FnOnce(&Endpo
 
 /// Loopback, or unspecified, which the kernel takes for loopback.
 #[inline(always)]
-fn is_loopback(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
+pub(crate) fn is_loopback(address: &[u8; 16], v4: Option<[u8; 4]>) -> bool {
     match v4 {
         Some([127, ..] | [0, 0, 0, 0]) => true,
         Some(_) => false,

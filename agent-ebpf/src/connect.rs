@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::maps::{self, CAPTURED, POLICY};
+use crate::maps::{self, CAPTURED, POLICY, Reachable};
 
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -101,7 +101,7 @@ impl Fields {
 #[inline(always)]
 fn decide(attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
     let policy = POLICY.get();
-    let decision = classify(policy, attempt, maps::is_bypassed);
+    let decision = classify(policy, attempt, &Reachable { workload: policy.workload() });
     match decision {
         Decision::Captured => {
             let listener = policy.listener(attempt.destination.address_v4().is_some());
@@ -112,7 +112,10 @@ fn decide(attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
             }
         }
         Decision::BypassedLoopback if rewritten(attempt, socket) => (Decision::AlreadyCaptured, 0),
-        Decision::PassedNotTcp | Decision::BypassedLoopback | Decision::BypassedRange => {
+        Decision::PassedNotTcp
+        | Decision::BypassedLoopback
+        | Decision::BypassedRange
+        | Decision::BypassedResolver => {
             // An earlier connect() of this socket may have been captured.
             CAPTURED.remove(socket);
             (decision, 0)
@@ -128,14 +131,14 @@ fn rewritten(attempt: &Attempt, socket: *mut bpf_sock) -> bool {
     CAPTURED.get(socket).is_some_and(|captured| captured.listener() == attempt.destination.port())
 }
 
-/// Counts the decision and tells the kernel.
+/// Counts the decision and tells the kernel. Also for sendmsg and `sock_create`, whose return values are the same.
 #[inline(always)]
-fn answer(decision: Decision) -> i32 {
+pub(crate) fn answer(decision: Decision) -> i32 {
     maps::count(decision);
     match verdict(decision) {
         Verdict::Pass | Verdict::Rewritten => PASS,
         Verdict::Refuse(errno) => {
-            // SAFETY: allowed in connect hooks (Linux 5.18). Should it fail, the application sees EPERM.
+            // SAFETY: allowed in all three hooks (Linux 5.18). Should it fail, the application sees EPERM.
             let _ = unsafe { bpf_set_retval(-errno) };
             REFUSE
         }

@@ -1,4 +1,4 @@
-//! The pure part of Egret's kernel programs: what to do with a connection. Compiled for the BPF target with the
+//! The pure part of Egret's kernel programs: what to do with a connection, a socket, a packet. Compiled for the BPF target with the
 //! programs (`main.rs`), and for the host with its tests. Calls no helper, touches no map.
 #![no_std]
 #![expect(
@@ -6,5 +6,13 @@
     reason = "kernel programs must not make calls that the verifier has to follow"
 )]
 
+pub mod backstop;
 pub mod classify;
+pub mod datagram;
+pub mod destinations;
+pub mod header;
+mod numbers;
+pub mod socket_class;
+#[cfg(test)]
+mod testing;
 pub mod verdict;

@@ -16,7 +16,13 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
 mod peername;
+#[cfg(target_arch = "bpf")]
+mod sendmsg;
+#[cfg(target_arch = "bpf")]
+mod sock_create;
 #[cfg(target_arch = "bpf")]
 mod sock_ops;
 
@@ -24,11 +30,11 @@ mod sock_ops;
 #[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
 mod hooks {
     use aya_ebpf::{
-        macros::{cgroup_sock_addr, sock_ops},
-        programs::{SockAddrContext, SockOpsContext},
+        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
     };
 
-    use crate::{connect, peername, sock_ops};
+    use crate::{connect, packet, peername, sendmsg, sock_create, sock_ops};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -48,6 +54,31 @@ mod hooks {
     #[cgroup_sock_addr(getpeername6)]
     fn egret_peer6(ctx: SockAddrContext) -> i32 {
         peername::v6(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    fn egret_send4(ctx: SockAddrContext) -> i32 {
+        sendmsg::v4(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    fn egret_send6(ctx: SockAddrContext) -> i32 {
+        sendmsg::v6(&ctx)
+    }
+
+    #[cgroup_sock(sock_create)]
+    fn egret_create(ctx: SockContext) -> i32 {
+        sock_create::run(&ctx)
+    }
+
+    #[cgroup_skb(egress)]
+    fn egret_egress(ctx: SkBuffContext) -> i32 {
+        packet::egress(&ctx)
+    }
+
+    #[cgroup_skb(ingress)]
+    fn egret_ingress(ctx: SkBuffContext) -> i32 {
+        packet::ingress(&ctx)
     }
 
     #[sock_ops]

@@ -4,10 +4,11 @@
 
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
-use agent_common::{Captured, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use agent_common::{Captured, Conversation, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use agent_ebpf::destinations::Destinations;
 use aya_ebpf::{
     bindings::bpf_sock,
-    btf_maps::{HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     helpers::{bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
@@ -27,7 +28,20 @@ pub(crate) static CAPTURED: SocketStorage<Captured> = SocketStorage::new();
 #[btf_map(name = "egret_original")]
 pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAPACITY }> = HashMap::new();
 
-/// Key: prefix of a v4-mapped address. Value: the range's family. Written by user space, read by connect.
+/// Socket storage. There: the connection came from outside. Written by `sock_ops`, read by egress; goes with the socket.
+#[btf_map(name = "egret_accepted")]
+pub(crate) static ACCEPTED: SocketStorage<u32> = SocketStorage::new();
+
+/// Key: a UDP peer and the port of a workload that it has sent to. Written by ingress, read by sendmsg and egress. An LRU: a
+/// flood of strangers costs quiet peers their answers, never the memory of the node.
+#[btf_map(name = "egret_spoken")]
+static SPOKEN: LruHashMap<Conversation, u8, { names::SPOKEN_CAPACITY }> = LruHashMap::new();
+
+/// Key: a DNS resolver. Written by user space, read by connect, sendmsg and egress.
+#[btf_map(name = "egret_resolvers")]
+static RESOLVERS: HashMap<Endpoint, u8, { names::RESOLVERS_CAPACITY }> = HashMap::new();
+
+/// Key: prefix of a v4-mapped address. Value: the range's family. Written by user space, read by connect, sendmsg, egress.
 #[btf_map(name = "egret_bypass")]
 pub(crate) static BYPASS: LpmTrie<[u8; 16], u8, { names::BYPASS_CAPACITY }> = LpmTrie::new();
 
@@ -44,11 +58,36 @@ pub(crate) fn count(decision: Decision) {
     }
 }
 
-/// Whether a destination is in a bypassed range of its own family.
+/// Remembers that a UDP peer has sent to a port of the workload.
 #[inline(always)]
-pub(crate) fn is_bypassed(destination: &Endpoint) -> bool {
-    let family = if destination.address_v4().is_some() { names::BYPASS_V4 } else { names::BYPASS_V6 };
-    BYPASS.get(&Key::new(128, destination.address())).is_some_and(|range| *range == family)
+pub(crate) fn remember(conversation: &Conversation) {
+    // Most are known already, and looking up is cheaper than writing. Should writing fail, the answer is dropped.
+    if SPOKEN.get_ptr(conversation).is_none() {
+        let _ = SPOKEN.insert(conversation, 1, 0);
+    }
+}
+
+/// What the maps say of destinations, for the workload with this number.
+pub(crate) struct Reachable {
+    pub(crate) workload: u32,
+}
+
+impl Destinations for Reachable {
+    #[inline(always)]
+    fn bypassed(&self, destination: &Endpoint) -> bool {
+        let family = if destination.address_v4().is_some() { names::BYPASS_V4 } else { names::BYPASS_V6 };
+        BYPASS.get(&Key::new(128, destination.address())).is_some_and(|range| *range == family)
+    }
+
+    #[inline(always)]
+    fn resolver(&self, destination: &Endpoint) -> bool {
+        RESOLVERS.get_ptr(destination).is_some()
+    }
+
+    #[inline(always)]
+    fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool {
+        SPOKEN.get_ptr(&Conversation::new(self.workload, port, *peer)).is_some()
+    }
 }
 
 const BPF_MAP_TYPE_CGROUP_STORAGE: usize = 19;

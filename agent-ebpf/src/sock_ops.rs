@@ -14,10 +14,11 @@ use aya_ebpf::{
 
 use crate::{
     connect::bytes,
-    maps::{self, CAPTURED, ORIGINAL, POLICY},
+    maps::{self, ACCEPTED, CAPTURED, ORIGINAL, POLICY},
 };
 
 const BPF_SOCK_OPS_TCP_CONNECT_CB: u32 = 3;
+const BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB: u32 = 5;
 const BPF_SOCK_OPS_STATE_CB: u32 = 10;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_CLOSE: u32 = 7;
@@ -42,6 +43,12 @@ pub(crate) fn run(ctx: &SockOpsContext) -> u32 {
         )
     };
     let workload = POLICY.get().workload();
+    if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && !socket.is_null() {
+        // Before the first packet of the connection but the SYN-ACK, with Fast Open before that, too.
+        let marked = ACCEPTED.set(socket, 1);
+        maps::count(if marked { Decision::Accepted } else { Decision::AcceptFailed });
+        return DONE;
+    }
     let failed = op == BPF_SOCK_OPS_STATE_CB && old == TCP_SYN_SENT && new == TCP_CLOSE;
     if socket.is_null() || (op != BPF_SOCK_OPS_TCP_CONNECT_CB && !failed) {
         return DONE;

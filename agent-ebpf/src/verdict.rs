@@ -1,20 +1,22 @@
-//! The one table from decisions to what the application sees. Called by the connect hooks for every decision; whether a
-//! case fails open or closed is decided here and nowhere else.
+//! The one table from decisions to what the application sees. Called by every hook that can refuse, for every decision;
+//! whether a case fails open or closed is decided here and nowhere else.
 
 use agent_common::Decision;
 
 const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+const EPROTONOSUPPORT: i32 = 93;
 const ENETUNREACH: i32 = 101;
 const ECONNREFUSED: i32 = 111;
 
-/// What happens to a `connect()`.
+/// What happens to a call or a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Goes to where the application wanted.
     Pass,
     /// Goes on with the destination that the program has written.
     Rewritten,
-    /// Fails with this errno.
+    /// Fails with this errno. A packet is dropped; if a call waits for it, it fails with EPERM whatever is said here.
     Refuse(i32),
 }
 
@@ -22,22 +24,49 @@ pub enum Verdict {
 #[inline(always)]
 pub const fn verdict(decision: Decision) -> Verdict {
     match decision {
-        Decision::PassedNotTcp | Decision::BypassedLoopback | Decision::BypassedRange => Verdict::Pass,
+        Decision::PassedNotTcp
+        | Decision::BypassedLoopback
+        | Decision::BypassedRange
+        | Decision::BypassedResolver
+        | Decision::PassedDatagram
+        | Decision::PassedLoopback
+        | Decision::PassedRange
+        | Decision::PassedResolver
+        | Decision::PassedAnswer
+        | Decision::PassedDatagramAnswer
+        | Decision::PassedNeighbour
+        | Decision::PassedOlderConnection => Verdict::Pass,
         Decision::Captured | Decision::AlreadyCaptured => Verdict::Rewritten,
         // Clients retry after "connection refused", and the first two pass by themselves: the agent is just starting, or away.
-        // Port 0: the kernel sends a SYN there, and hosts answer with a reset.
-        Decision::RefusedUnclassified | Decision::RefusedNoListener | Decision::RefusedPortZero => {
-            Verdict::Refuse(ECONNREFUSED)
-        }
+        // Port 0: the kernel sends a SYN there, and hosts answer with a reset. A datagram: as if a host had answered that
+        // nobody is there, so that QUIC clients go on with TCP at once.
+        Decision::RefusedUnclassified
+        | Decision::RefusedNoListener
+        | Decision::RefusedPortZero
+        | Decision::RefusedDatagram => Verdict::Refuse(ECONNREFUSED),
         // As tcp_v4_connect and tcp_v6_connect answer.
         Decision::RefusedMulticast | Decision::RefusedNoRoute => Verdict::Refuse(ENETUNREACH),
-        // The last four are no decisions about a `connect()`. They are named, so that a new decision does not compile before it
-        // is here.
-        Decision::RefusedBoundDevice
+        // As a kernel without these protocols answers: clients go on with TCP and UDP.
+        Decision::RefusedMptcpSocket | Decision::RefusedSocketClass => Verdict::Refuse(EPROTONOSUPPORT),
+        // As the kernel answers who is not in `net.ipv4.ping_group_range`.
+        Decision::RefusedPingSocket => Verdict::Refuse(EACCES),
+        // A raw socket: as the kernel answers who lacks CAP_NET_RAW. Those after the drops are no decisions about something that
+        // can be refused. They are named, so that a new decision does not compile before it is here.
+        Decision::RefusedRawSocket
+        | Decision::RefusedBoundDevice
         | Decision::RefusedNoMemory
+        | Decision::DroppedUnclassified
+        | Decision::DroppedCaptured
+        | Decision::DroppedTcpOpen
+        | Decision::DroppedDatagram
+        | Decision::DroppedIcmp
+        | Decision::DroppedRaw
+        | Decision::DroppedOther
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn
-        | Decision::PeerRestored => Verdict::Refuse(EPERM),
+        | Decision::PeerRestored
+        | Decision::Accepted
+        | Decision::AcceptFailed => Verdict::Refuse(EPERM),
     }
 }

@@ -11,6 +11,7 @@ mod loader;
 mod original_destination;
 mod pins;
 pub mod probe;
+mod resolvers;
 mod storage;
 mod syscall;
 #[cfg(test)]
@@ -140,6 +141,11 @@ impl Capture {
     /// Makes the bypassed ranges equal to `ranges`. An IPv6 range never covers IPv4 destinations, not even `::/0`.
     pub fn set_bypass(&self, ranges: &[IpNet]) -> Result<(), Error> {
         bypass::set(&self.pins, ranges)
+    }
+
+    /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
+    pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
+        resolvers::set(&self.pins, resolvers)
     }
 
     /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).

@@ -9,5 +9,6 @@ mod dial;
 mod listener;
 pub mod netns;
 mod refuse;
+pub mod resolvers;
 mod routes;
 pub mod workload;

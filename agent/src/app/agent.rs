@@ -1,6 +1,6 @@
 //! `egret agent`: captures the workloads of this machine and carries their connections to the gateway.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::time::{self, MissedTickBehavior};
@@ -20,6 +20,7 @@ use crate::{
     node::{
         agent::{Agent, Parts},
         cgroup::Hierarchy,
+        resolvers,
     },
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
@@ -35,7 +36,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mesh = configuration.borrow_and_update().snapshot.settings.clone();
     let instance = settings.run_dir.instance();
     let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
-    set_bypass(&capture, &mesh)?;
+    let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
+        tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
+        Vec::new()
+    });
+    set_direct(&capture, &mesh, &machine_resolvers)?;
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
@@ -63,7 +68,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 if changed.is_err() {
                     break;
                 }
-                apply(&agent, &mesh, &configuration.borrow_and_update().snapshot.settings);
+                let snapshot = &configuration.borrow_and_update().snapshot;
+                apply(&agent, &mesh, &snapshot.settings, &machine_resolvers);
             }
             _ = sweep.tick() => match agent.capture().sweep() {
                 Ok(0) => {}
@@ -78,9 +84,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings) {
-    if let Err(e) = set_bypass(agent.capture(), now) {
-        tracing::error!("the bypassed ranges stay as they were: {e:#}");
+fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine_resolvers: &[SocketAddr]) {
+    if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
+        tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
@@ -91,6 +97,12 @@ fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings) {
     }
 }
 
-fn set_bypass(capture: &Capture, mesh: &MeshSettings) -> anyhow::Result<()> {
-    capture.set_bypass(&mesh.bypass).context("bypassed ranges")
+/// What workloads may reach without the gateway.
+fn set_direct(
+    capture: &Capture,
+    mesh: &MeshSettings,
+    machine_resolvers: &[SocketAddr],
+) -> anyhow::Result<()> {
+    capture.set_bypass(&mesh.bypass).context("bypassed ranges")?;
+    capture.set_resolvers(resolvers::choose(mesh, machine_resolvers)).context("DNS resolvers")
 }

@@ -1,7 +1,8 @@
 //! Attaches the programs to a cgroup by pinned links, in the order that leaves no window. Called by `Capture::attach`.
 //!
 //! `sock_ops` comes first: attaching it makes the cgroup's storage, so that the policy can be written before the first hook
-//! that acts on it is there. connect comes last: until then nothing is captured, from then on everything works.
+//! that acts on it is there. Then the backstop: from then on nothing leaves uncaptured. connect comes last: it needs the rest.
+//! Detaching goes the other way round, so that the backstop is the last to go.
 
 use std::{
     fmt::Display,
@@ -14,7 +15,10 @@ use std::{
 use agent_common::names;
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramFd, SockOps, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+        ProgramFd, SockOps, links::FdLink,
+    },
 };
 use nix::{
     libc,
@@ -39,9 +43,15 @@ pub(super) struct Hook {
     pub(super) attach_type: u32,
 }
 
-/// In the order of attachment.
-pub(super) const HOOKS: [Hook; 5] = [
+/// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
+/// refused after it is there.
+pub(super) const HOOKS: [Hook; 10] = [
     Hook { program: names::SOCK_OPS, name: "sock_ops", attach_type: 3 },
+    Hook { program: names::INGRESS, name: "ingress", attach_type: 0 },
+    Hook { program: names::EGRESS, name: "egress", attach_type: 1 },
+    Hook { program: names::SOCK_CREATE, name: "sock_create", attach_type: 2 },
+    Hook { program: names::SENDMSG4, name: "sendmsg4", attach_type: 14 },
+    Hook { program: names::SENDMSG6, name: "sendmsg6", attach_type: 15 },
     Hook { program: names::GETPEERNAME4, name: "getpeername4", attach_type: 29 },
     Hook { program: names::GETPEERNAME6, name: "getpeername6", attach_type: 30 },
     Hook { program: names::CONNECT4, name: "connect4", attach_type: 10 },
@@ -162,6 +172,15 @@ fn create(programs: &mut Ebpf, hook: &Hook, target: &Target<'_>) -> Result<FdLin
             let id = program.attach(cgroup, mode)?;
             program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
         }
+        LoadableProgram::Sock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
+        }
+        LoadableProgram::Skb(program) => {
+            let direction = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Egress);
+            let id = program.attach(cgroup, direction, mode)?;
+            program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
+        }
     }
 }
 
@@ -193,8 +212,10 @@ fn attach_error(failure: &Failure) -> String {
     }
 }
 
-/// The two kinds of programs in the object.
+/// The kinds of programs in the object.
 pub(super) enum LoadableProgram<'a> {
+    Skb(&'a mut CgroupSkb),
+    Sock(&'a mut CgroupSock),
     SockAddr(&'a mut CgroupSockAddr),
     SockOps(&'a mut SockOps),
 }
@@ -202,6 +223,8 @@ pub(super) enum LoadableProgram<'a> {
 impl LoadableProgram<'_> {
     pub(super) fn load(&mut self) -> Result<(), ProgramError> {
         match self {
+            Self::Skb(program) => program.load(),
+            Self::Sock(program) => program.load(),
             Self::SockAddr(program) => program.load(),
             Self::SockOps(program) => program.load(),
         }
@@ -209,6 +232,8 @@ impl LoadableProgram<'_> {
 
     fn fd(&self) -> Result<ProgramFd, ProgramError> {
         match self {
+            Self::Skb(program) => program.fd()?.try_clone().map_err(Into::into),
+            Self::Sock(program) => program.fd()?.try_clone().map_err(Into::into),
             Self::SockAddr(program) => program.fd()?.try_clone().map_err(Into::into),
             Self::SockOps(program) => program.fd()?.try_clone().map_err(Into::into),
         }
@@ -216,6 +241,8 @@ impl LoadableProgram<'_> {
 
     fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
         match self {
+            Self::Skb(program) => program.info(),
+            Self::Sock(program) => program.info(),
             Self::SockAddr(program) => program.info(),
             Self::SockOps(program) => program.info(),
         }
@@ -225,6 +252,8 @@ impl LoadableProgram<'_> {
 /// The program of a hook in the object.
 pub(super) fn program_mut<'a>(programs: &'a mut Ebpf, hook: &Hook) -> Result<LoadableProgram<'a>, Error> {
     match programs.program_mut(hook.program) {
+        Some(Program::CgroupSkb(program)) => Ok(LoadableProgram::Skb(program)),
+        Some(Program::CgroupSock(program)) => Ok(LoadableProgram::Sock(program)),
         Some(Program::CgroupSockAddr(program)) => Ok(LoadableProgram::SockAddr(program)),
         Some(Program::SockOps(program)) => Ok(LoadableProgram::SockOps(program)),
         _ => Err(Error::new(
@@ -232,6 +261,11 @@ pub(super) fn program_mut<'a>(programs: &'a mut Ebpf, hook: &Hook) -> Result<Loa
             "not in the object this agent was built with: build it again from one source tree",
         )),
     }
+}
+
+/// Where the link with this pin's name is in the order of attachment; None: it is not one of ours.
+pub(super) fn position(pin: &str) -> Option<usize> {
+    HOOKS.iter().position(|hook| pin.contains(&format!("-{}-{}", hook.program, hook.name)))
 }
 
 /// Takes back what was attached by a call that fails, last first: connect before what it needs.

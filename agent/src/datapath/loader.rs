@@ -2,14 +2,13 @@
 
 use std::{io, path::Path};
 
-use agent_common::names;
 use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
 use nix::libc;
 
 use super::{
     Error,
     attach::{HOOKS, program_mut},
-    pins::Pins,
+    pins::{self, Pins},
 };
 
 /// Built by `agent/build.rs`.
@@ -24,7 +23,7 @@ const LOG_LINES: usize = 4;
 pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
     pins.check_shapes()?;
     let mut loader = EbpfLoader::new();
-    for name in [names::POLICY, names::CAPTURED, names::ORIGINAL, names::BYPASS, names::DECISIONS] {
+    for name in pins::map_names() {
         loader.map_pin_path(name, pins.map(name));
     }
     let mut programs =

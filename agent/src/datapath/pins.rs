@@ -9,11 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::{Captured, Original, OriginalKey, Policy, names};
+use agent_common::{Captured, Conversation, Endpoint, Original, OriginalKey, Policy, names};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, attach::Hook, syscall};
+use super::{
+    Error,
+    attach::{self, Hook},
+    syscall,
+};
 
 /// The layout under one directory of a bpffs.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 8] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -67,6 +71,30 @@ const SHAPES: [Shape; 5] = [
         capacity: names::BYPASS_CAPACITY,
     },
     Shape {
+        name: names::RESOLVERS,
+        kind: MapType::Hash,
+        key: size_of::<Endpoint>(),
+        value: 1,
+        flags: 0,
+        capacity: names::RESOLVERS_CAPACITY,
+    },
+    Shape {
+        name: names::ACCEPTED,
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<u32>(),
+        flags: BPF_F_NO_PREALLOC,
+        capacity: 0,
+    },
+    Shape {
+        name: names::SPOKEN,
+        kind: MapType::LruHash,
+        key: size_of::<Conversation>(),
+        value: 1,
+        flags: 0,
+        capacity: names::SPOKEN_CAPACITY,
+    },
+    Shape {
         name: names::DECISIONS,
         kind: MapType::PerCpuArray,
         key: size_of::<u32>(),
@@ -75,6 +103,11 @@ const SHAPES: [Shape; 5] = [
         capacity: names::DECISIONS_CAPACITY,
     },
 ];
+
+/// The maps of the object, all of which are pinned.
+pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.name)
+}
 
 impl Pins {
     /// The layout under `directory`, which need not exist.
@@ -159,37 +192,42 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins. Tries all of them; the first error
-    /// is returned.
+    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins, in the reverse of the order of
+    /// attachment: the backstop goes after connect. Tries all of them; the first error is returned.
     pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
-        let entries = match fs::read_dir(self.links()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
         let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
+        let mut links = names_in(&self.links())?;
+        links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
+        // What another version attached goes first.
+        links.sort_by_key(|name| std::cmp::Reverse(attach::position(name).unwrap_or(usize::MAX)));
         let mut outcome = Ok(());
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            if prefix.as_ref().is_none_or(|prefix| name.to_string_lossy().starts_with(prefix.as_str())) {
-                outcome = outcome.and(remove_link(&entry.path()));
-            }
+        for name in links {
+            outcome = outcome.and(remove_link(&self.links().join(name)));
         }
         outcome
     }
 
-    /// Removes everything, links first, and the directory.
+    /// Removes everything, links first, and the directory; also what another version pinned here.
     pub(super) fn remove_all(&self) -> io::Result<()> {
         self.remove_links(None)?;
-        for shape in &SHAPES {
-            ignore_missing(fs::remove_file(self.map(shape.name)))?;
+        for name in names_in(&self.maps())? {
+            ignore_missing(fs::remove_file(self.map(&name)))?;
         }
         for path in [self.maps(), self.links(), self.directory.clone()] {
             ignore_missing(fs::remove_dir(path))?;
         }
         Ok(())
     }
+}
+
+/// The names in a directory, none when it does not exist.
+fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// Detaches a pinned link and removes the pin.

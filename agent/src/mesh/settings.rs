@@ -1,6 +1,6 @@
 //! Mesh-wide settings, under the names of Istio's MeshConfig where it has one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use ipnet::IpNet;
 
@@ -38,6 +38,8 @@ pub struct MeshSettings {
     pub gateway: GatewaySettings,
     /// Destinations that are never captured: cluster-internal ranges and what the operator excludes.
     pub bypass: Vec<IpNet>,
+    /// DNS resolvers that workloads may ask directly; absent: those of the machine (`dns.resolvers`).
+    pub resolvers: Option<Vec<SocketAddr>>,
 }
 
 impl Default for MeshSettings {
@@ -52,6 +54,7 @@ impl Default for MeshSettings {
                 hosts: vec!["istio-egressgateway.istio-system.svc.cluster.local".to_owned()],
             },
             bypass: Vec::new(),
+            resolvers: None,
         }
     }
 }

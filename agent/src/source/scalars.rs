@@ -1,11 +1,17 @@
 //! Values that several kinds share: hosts, names of gateways, durations, networks, string matches.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use super::fields::Field;
 use crate::mesh::{ExportTo, TextMatch};
+
+const DNS_PORT: u16 = 53;
 
 /// `exportTo`, with `.` resolved. No entry means everyone.
 pub(super) fn export_to(field: Option<Field<'_>>, own: &Arc<str>) -> ExportTo {
@@ -69,6 +75,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         return Ok(address.into());
     }
     text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| fail())
+}
+
+/// A DNS resolver: an address, with a port where it is not 53.
+pub(super) fn resolver(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<IpAddr>()
+        .map(|address| SocketAddr::new(address, DNS_PORT))
+        .or_else(|_| text.parse())
+        .map_err(|_| {
+            format!("{text:?} is not an IP address such as 192.0.2.53, nor one with a port (192.0.2.53:5353)")
+        })
 }
 
 /// A string match as written.

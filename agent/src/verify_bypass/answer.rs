@@ -56,7 +56,7 @@ pub(super) fn testimony(answer: &[u8]) -> Option<Testimony> {
 fn judge(port: u16, remote: Option<SocketAddr>, answer: io::Result<Vec<u8>>) -> Seen {
     if let Some(peer) = answer.as_ref().ok().and_then(|answer| testimony(answer)).and_then(|said| said.peer) {
         return if peer.port() == port {
-            Seen::Directformat!("the witness talked to us, {peer}"))
+            Seen::Direct(format!("the witness talked to us, {peer}"))
         } else {
             Seen::Captured(format!("the witness talked to {}", peer.ip()))
         };
@@ -96,7 +96,7 @@ mod tests {
     const TARGET: &str = "192.0.2.7:80";
 
     fn witness(peer: &str) -> Vec<u8> {
-        (format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes()
+        format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes()
     }
 
     #[test]

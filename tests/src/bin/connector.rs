@@ -4,37 +4,62 @@
 //!
 //! - `connect ADDRESS…`: connects one socket to each address in turn, whatever comes of the earlier ones; answers for the last.
 //! - `nonblocking ADDRESS`: the same with a non-blocking socket.
+//! - `start ADDRESS`: the same, and does not wait; answers with what `connect()` said.
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `mptcp ADDRESS`: connects a Multipath TCP socket.
 //! - `datagram ADDRESS`: connects a UDP socket.
+//! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
+//! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
+//! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
+//! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
+//! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
+//! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
+//! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
+//! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
 
 use std::{
-    io::{self, BufRead as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    io::{self, BufRead as _, Read as _, Write as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getpeername, sendto,
+        AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
         setsockopt, socket,
-        sockopt::{BindToDevice, SocketError},
+        sockopt::{BindToDevice, ReuseAddr, SocketError},
     },
 };
 
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn main() -> io::Result<()> {
-    // Kept until the next command.
+    // Kept until the next command, and until the end.
     let mut open: Option<OwnedFd> = None;
+    let mut kept: Vec<OwnedFd> = Vec::new();
     for line in io::stdin().lock().lines() {
         let line = line?;
         drop(open.take());
         let words: Vec<&str> = line.split(' ').collect();
-        let answer = match run(&words) {
+        let (keep, command) = match &words[..] {
+            ["keep", command @ ..] => (true, command),
+            command => (false, command),
+        };
+        let answer = match run(command).or_else(|errno| match kept.last() {
+            Some(socket) if errno == Errno::ENOSYS => with(socket, command),
+            _ => Err(errno),
+        }) {
             Ok((text, socket)) => {
-                open = socket;
+                if keep {
+                    kept.extend(socket);
+                } else {
+                    open = socket;
+                }
                 format!("ok {text}")
             }
             Err(errno) => format!("errno {}", errno as i32),
@@ -46,10 +71,24 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-fn run(words: &[&str]) -> Result<(String, Option<OwnedFd>), Errno> {
+type Outcome = Result<(String, Option<OwnedFd>), Errno>;
+
+/// A command that makes a socket.
+fn run(words: &[&str]) -> Outcome {
     match words {
         ["connect", addresses @ ..] => stream(addresses, SockFlag::empty(), None),
         ["nonblocking", address] => stream(&[address], SockFlag::SOCK_NONBLOCK, None),
+        ["start", address] => {
+            let address = parse(address)?;
+            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            let outcome = connect(socket.as_raw_fd(), &SockaddrStorage::from(address));
+            // Not connected yet, and not waited for.
+            Ok((
+                outcome.map_or_else(|e| format!("errno {}", e as i32), |()| "connected".to_owned()),
+                Some(socket),
+            ))
+        }
         ["device", name, address] => stream(&[address], SockFlag::empty(), Some(name)),
         ["hasty", text, address] => {
             let mut stream = TcpStream::connect(*address).map_err(errno)?;
@@ -63,31 +102,131 @@ fn run(words: &[&str]) -> Result<(String, Option<OwnedFd>), Errno> {
             peer(socket)
         }
         ["mptcp", address] => {
-            // SAFETY: plain numbers; nix does not know the protocol.
-            let number = unsafe {
-                nix::libc::socket(nix::libc::AF_INET, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)
-            };
-            // SAFETY: made by the call above, for nobody else.
-            let socket = unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) };
+            let socket = raw_socket(nix::libc::AF_INET, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)?;
             connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
             peer(socket)
         }
         ["datagram", address] => {
+            let socket = connected(any(parse(address)?), parse(address)?)?;
+            Ok((socket.peer_addr().map_err(errno)?.to_string(), None))
+        }
+        ["send", text, address] => {
             let address = parse(address)?;
-            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any).and_then(|socket| socket.connect(address).map(|()| socket));
-            let peer = socket.and_then(|socket| socket.peer_addr()).map_err(errno)?;
-            Ok((peer.to_string(), None))
+            datagram(any(address))?.send_to(text.as_bytes(), address).map_err(errno)?;
+            done()
+        }
+        ["send-connected", text, address] => {
+            connected(any(parse(address)?), parse(address)?)?.send(text.as_bytes()).map_err(errno)?;
+            done()
+        }
+        ["ask", text, address] => {
+            let socket = connected(any(parse(address)?), parse(address)?)?;
+            socket.send(text.as_bytes()).map_err(errno)?;
+            let mut answer = [0; 64];
+            let length = socket.recv(&mut answer).map_err(errno)?;
+            Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
+        }
+        ["socket", family, kind, protocol] => {
+            let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
+            Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
+        }
+        ["listener", address] => {
+            let listener = TcpListener::bind(parse(address)?).map_err(errno)?;
+            Ok((listener.local_addr().map_err(errno)?.to_string(), Some(listener.into())))
+        }
+        ["server", address] => {
+            let socket = datagram(parse(address)?)?;
+            Ok((socket.local_addr().map_err(errno)?.to_string(), Some(socket.into())))
         }
         _ => Err(Errno::ENOSYS),
     }
 }
 
-fn stream(
-    addresses: &[&str],
-    flags: SockFlag,
-    device: Option<&str>,
-) -> Result<(String, Option<OwnedFd>), Errno> {
+/// A command for the last socket that was kept.
+fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
+    let copy = socket.try_clone().map_err(errno)?;
+    match words {
+        ["serve", bytes] => {
+            let bytes = bytes.parse().map_err(|_| Errno::EINVAL)?;
+            let (mut stream, _) = TcpListener::from(copy).accept().map_err(errno)?;
+            stream.write_all(&vec![b'x'; bytes]).map_err(errno)?;
+            done()
+        }
+        ["talk", text] => {
+            let mut stream = TcpStream::from(copy);
+            stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
+            stream.write_all(text.as_bytes()).map_err(errno)?;
+            let mut answer = [0; 64];
+            let length = stream.read(&mut answer).map_err(errno)?;
+            Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
+        }
+        ["answer", text] => {
+            let socket = UdpSocket::from(copy);
+            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            socket.send_to(text.as_bytes(), peer).map_err(errno)?;
+            done()
+        }
+        ["answer-connected", text] => {
+            let socket = UdpSocket::from(copy);
+            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            let second = connected(socket.local_addr().map_err(errno)?, peer)?;
+            second.send(text.as_bytes()).map_err(errno)?;
+            done()
+        }
+        ["syn", address] => {
+            let address = parse(address)?;
+            let [high, low] = address.port().to_be_bytes();
+            // From port 4000, five words, SYN. Nobody gets far enough to look at the checksum.
+            let header = [0x0f, 0xa0, high, low, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0];
+            sendto(copy.as_raw_fd(), &header, &SockaddrStorage::from(address), MsgFlags::empty())?;
+            done()
+        }
+        ["echo", address] => {
+            let address = parse(address)?;
+            let request = [if address.is_ipv4() { 8 } else { 128 }, 0, 0, 0, 0, 0, 0, 1];
+            sendto(copy.as_raw_fd(), &request, &SockaddrStorage::from(address), MsgFlags::empty())?;
+            done()
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the outcome of a command that says nothing")]
+fn done() -> Outcome {
+    Ok(("done".to_owned(), None))
+}
+
+/// The unspecified address of the same family.
+fn any(address: SocketAddr) -> SocketAddr {
+    if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+}
+
+/// A UDP socket that gives up receiving, and shares its port.
+fn datagram(at: SocketAddr) -> Result<UdpSocket, Errno> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Datagram, SockFlag::empty(), None)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
+    Ok(socket)
+}
+
+fn connected(at: SocketAddr, to: SocketAddr) -> Result<UdpSocket, Errno> {
+    let socket = datagram(at)?;
+    socket.connect(to).map_err(errno)?;
+    Ok(socket)
+}
+
+/// `socket()` with numbers that nix does not know.
+fn raw_socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain numbers.
+    let number = unsafe { nix::libc::socket(family, kind, protocol) };
+    // SAFETY: made by the call above, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) })
+}
+
+fn stream(addresses: &[&str], flags: SockFlag, device: Option<&str>) -> Outcome {
     let first = parse(addresses.first().ok_or(Errno::EINVAL)?)?;
     let family = if first.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, flags, None)?;
@@ -106,7 +245,7 @@ fn stream(
 }
 
 /// What getpeername says, with the socket to be kept.
-fn peer(socket: OwnedFd) -> Result<(String, Option<OwnedFd>), Errno> {
+fn peer(socket: OwnedFd) -> Outcome {
     let peer: SockaddrStorage = getpeername(socket.as_raw_fd())?;
     Ok((shown(&peer), Some(socket)))
 }

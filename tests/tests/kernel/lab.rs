@@ -105,6 +105,13 @@ impl Lab {
         (stream, self.capture.take_original_destination(WORKLOAD, peer))
     }
 
+    /// The counters whose names begin so and that are not 0.
+    pub(crate) fn counters_like(&self, start: &str) -> Vec<(&'static str, u64)> {
+        let mut counters = self.capture.counters().expect("counters");
+        counters.retain(|(name, count)| name.starts_with(start) && *count != 0);
+        counters
+    }
+
     pub(crate) fn count(&self, name: &str) -> u64 {
         let counters = self.capture.counters().expect("counters");
         counters.iter().find(|(counter, _)| *counter == name).expect("a counter of that name").1

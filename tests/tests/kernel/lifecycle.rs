@@ -73,7 +73,7 @@ fn a_restarted_agent_takes_over() {
         names
     };
     let before = pinned();
-    assert_eq!(before.len(), 5);
+    assert_eq!(before.len(), 10);
 
     // A new process has new listeners, the same maps, and the same links.
     let successor = Capture::load(&lab.pins).unwrap();
@@ -102,7 +102,7 @@ fn links_on_other_maps_are_replaced() {
     fs::remove_dir_all(lab.pins.join("maps")).unwrap();
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 5);
+    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 10);
 
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();

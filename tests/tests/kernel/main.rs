@@ -2,7 +2,9 @@
 //! left out where that is allowed (`egret_tests::privileges`). Each runs in network and mount namespaces of its own, so
 //! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
 
+mod backstop;
 mod capture;
 mod lab;
 mod lifecycle;
+mod outside;
 mod refusal;

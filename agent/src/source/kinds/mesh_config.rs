@@ -52,6 +52,12 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
         gateway.finish();
     }
     settings.bypass = spec.items("bypass").iter().filter_map(|net| net.parse(scalars::network)).collect();
+    if let Some(mut dns) = spec.take("dns").and_then(|field| field.fields()) {
+        settings.resolvers = dns
+            .take("resolvers")
+            .map(|list| list.items().iter().filter_map(|item| item.parse(scalars::resolver)).collect());
+        dns.finish();
+    }
     spec.finish();
     settings
 }

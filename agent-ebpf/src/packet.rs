@@ -1,0 +1,191 @@
+//! `egress` and `ingress`: reads the packet, asks the backstop, and remembers which UDP peers have spoken. What is decided is
+//! in `backstop`.
+
+use core::ptr::{addr_of, read_volatile};
+
+use agent_common::{Conversation, Decision, Endpoint};
+use agent_ebpf::{
+    backstop::{Memory, Packet, Socket, judge},
+    header::{self, Header},
+    verdict::{Verdict, verdict},
+};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::{bpf_sk_fullsock, bpf_skb_load_bytes},
+    programs::SkBuffContext,
+};
+
+use crate::maps::{self, ACCEPTED, CAPTURED, POLICY, Reachable};
+
+/// Return values of the hooks.
+const DROP: i32 = 0;
+const PASS: i32 = 1;
+/// EtherTypes.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+/// Where TCP's flags are in its header.
+const TCP_FLAGS: usize = 13;
+
+/// A packet leaves.
+#[inline(always)]
+pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel's context, at its fixed offsets; all fields are read before any is used.
+    let (protocol, device, socket) = unsafe {
+        (
+            read_volatile(addr_of!((*skb).protocol)),
+            read_volatile(addr_of!((*skb).ifindex)),
+            read_volatile(addr_of!((*skb).__bindgen_anon_2.sk)),
+        )
+    };
+    let policy = POLICY.get();
+    let socket = Full::of(socket);
+    let header = header(ctx, protocol);
+    let next = Next::of(ctx, &header);
+    let decision = if header.length == 0 || next.cut {
+        Decision::DroppedOther
+    } else {
+        let packet = Packet {
+            device,
+            destination: Endpoint::v6(header.destination, next.destination),
+            protocol: u32::from(header.protocol),
+            hops: header.hops,
+            plain: header.plain,
+            port: next.source,
+            detail: next.detail,
+            listener_discovery: next.listener_discovery,
+        };
+        let reachable = Reachable { workload: policy.workload() };
+        judge(policy, &packet, &socket.class(), &reachable, &socket)
+    };
+    maps::count(decision);
+    if matches!(verdict(decision), Verdict::Refuse(_)) { DROP } else { PASS }
+}
+
+/// A packet arrives: never dropped, but its sender may be answered.
+#[inline(always)]
+pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the kernel's context, at its fixed offset.
+    let protocol = unsafe { read_volatile(addr_of!((*skb).protocol)) };
+    let policy = POLICY.get();
+    let header = header(ctx, protocol);
+    // Answers over loopback pass anyway, but `sendto()` is judged by the address, which may be one of this host's own.
+    if header.protocol == UDP && header.plain {
+        let next = Next::of(ctx, &header);
+        if !next.cut {
+            let peer = Endpoint::v6(header.source, next.source);
+            maps::remember(&Conversation::new(policy.workload(), next.destination, peer));
+        }
+    }
+    PASS
+}
+
+/// The IP header, or [`Header::NONE`].
+#[inline(always)]
+fn header(ctx: &SkBuffContext, protocol: u32) -> Header {
+    match u16::from_be(protocol as u16) {
+        IPV4 => {
+            let (bytes, read) = load::<{ header::V4_LENGTH }>(ctx, 0);
+            if read { Header::v4(&bytes) } else { Header::NONE }
+        }
+        IPV6 => {
+            let (bytes, read) = load::<{ header::V6_LENGTH }>(ctx, 0);
+            if read { Header::v6(&bytes) } else { Header::NONE }
+        }
+        _ => Header::NONE,
+    }
+}
+
+/// Bytes at an offset, and whether they are there.
+#[inline(always)]
+fn load<const N: usize>(ctx: &SkBuffContext, offset: u32) -> ([u8; N], bool) {
+    let mut bytes = [0; N];
+    let to: *mut [u8; N] = &raw mut bytes;
+    // SAFETY: the kernel's context, and a buffer of that length.
+    let result = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), N as u32) };
+    (bytes, result == 0)
+}
+
+/// What the header after the IP header says. Ports in host order.
+struct Next {
+    source: u16,
+    destination: u16,
+    /// Flags of TCP, type of an ICMPv6 message.
+    detail: u8,
+    listener_discovery: bool,
+    /// The packet ends before it.
+    cut: bool,
+}
+
+impl Next {
+    #[inline(always)]
+    fn of(ctx: &SkBuffContext, header: &Header) -> Self {
+        let mut next = Self { source: 0, destination: 0, detail: 0, listener_discovery: false, cut: false };
+        if header.protocol == TCP {
+            let (tcp, read) = load::<{ header::TCP_LENGTH }>(ctx, header.length);
+            next.source = u16::from_be_bytes([tcp[0], tcp[1]]);
+            next.destination = u16::from_be_bytes([tcp[2], tcp[3]]);
+            next.detail = tcp[TCP_FLAGS];
+            next.cut = !read;
+        } else if header.protocol == UDP {
+            let ([a, b, c, d], read) = load::<4>(ctx, header.length);
+            next.source = u16::from_be_bytes([a, b]);
+            next.destination = u16::from_be_bytes([c, d]);
+            next.cut = !read;
+        } else if header.protocol == ICMPV6 {
+            let ([kind], read) = load::<1>(ctx, header.length);
+            next.detail = kind;
+            next.cut = !read;
+        } else if header.may_be_listener_discovery() {
+            let (bytes, read) = load::<{ header::HOP_BY_HOP_LENGTH }>(ctx, header.length);
+            next.listener_discovery = read && header::is_listener_discovery(&bytes);
+        }
+        next
+    }
+}
+
+/// The socket that a packet belongs to; null: none, or only a remnant of one.
+#[derive(Clone, Copy)]
+struct Full(*mut bpf_sock);
+
+impl Full {
+    #[inline(always)]
+    fn of(socket: *mut bpf_sock) -> Self {
+        if socket.is_null() {
+            return Self(socket);
+        }
+        // SAFETY: the socket of the context, not null.
+        Self(unsafe { bpf_sk_fullsock(socket) })
+    }
+
+    #[inline(always)]
+    fn class(self) -> Socket {
+        if self.0.is_null() {
+            return Socket { kind: 0, protocol: 0, state: 0 };
+        }
+        // SAFETY: a full socket, not null; its fields at their fixed offsets.
+        unsafe {
+            Socket {
+                kind: read_volatile(addr_of!((*self.0).type_)),
+                protocol: read_volatile(addr_of!((*self.0).protocol)),
+                state: read_volatile(addr_of!((*self.0).state)),
+            }
+        }
+    }
+}
+
+impl Memory for Full {
+    #[inline(always)]
+    fn captured(&self) -> bool {
+        !self.0.is_null() && CAPTURED.get(self.0).is_some()
+    }
+
+    #[inline(always)]
+    fn accepted(&self) -> bool {
+        !self.0.is_null() && ACCEPTED.get(self.0).is_some()
+    }
+}

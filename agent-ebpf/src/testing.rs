@@ -1,0 +1,37 @@
+//! What the deciders' tests share: one bypassed range, one resolver, and a peer that has spoken.
+
+extern crate std;
+
+use core::net::SocketAddr;
+
+use agent_common::Endpoint;
+
+use crate::destinations::Destinations;
+
+/// Bypassed: 10.0.0.0/8 and fd00::/8. Resolvers: 192.0.2.53:53 and [2001:db8::53]:53.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) spoken: Option<(u16, &'static str)>,
+}
+
+pub(crate) fn endpoint(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().unwrap().into()
+}
+
+impl Destinations for Table {
+    fn bypassed(&self, destination: &Endpoint) -> bool {
+        match destination.address_v4() {
+            Some([10, ..]) => true,
+            Some(_) => false,
+            None => destination.address()[0] == 0xfd,
+        }
+    }
+
+    fn resolver(&self, destination: &Endpoint) -> bool {
+        [endpoint("192.0.2.53:53"), endpoint("[2001:db8::53]:53")].contains(destination)
+    }
+
+    fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool {
+        self.spoken.is_some_and(|(local, text)| port == local && *peer == endpoint(text))
+    }
+}
