@@ -56,9 +56,9 @@ pub(super) fn testimony(answer: &[u8]) -> Option<Testimony> {
 fn judge(port: u16, remote: Option<SocketAddr>, answer: io::Result<Vec<u8>>) -> Seen {
     if let Some(peer) = answer.as_ref().ok().and_then(|answer| testimony(answer)).and_then(|said| said.peer) {
         return if peer.port() == port {
-            Seen::Direct(format!("the witness talked to us, {peer}"))
+            Seen::Direct(format!("the witness talked to us, port {port}"))
         } else {
-            Seen::Captured(format!("the witness talked to {}", peer.ip()))
+            Seen::Captured(format!("the witness talked to {}", local::unmapped(peer.ip())))
         };
     }
     let captured = remote.is_some_and(|remote| local::unmapped(remote.ip()).is_loopback());
