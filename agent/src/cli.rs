@@ -44,7 +44,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
         }
         Command::Agent(role) if role.cleanup => {
-            current_thread()?.block_on(app::cleanup::run(&role.instance.run_dir())).map(done)
+            current_thread()?.block_on(app::cleanup::after_crash(&role.instance.run_dir())).map(done)
         }
         Command::Agent(role) => {
             logging::init();

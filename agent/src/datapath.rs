@@ -107,8 +107,9 @@ impl Capture {
 
     /// Attaches every program to `cgroup`, in the order that leaves no window, and pins the links. On a cgroup that is
     /// attached already (a restarted agent), the links stay, the programs behind them are brought up to date, and the policy
-    /// is written. When it fails, what it attached is detached again.
-    pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<(), Error> {
+    /// is written. When it fails, what it attached is detached again. Returns how many programs were not attached before: on
+    /// an enrolled cgroup anything but 0 means that somebody detached them.
+    pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
         attach::attach(self, cgroup, policy)
     }
 

@@ -179,10 +179,20 @@ fn explanation(
     };
     Explanation {
         snapshot: snapshot.version,
-        request: format!("{} {what} (dialled {})", asked.source.principal(), asked.original_destination),
+        request: request(asked, what),
         authorization,
         route: steps(path),
         outcome,
+    }
+}
+
+/// The request in one line; the address dialled only where the question names one.
+fn request(asked: &authz::Request<'_>, what: &str) -> String {
+    let (who, dialled) = (asked.source.principal(), asked.original_destination);
+    if dialled.ip().is_unspecified() {
+        format!("{who} {what}")
+    } else {
+        format!("{who} {what} (dialled {dialled})")
     }
 }
 

@@ -1,8 +1,8 @@
 //! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
 
-use std::{env, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{command, terminal::Terminal};
 
@@ -40,6 +40,29 @@ pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
         return Ok(());
     }
     if required.is_empty() { Ok(()) } else { bail!("install {} first", required.join(" and ")) }
+}
+
+/// Unpacks nginx for the end-to-end tests into `target/tools/nginx`. Not installed: Debian's package would start a server.
+pub(crate) fn unpack_nginx(terminal: &mut Terminal) -> Result<()> {
+    let tools = command::workspace().join("target/tools");
+    let place = tools.join("nginx");
+    if installed("nginx") || place.join("usr/sbin/nginx").is_file() {
+        return Ok(());
+    }
+    if !installed("apt-get") || !installed("dpkg") {
+        bail!("no nginx here, and no apt-get to get it: install it first");
+    }
+    terminal.busy("unpacking nginx (a Debian package) into target/tools")?;
+    let download = tools.join("download");
+    fs::create_dir_all(&download)?;
+    let fetch = || {
+        let mut fetch = Command::new("apt-get");
+        command::run_quietly(fetch.args(["download", "-q", "nginx"]).current_dir(&download))
+    };
+    fetch().or_else(|_| apt(&["update", "-q"]).and_then(|()| fetch()))?;
+    let package = fs::read_dir(&download)?.next().context("apt-get download left no package")??.path();
+    command::run_quietly(Command::new("dpkg").arg("-x").arg(package).arg(&place))?;
+    Ok(fs::remove_dir_all(download)?)
 }
 
 /// Whether a program is on the path.

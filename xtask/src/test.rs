@@ -31,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         }
     } else {
         packages::ensure(&mut terminal)?;
+        packages::unpack_nginx(&mut terminal)?;
         terminal.section("The product, as it is released")?;
         cargo(&["build", "--release", "--package", "egret", "--package", "egret-tests"])?;
         terminal.section("Kernel and end-to-end tests")?;

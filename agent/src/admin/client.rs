@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It does not run.
-    #[error("nothing answers on {socket}: {source}; is `egret up` running, and with the same --run-dir?")]
+    #[error("nothing answers on {socket} (is `egret up` running, and with the same --run-dir?)")]
     Connect {
         /// The admin socket.
         socket: PathBuf,
@@ -25,7 +25,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The exchange broke.
-    #[error("{socket}: {source}")]
+    #[error("the exchange over {socket} broke")]
     Http {
         /// The admin socket.
         socket: PathBuf,
@@ -37,7 +37,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// It answered something else than expected: the versions differ.
-    #[error("{socket} answered in a form this version of egret does not know: {source}")]
+    #[error("{socket} answered in a form this version of egret does not know")]
     Answer {
         /// The admin socket.
         socket: PathBuf,

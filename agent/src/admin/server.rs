@@ -92,7 +92,8 @@ async fn enroll(
         .await
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
         .map(Json)
-        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+        // With its causes: the CLI prints it as it is.
+        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(e))))
 }
 
 async fn release(State(AgentState { agent, .. }): State<AgentState>, Path(id): Path<u32>) -> Json<bool> {

@@ -31,7 +31,8 @@ const SWEEP_INTERVAL: time::Duration = time::Duration::from_secs(30);
 /// Runs the agent until it is told to end. The programs stay attached: its workloads are refused until an agent is back.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    role::announce(&settings.run_dir, "agent")?;
+    role::raise_open_files();
+    let _announced = role::announce(&settings.run_dir, "agent")?;
     let mut configuration = role::configuration(&settings, &stop)?;
     let mesh = configuration.borrow_and_update().snapshot.settings.clone();
     let instance = settings.run_dir.instance();

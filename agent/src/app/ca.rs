@@ -9,7 +9,7 @@ use crate::{admin, ca};
 /// Runs the CA until it is told to end.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    role::announce(&settings.run_dir, "ca")?;
+    let _announced = role::announce(&settings.run_dir, "ca")?;
     let trust_domain = role::configuration(&settings, &stop)?.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;

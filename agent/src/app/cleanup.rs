@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
-use super::run_dir::RunDir;
+use super::{role, run_dir::RunDir};
 use crate::{
     datapath,
-    node::{cgroup::Hierarchy, netns, workload::Workload},
+    node::{cgroup::Hierarchy, netns},
 };
 
 /// Where bpffs is mounted on every systemd host; mounted there where it is not.
@@ -27,33 +27,42 @@ pub(crate) fn pin_directory(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("egret").join(instance)
 }
 
-/// Ends what still runs as a workload, then takes away programs, cgroups, namespaces and the run directory, in this order:
-/// nothing that was captured is ever let out.
-pub async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
+/// `egret agent --cleanup`: the same for an instance that was killed. Fails when it is alive.
+pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("what an instance left belongs to root: run it with sudo");
+    }
+    let _announced = role::announce(run_dir, "supervisor")?;
+    run(run_dir).await
+}
+
+/// Ends what still runs as a workload, then takes away cgroups, programs, namespaces and the run directory, in this order:
+/// nothing that was captured is ever let out. Goes by what is there, not by state files, which may be lost.
+pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
     let instance = run_dir.instance();
-    let workloads = Workload::load_all(run_dir).context("state of the workloads")?;
-    for workload in &workloads {
-        if let Ok(cgroup) = workload.open_cgroup() {
-            cgroup.kill().with_context(|| format!("processes in {}", cgroup.path().display()))?;
-            timeout(KILL_DEADLINE, cgroup.wait_populated(false))
-                .await
-                .with_context(|| format!("processes in {} do not end", cgroup.path().display()))??;
-        }
-    }
+    timeout(KILL_DEADLINE, Hierarchy::find()?.end_instance(&instance))
+        .await
+        .context("the processes of the workloads do not end; they stay captured")?
+        .context("the workloads cannot be ended; they stay captured")?;
     datapath::cleanup(&pin_directory(&instance)).context("pinned programs")?;
-    for workload in &workloads {
-        if let Ok(cgroup) = workload.open_cgroup() {
-            cgroup.remove()?;
-        }
-        if let Some(namespace) = &workload.namespace {
-            netns::delete(namespace).with_context(|| format!("network namespace {}", namespace.display()))?;
-        }
-    }
-    Hierarchy::find()?.remove_instance(&instance)?;
+    remove_namespaces(run_dir)?;
     match fs::remove_dir_all(run_dir.path()) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("run directory {}", run_dir.path().display()))
         }
         _ => Ok(()),
     }
+}
+
+fn remove_namespaces(run_dir: &RunDir) -> anyhow::Result<()> {
+    let directory = run_dir.namespaces();
+    let entries = match fs::read_dir(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("network namespaces in {}", directory.display()))?,
+    };
+    for entry in entries {
+        let namespace = entry?.path();
+        netns::delete(&namespace).with_context(|| format!("network namespace {}", namespace.display()))?;
+    }
+    Ok(())
 }

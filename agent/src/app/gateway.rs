@@ -22,7 +22,8 @@ use crate::{
 /// Runs the gateway until it is told to end.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    role::announce(&settings.run_dir, "gateway")?;
+    role::raise_open_files();
+    let _announced = role::announce(&settings.run_dir, "gateway")?;
     let mut configuration = role::configuration(&settings, &stop)?;
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
     let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));

@@ -1,8 +1,14 @@
 //! What agent, gateway and CA have in common as processes: pid file, admin socket, configuration.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +18,48 @@ use crate::source::{
     report::Severity,
 };
 
-/// Writes the pid file of `role`.
-pub(super) fn announce(run_dir: &RunDir, role: &str) -> anyhow::Result<()> {
-    let file = run_dir.pid_file(role);
-    fs::write(&file, format!("{}\n", std::process::id()))
-        .with_context(|| format!("pid file {}", file.display()))
+/// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
+/// is 1,024 on most systems for the sake of select(2), which nothing here uses.
+pub(super) fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(e) = raised {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
+}
+
+/// A process that has a role; nobody else gets it as long as this lives.
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Announced {
+    _lock: File,
+}
+
+/// Writes the pid file of `role`, and makes the run directory where it is missing. Fails when another process has the role:
+/// a second agent would take the workloads over, and leave them refused when it ends.
+pub(super) fn announce(run_dir: &RunDir, role: &str) -> anyhow::Result<Announced> {
+    run_dir.create().with_context(|| format!("run directory {} cannot be made", run_dir.path().display()))?;
+    let path = run_dir.pid_file(role);
+    let announced = || {
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?)),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+        file.set_len(0)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(Ok(Announced { _lock: file }))
+    };
+    announced().with_context(|| format!("pid file {}", path.display()))?.or_else(|pid| {
+        bail!(
+            "egret {} runs already with {} (process {}): stop it first, or choose another directory with --run-dir",
+            if role == "supervisor" { "up" } else { role },
+            run_dir.path().display(),
+            pid.trim()
+        )
+    })
 }
 
 /// Binds a Unix socket for this user only; one left by a process that was killed is replaced.
@@ -54,5 +97,23 @@ pub(super) fn log_problems(loaded: &Loaded) {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::announce;
+    use crate::app::run_dir::RunDir;
+
+    #[test]
+    fn a_role_is_one_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path().join("run"));
+        let first = announce(&run_dir, "agent").unwrap();
+        let error = announce(&run_dir, "agent").unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(announce(&run_dir, "gateway").is_ok());
+        drop(first);
+        assert!(announce(&run_dir, "agent").is_ok());
     }
 }

@@ -4,7 +4,6 @@
 //! is killed the roles die with it, and the workloads stay refused until the next `egret up` takes them over.
 
 use std::{
-    fs::{File, TryLockError},
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{ExitStatus, Stdio},
@@ -22,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, cleanup, role, run_dir::RunDir, settings::DRAIN_DEADLINE, shutdown};
+use super::{Settings, cleanup, role, settings::DRAIN_DEADLINE, shutdown};
 use crate::{admin, datapath::Bpffs, node::cgroup::Hierarchy};
 
 /// The roles, in the order they start; they end in the reverse one.
@@ -57,12 +56,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
     }
     Hierarchy::find().context("workloads cannot be captured")?;
     let stop = shutdown::on_signal()?;
-    settings
-        .run_dir
-        .create()
-        .with_context(|| format!("run directory {} cannot be made", settings.run_dir.path().display()))?;
-    let _lock = lock(&settings.run_dir)?;
-    role::announce(&settings.run_dir, "supervisor")?;
+    let _announced = role::announce(&settings.run_dir, "supervisor")?;
     let bpffs = Bpffs::ensure(Path::new(cleanup::BPFFS)).context("workloads cannot be captured")?;
 
     let served = serve(&settings, &stop, ready).await;
@@ -72,20 +66,6 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
         tracing::debug!("{} stays mounted: {e}", cleanup::BPFFS);
     }
     served.and(cleaned)
-}
-
-/// One instance per run directory.
-fn lock(run_dir: &RunDir) -> anyhow::Result<File> {
-    let path = run_dir.path().join("lock");
-    let file = File::create(&path).with_context(|| format!("lock {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another `egret up` runs with {}: stop it first, or choose another directory with --run-dir",
-            run_dir.path().display()
-        ),
-        Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("lock {}", path.display())),
-    }
 }
 
 async fn serve(settings: &Settings, stop: &CancellationToken, ready: impl FnOnce()) -> anyhow::Result<()> {

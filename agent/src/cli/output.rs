@@ -18,6 +18,17 @@ pub(super) fn text(text: impl AsRef<str>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())
 }
 
+/// An error and its causes in one line. Some errors name their cause themselves, and none is said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !causes.iter().any(|said| said.contains(&cause)) {
+            causes.push(cause);
+        }
+    }
+    causes.join(": ")
+}
+
 /// Prints `error` with its causes.
 pub(super) fn error(error: &anyhow::Error) {
     let (red, reset) = if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -26,7 +37,7 @@ pub(super) fn error(error: &anyhow::Error) {
         ("", "")
     };
     // Nothing is left to tell it to, should stderr be closed.
-    drop(writeln!(io::stderr().lock(), "{red}egret:{reset} {error:#}"));
+    drop(writeln!(io::stderr().lock(), "{red}egret:{reset} {}", message(error)));
 }
 
 /// A table without lines: it can be read, and cut with awk.
@@ -58,7 +69,17 @@ pub(super) fn milliseconds(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, milliseconds};
+    use super::{bytes, message, milliseconds};
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("nobody answers: {0}; is it running?")]
+        struct Named(#[source] std::io::Error);
+        let cause = || std::io::Error::other("refused");
+        assert_eq!(message(&Named(cause()).into()), "nobody answers: refused; is it running?");
+        assert_eq!(message(&anyhow::Error::new(cause()).context("asking")), "asking: refused");
+    }
 
     #[test]
     fn sizes_and_times_are_short() {

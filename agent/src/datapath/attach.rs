@@ -58,14 +58,16 @@ pub(super) const HOOKS: [Hook; 10] = [
     Hook { program: names::CONNECT6, name: "connect6", attach_type: 11 },
 ];
 
-/// Attaches, or brings up to date what is attached, and writes the policy.
-pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) -> Result<(), Error> {
+/// Attaches, or brings up to date what is attached, and writes the policy. Returns how many programs were not attached.
+pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
     let (directory, inode) = open_cgroup(cgroup)?;
     let mut programs = capture.programs.lock();
     let mut rollback = Rollback { pins: Vec::new() };
+    let mut missing = 0;
     for (index, hook) in HOOKS.iter().enumerate() {
         let target = Target { directory: &directory, cgroup, inode };
-        ensure_link(&capture.pins, capture, &mut programs, hook, &target, &mut rollback)?;
+        let was_attached = ensure_link(&capture.pins, capture, &mut programs, hook, &target, &mut rollback)?;
+        missing += usize::from(!was_attached);
         if index == 0 {
             storage::write(&capture.policies, inode, policy).map_err(|error| {
                 Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
@@ -73,7 +75,7 @@ pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) 
         }
     }
     rollback.pins.clear();
-    Ok(())
+    Ok(missing)
 }
 
 /// Opens a cgroup v2 directory; with its inode, which is its key everywhere.
@@ -94,7 +96,8 @@ struct Target<'a> {
     inode: u64,
 }
 
-/// Makes sure that our version of a program is attached, by the pinned link if there is one.
+/// Makes sure that our version of a program is attached, by the pinned link if there is one. Returns whether the cgroup
+/// had one of ours already.
 fn ensure_link(
     pins: &Pins,
     capture: &Capture,
@@ -102,7 +105,7 @@ fn ensure_link(
     hook: &Hook,
     target: &Target<'_>,
     rollback: &mut Rollback,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let path = pins.link(target.inode, hook);
     let fail = |why: String| {
         Error::new(format_args!("attaching {} to cgroup {}", hook.program, target.cgroup.display()), why)
@@ -128,7 +131,7 @@ fn ensure_link(
                 if behind.tag != tag {
                     syscall::link_update(link, &program).map_err(|error| fail(error.to_string()))?;
                 }
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -137,7 +140,7 @@ fn ensure_link(
     let Some(old) = old else {
         link.pin(&path).map_err(|error| pinning(&error))?;
         rollback.pins.push(path);
-        return Ok(());
+        return Ok(false);
     };
     // The old link goes when the new one is attached and pinned, and the new one stays even if a later step fails: at no
     // time is an enrolled cgroup without. (It may also be the link of a cgroup that is gone, whose inode was reused.)
@@ -147,7 +150,7 @@ fn ensure_link(
     fs::rename(&aside, &path).map_err(|error| pinning(&error))?;
     // Best effort: without its pin the old link goes with our descriptor.
     let _ = syscall::link_detach(&old);
-    Ok(())
+    Ok(false)
 }
 
 /// The program as loaded, and the hash of its instructions.

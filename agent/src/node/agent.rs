@@ -19,7 +19,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection, dial::HostDial, listener::Listeners, routes::Families, workload::Workload};
+use super::{
+    cgroup::{Cgroup, is_gone},
+    connection,
+    dial::HostDial,
+    listener::Listeners,
+    routes::Families,
+    workload::Workload,
+};
 use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
@@ -32,11 +39,14 @@ use crate::{
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often it is checked that a workload is still captured.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why a workload could not be enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its cgroup, namespace or listener could not be made.
-    #[error("workload {identity}: {source}")]
+    #[error("workload {identity} cannot be set up")]
     Workload {
         /// The workload.
         identity: SpiffeId,
@@ -45,7 +55,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel half refused.
-    #[error("workload {identity}: {source}")]
+    #[error("workload {identity} cannot be captured")]
     Capture {
         /// The workload.
         identity: SpiffeId,
@@ -62,7 +72,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
     }
 
     /// How many.
@@ -80,6 +95,10 @@ pub struct Counters {
     pub refused: Counter,
     /// Connections on a listener that no captured connect() belongs to.
     pub original_destination_miss: Counter,
+    /// Programs that somebody detached from a workload, attached again.
+    pub programs_reattached: Counter,
+    /// Checks of a workload that failed: whether it is captured is not known.
+    pub checks_failed: Counter,
 }
 
 /// What an agent is made of.
@@ -174,7 +193,9 @@ impl Agent {
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
     pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
-        for workload in Workload::load_all(&self.run_dir)? {
+        let workloads = Workload::load_all(&self.run_dir)?;
+        Workload::remove_unknown(&self.run_dir, &self.cgroup, &workloads)?;
+        for workload in workloads {
             {
                 let mut workloads = self.workloads.lock();
                 workloads.last_id = workloads.last_id.max(workload.id);
@@ -183,7 +204,7 @@ impl Agent {
                 self.undo(&workload);
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
-                tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {e}");
+                tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));
             } else {
                 tracing::info!(workload = %workload.identity, "taken over");
             }
@@ -198,8 +219,7 @@ impl Agent {
         if populated.unwrap_or(false) {
             return false;
         }
-        self.release(&enrolled);
-        true
+        self.release(&enrolled)
     }
 
     /// The workloads enrolled, by number.
@@ -230,6 +250,8 @@ impl Agent {
             ("agent_accepted", self.counters.accepted.get()),
             ("agent_refused", self.counters.refused.get()),
             ("original_destination_miss", self.counters.original_destination_miss.get()),
+            ("programs_reattached", self.counters.programs_reattached.get()),
+            ("checks_failed", self.counters.checks_failed.get()),
         ]);
         counters
     }
@@ -291,38 +313,78 @@ impl Agent {
         }
         let (agent, stop) = (Arc::clone(self), enrolled.stop.clone());
         self.connections.spawn(async move {
-            stop.run_until_cancelled(agent.watch(&enrolled, cgroup)).await;
+            let life = async {
+                tokio::select! {
+                    () = agent.keep_captured(&enrolled, &policy) => {}
+                    () = agent.watch(&enrolled, &cgroup) => {}
+                }
+            };
+            stop.run_until_cancelled(life).await;
         });
         Ok(())
     }
 
-    /// Releases the workload when its last process has ended.
-    async fn watch(&self, enrolled: &Enrolled, cgroup: super::cgroup::Cgroup) {
-        let ended = async {
-            match time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await {
-                Ok(entered) => entered?,
-                Err(_) => {
-                    tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
+    /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
+    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
+    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
+        let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let Workload { identity, cgroup, .. } = &enrolled.workload;
+            match self.capture.attach(cgroup, policy) {
+                Ok(0) => {}
+                Ok(missing) => {
+                    self.counters.programs_reattached.add(missing as u64);
+                    tracing::error!(
+                        workload = %identity,
+                        "{missing} of its programs had been detached by somebody and are attached again; \
+                         connections it made meanwhile may have gone out directly"
+                    );
+                }
+                // The end of the workload is the watcher's to see.
+                Err(_) if !cgroup.exists() => {}
+                Err(e) => {
+                    self.counters.checks_failed.increment();
+                    tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
                 }
             }
-            cgroup.wait_populated(false).await
-        };
-        if let Err(e) = ended.await {
-            // The directory is gone, which is an end as well; anything else must not pass for one.
-            if e.kind() != io::ErrorKind::NotFound && e.raw_os_error() != Some(nix::libc::ENODEV) {
-                tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
+        }
+    }
+
+    /// Releases the workload when its last process has ended.
+    async fn watch(&self, enrolled: &Enrolled, cgroup: &Cgroup) {
+        if time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await.is_err() {
+            tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
+        }
+        loop {
+            match cgroup.wait_populated(false).await {
+                // The directory is gone, which is an end as well; anything else must not pass for one.
+                Err(e) if !is_gone(&e) => {
+                    tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
+                    return;
+                }
+                _ => {}
+            }
+            // A process that entered just now keeps it.
+            if self.release(enrolled) || !cgroup.populated().unwrap_or(false) {
                 return;
             }
         }
-        self.release(enrolled);
     }
 
-    fn release(&self, enrolled: &Enrolled) {
+    /// `false`: something runs in it, and it stays as it is.
+    fn release(&self, enrolled: &Enrolled) -> bool {
+        // First of all, because the kernel refuses it while a process is inside: none is ever there uncaptured.
+        if let Err(e) = enrolled.workload.remove_cgroup() {
+            tracing::warn!(workload = %enrolled.workload.identity, "stays enrolled: {e}");
+            return false;
+        }
         enrolled.stop.cancel();
         let last_of_identity = {
             let mut workloads = self.workloads.lock();
             if workloads.enrolled.remove(&enrolled.workload.id).is_none() {
-                return;
+                return true;
             }
             !workloads.enrolled.values().any(|other| other.workload.identity == enrolled.workload.identity)
         };
@@ -331,13 +393,16 @@ impl Agent {
         }
         self.undo(&enrolled.workload);
         tracing::info!(workload = %enrolled.workload.identity, "released");
+        true
     }
 
+    /// Takes away what was made for a workload in which nothing runs.
     fn undo(&self, workload: &Workload) {
-        if let Err(e) = self.capture.detach(workload.cgroup_inode) {
-            tracing::error!(workload = %workload.identity, "{e}");
-        }
-        if let Err(e) = workload.remove(&self.run_dir) {
+        let undone = workload
+            .remove_cgroup()
+            .map_err(|e| e.to_string())
+            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
+        if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }
     }

@@ -40,9 +40,22 @@ impl Hierarchy {
         self.root.join("egret").join(name)
     }
 
-    /// Removes the directory of an instance, and the common parent when no other instance is left.
-    pub fn remove_instance(&self, name: &str) -> io::Result<()> {
-        remove_directory(&self.instance(name))?;
+    /// Ends everything that runs in the cgroups of an instance and removes them, and the common parent when no other
+    /// instance is left. What enters meanwhile is ended as well: nothing is alive in a cgroup that is gone.
+    pub async fn end_instance(&self, name: &str) -> io::Result<()> {
+        loop {
+            let ended = async {
+                let cgroup = Cgroup::open(self.instance(name))?;
+                cgroup.kill()?;
+                cgroup.wait_populated(false).await?;
+                cgroup.remove()
+            };
+            match ended.await {
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
+                Err(e) if !is_gone(&e) => return Err(e),
+                _ => break,
+            }
+        }
         match fs::remove_dir(self.root.join("egret")) {
             Err(e)
                 if !matches!(
@@ -132,19 +145,35 @@ impl Cgroup {
         }
     }
 
-    /// Removes the directory; fine when it is gone already.
+    /// Removes the directory and what its processes made below; fine when it is gone already. Fails with
+    /// `ResourceBusy` when a process is in it.
     pub fn remove(&self) -> io::Result<()> {
-        remove_directory(&self.path)
+        remove_tree(&self.path)
     }
+}
+
+/// Whether an operation on a cgroup failed because its directory was removed.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV))
 }
 
 fn populated(events: &str) -> bool {
     events.lines().any(|line| line == "populated 1")
 }
 
-fn remove_directory(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+/// A cgroup's files cannot be removed and go with it, so only directories count.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let remove = || {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                remove_tree(&entry.path())?;
+            }
+        }
+        fs::remove_dir(path)
+    };
+    match remove() {
+        Err(e) if !is_gone(&e) => {
             Err(io::Error::new(e.kind(), format!("cgroup {} cannot be removed: {e}", path.display())))
         }
         _ => Ok(()),

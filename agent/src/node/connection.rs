@@ -1,6 +1,6 @@
 //! One captured connection, from accept to close: original destination, certificate, tunnel, bytes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
@@ -52,6 +52,10 @@ async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, flow: &FlowHandle) {
         Ok(()) => {}
         Err(copy::Error::Io(copy::Side::Left, e)) => {
             flow.fail(&Refusal::new(Reason::ClientGone, format!("the workload's connection broke: {e}")));
+        }
+        // The far side ended regularly and takes no more; what the workload still sends meets a reset, as without us.
+        Err(copy::Error::Io(copy::Side::Right, e)) if e.kind() == io::ErrorKind::BrokenPipe => {
+            refuse::reset(stream);
         }
         Err(copy::Error::Io(copy::Side::Right, e)) => {
             // The gateway reset the tunnel: so is the workload's connection, which must not take it for a regular end.

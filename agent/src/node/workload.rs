@@ -1,10 +1,16 @@
 //! A workload: what the agent knows of it, and the file that lets a restarted agent find it again.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup::Cgroup, netns};
+use super::{
+    cgroup::{Cgroup, is_gone},
+    netns,
+};
 use crate::{app::run_dir::RunDir, mesh::SpiffeId};
 
 /// An enrolled workload. Also the JSON of its state file and of the admin socket.
@@ -27,7 +33,7 @@ impl Workload {
     /// Makes cgroup and, where asked, network namespace of a new workload.
     pub(super) fn create(
         run_dir: &RunDir,
-        parent: &std::path::Path,
+        parent: &Path,
         id: u32,
         identity: SpiffeId,
         own_namespace: bool,
@@ -52,10 +58,8 @@ impl Workload {
         if cgroup.inode() == self.cgroup_inode {
             Ok(cgroup)
         } else {
-            Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the cgroup directory is not the one that was enrolled",
-            ))
+            // The one that was enrolled is gone.
+            Err(nix::Error::ENOENT.into())
         }
     }
 
@@ -69,12 +73,8 @@ impl Workload {
 
     /// Every workload with a state file, in no order.
     pub fn load_all(run_dir: &RunDir) -> io::Result<Vec<Self>> {
-        let entries = match fs::read_dir(run_dir.workloads()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
         let mut workloads = Vec::new();
-        for entry in entries {
+        for entry in directory(&run_dir.workloads())? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 let text = fs::read(&path)?;
@@ -87,18 +87,55 @@ impl Workload {
         Ok(workloads)
     }
 
-    /// Removes what [`Self::create`] and [`Self::save`] made. Everything is tried; the first error is told.
+    /// Removes cgroups and namespaces that have no state file: an earlier agent was killed while it made them, so no process
+    /// was ever told to enter. Where one runs nevertheless, the state was lost: it stays, and is refused.
+    pub(super) fn remove_unknown(run_dir: &RunDir, parent: &Path, known: &[Self]) -> io::Result<()> {
+        for cgroup in directory(parent)? {
+            let path = cgroup?.path();
+            if path.is_dir() && known.iter().all(|workload| workload.cgroup != path) {
+                let removed = Cgroup::open(path).and_then(|cgroup| cgroup.remove());
+                if let Err(e) = removed {
+                    tracing::error!("a workload without a state file stays, and is refused: {e}");
+                }
+            }
+        }
+        for namespace in directory(&run_dir.namespaces())? {
+            let path = namespace?.path();
+            if known.iter().all(|workload| workload.namespace.as_ref() != Some(&path)) {
+                netns::delete(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes its cgroup; fails with `ResourceBusy` when a process is in it. Fine when it is gone, or made anew by others.
+    pub(super) fn remove_cgroup(&self) -> io::Result<()> {
+        match self.open_cgroup() {
+            Ok(cgroup) => cgroup.remove(),
+            Err(e) if is_gone(&e) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes the rest of what [`Self::create`] and [`Self::save`] made. Everything is tried; the first error is told.
     pub(super) fn remove(&self, run_dir: &RunDir) -> io::Result<()> {
-        let cgroup = match fs::remove_dir(&self.cgroup) {
+        let namespace = self.namespace.as_deref().map_or(Ok(()), netns::delete);
+        let file = match fs::remove_file(self.file(run_dir)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         };
-        let namespace = self.namespace.as_deref().map_or(Ok(()), netns::delete);
-        let file = fs::remove_file(self.file(run_dir));
-        cgroup.and(namespace).and(file)
+        namespace.and(file)
     }
 
     fn file(&self, run_dir: &RunDir) -> PathBuf {
         run_dir.workloads().join(format!("{}.json", self.id))
+    }
+}
+
+/// What is in a directory; nothing when it is not there.
+fn directory(path: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
+    match fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        entries => Ok(Some(entries?).into_iter().flatten()),
     }
 }

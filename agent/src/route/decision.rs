@@ -120,9 +120,9 @@ pub struct Upstream {
 pub enum Endpoints {
     /// Listed addresses (`STATIC`).
     Static(Vec<SocketAddr>),
-    /// Names to resolve, with their ports (`DNS`).
+    /// Names to resolve, with their ports (`DNS`, and `NONE` for any other address dialled).
     Dns(Vec<(Arc<str>, u16)>),
-    /// The address the workload dialled (`NONE`, and unregistered hosts).
+    /// The address the workload dialled: unregistered hosts, and `NONE` where the address is one of the ServiceEntry's.
     OriginalDestination(SocketAddr),
 }
 

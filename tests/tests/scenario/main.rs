@@ -7,8 +7,10 @@ mod bad_input;
 mod credential;
 mod exec;
 mod killed;
+mod nginx;
 mod nothing_left;
 mod plaintext;
+mod repair;
 mod walk;
 
 use std::{

@@ -78,6 +78,29 @@ fn ctrl_c_takes_everything_away() -> Result<()> {
     Ok(())
 }
 
+/// State files can be lost, and a workload may make cgroups of its own. Nothing may be alive when the programs go.
+#[test]
+fn what_it_has_no_state_of_is_ended_all_the_same() -> Result<()> {
+    let Some(rig) = Rig::start()? else { return Ok(()) };
+    let world = &rig.world;
+    let script = "own=$(sed -n 's/^0:://p' /proc/self/cgroup); \
+        root=$(awk '/ - cgroup2 / { print $5; exit }' /proc/self/mountinfo); \
+        mkdir \"$root$own/below\" && echo $$ > \"$root$own/below/cgroup.procs\" && echo inside >&2; \
+        exec sleep 600";
+    let mut command = world.egret.exec("default/sleep", false);
+    let mut workload = Process::spawn("a workload", command.args(["sh", "-c", script]))?;
+    workload.wait_for_line("inside", Duration::from_secs(15))?;
+    let mut footprint = Footprint::of(world.egret.run_dir());
+    footprint.record(&world.egret)?;
+    fs::remove_dir_all(world.egret.run_dir().join("workloads"))?;
+
+    let Rig { world, _directory } = rig;
+    world.stop()?;
+    workload.wait(Duration::from_secs(10))?;
+    assert_eq!(footprint.left()?, Vec::<String>::new());
+    Ok(())
+}
+
 /// What an instance made for all (the mount of bpffs, the parent of the cgroups) stays while another uses it.
 #[test]
 fn an_instance_that_ends_leaves_the_others_workloads_captured() -> Result<()> {

@@ -46,9 +46,14 @@ pub(super) async fn serve<D: Decide>(
     decide: D,
 ) -> Response<ResponseBody> {
     let waiting = guard.filter(|_| upgrade::requested(request.headers()).is_some());
+    let handed_over = request.extensions().get().cloned();
     let response = answer(request, session, waiting.is_some(), decide).await;
     if let Some(guard) = waiting {
-        guard.decide_upgrade(response.status() == 101);
+        let accepted = response.status() == 101;
+        guard.decide_upgrade(accepted);
+        if let (false, Some(connection)) = (accepted, handed_over) {
+            tokio::spawn(upgrade::close(connection));
+        }
     }
     response
 }

@@ -236,7 +236,11 @@ fn explain(error: &hyper::Error, transport: &Transport, lease: &Lease) -> Refusa
         return refusal;
     }
     let remote = lease.peer.remote;
-    if error.is_user() || error.is_body_write_aborted() {
+    if error.is_user()
+        && let Some(why) = malformed(error)
+    {
+        Refusal::new(Reason::BadRequest, why)
+    } else if error.is_user() || error.is_body_write_aborted() {
         Refusal::new(Reason::ClientGone, format!("the workload's request broke off: {error}"))
     } else if error.is_parse() {
         Refusal::new(Reason::UpstreamReset, format!("{remote} answered something that is not HTTP: {error}"))
@@ -247,4 +251,13 @@ fn explain(error: &hyper::Error, transport: &Transport, lease: &Lease) -> Refusa
             format!("{remote} ended the connection before it answered: {error}{cause}"),
         )
     }
+}
+
+/// What the guard has found wrong with the request's body, if that is what broke the exchange.
+fn malformed(error: &hyper::Error) -> Option<String> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .find(|error| error.kind() == std::io::ErrorKind::InvalidData)
+        .map(ToString::to_string)
 }

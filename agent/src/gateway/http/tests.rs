@@ -124,6 +124,18 @@ async fn what_breaks_the_rules_is_answered_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn a_malformed_body_is_the_workloads_fault() {
+    let server = Server::echo().await;
+    let bench = Bench::new();
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n";
+    let answer = bench.raw(always(forward(upstream(server.address))), request).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let line = &bench.logged(1).await[0];
+    assert_eq!((&line["response_code"], &line["reason"]), (&400.into(), &"bad_request".into()));
+    assert_eq!(line["reason_detail"], "a chunk has no size");
+}
+
+#[tokio::test]
 async fn the_body_of_a_denied_request_is_never_a_request() {
     let server = Server::echo().await;
     let bench = Bench::new();
@@ -149,14 +161,18 @@ async fn the_body_of_a_denied_request_is_never_a_request() {
 #[tokio::test]
 async fn h2c_is_an_offer_that_ends_here() {
     let server = Server::echo().await;
-    let answer = Bench::new()
-        .raw(
-            always(forward(upstream(server.address))),
-            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
-        )
-        .await;
+    let bench = Bench::new();
+    let mut client = bench.http(always(forward(upstream(server.address))));
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(!answer.contains("seen-upgrade") && !answer.contains("seen-http2"), "{answer}");
+    // Closed in order, not dropped: in a tunnel that would be a reset.
+    client.write_all(&[0; 100 * 1024]).await.unwrap();
 }
 
 #[tokio::test]

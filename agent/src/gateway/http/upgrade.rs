@@ -9,6 +9,7 @@ use ::http::{
 use bytes::Bytes;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{body::ResponseBody, exchange::Revoked, headers};
 use crate::{
@@ -47,6 +48,15 @@ pub(super) fn requested(headers: &HeaderMap) -> Option<Kind> {
 /// The workload's end of the upgrade.
 pub(super) fn take(extensions: &mut Extensions) -> Option<OnUpgrade> {
     extensions.remove()
+}
+
+/// Ends a connection whose upgrade was declined, when its time has come. hyper hands it over all the same, as it is; dropped,
+/// it would be reset, and the answer with it.
+pub(super) async fn close(connection: OnUpgrade) {
+    if let Ok(io) = connection.await {
+        // A client that has gone meanwhile needs no farewell.
+        let _ = TokioIo::new(io).shutdown().await;
+    }
 }
 
 /// Asks the next hop for a WebSocket.
