@@ -24,6 +24,8 @@ pub struct Context {
     pub target_v6: Option<SocketAddrV6>,
     /// The gateway's tunnel port.
     pub gateway: Option<SocketAddr>,
+    /// Where another workload's connections go.
+    pub listener: Option<SocketAddr>,
     /// A TCP socket that was opened outside and inherited.
     pub inherited: Option<RawFd>,
     /// Unix socket of a process outside that hands out sockets.

@@ -1,6 +1,9 @@
 //! `egret verify-bypass` with a witness: no way out of a workload, every way out without one.
 
+use std::time::Duration;
+
 use anyhow::Result;
+use egret_tests::{process::Process, wait};
 
 use crate::rig::{Battery, Rig, Subject};
 
@@ -75,6 +78,20 @@ fn a_workload_of_the_host_network_gets_nothing_out() -> Result<()> {
 }
 
 #[test]
+fn another_workloads_listener_serves_nobody_else() -> Result<()> {
+    let Some(rig) = Rig::start("another_workloads_listener_serves_nobody_else")? else { return Ok(()) };
+    let mut command = rig.world.egret.exec("default/other", false);
+    let other = Process::spawn("another workload", command.args(["sleep", "60"]))?;
+    let listener = wait::until("its listener", Duration::from_secs(10), || Ok(rig.listeners()?.pop()))?;
+    let target = rig.target();
+    let battery = rig.run(Subject::Enrolled, &["--target", &target, "--listener", &listener], None)?;
+    assert_eq!(battery.verdict("another workload's listener"), "held", "{}", battery.report);
+    assert_eq!(battery.verdict("the listener's own port"), "held", "{}", battery.report);
+    drop(other);
+    Ok(())
+}
+
+#[test]
 fn an_own_namespace_lets_nothing_out() -> Result<()> {
     let Some(rig) = Rig::start("an_own_namespace_lets_nothing_out")? else { return Ok(()) };
     let battery = rig.battery(Subject::Isolated)?;
@@ -99,7 +116,12 @@ fn without_enrolment_everything_gets_out() -> Result<()> {
     assert_eq!(battery.report["watched"], true, "{}", battery.report);
     assert!(battery.failed, "escapes have to fail");
     // What Egret itself would have to offer, and what is no address of ours.
-    let egrets = ["the listener's own port", "the gateway without a certificate", "tcp metadata address"];
+    let egrets = [
+        "the listener's own port",
+        "another workload's listener",
+        "the gateway without a certificate",
+        "tcp metadata address",
+    ];
     for (vector, (verdict, seen)) in &battery.vectors {
         let (absent, vector) = (verdict == "not_available", vector.as_str());
         let excused = absent && (egrets.contains(&vector) || OPTIONAL.contains(&vector));

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use egret_tests::{
+    egret::Part,
     netns::Namespace,
     privileges,
     process::{self, Process},
@@ -117,9 +118,14 @@ impl Rig {
         self.directory.path()
     }
 
+    /// The witness.
+    pub(crate) fn target(&self) -> String {
+        format!("{}:{WITNESS}", self.world.external.address())
+    }
+
     /// Runs the battery at the witness, with everything that a test can give it.
     pub(crate) fn battery(&self, subject: Subject) -> Result<Battery> {
-        let v4 = format!("{}:{WITNESS}", self.world.external.address());
+        let v4 = self.target();
         let v6 = format!("[{}]:{WITNESS}", self.v6);
         let gateway = format!("127.0.0.1:{}", self.world.egret.tunnel_port());
         // Made here, outside every workload, and without close-on-exec.
@@ -131,6 +137,14 @@ impl Rig {
             arguments.extend(["--gateway", &gateway]);
         }
         self.run(subject, &arguments, Some(early))
+    }
+
+    /// The agent's listeners on 127.0.0.1: one per workload of the host's network namespace.
+    pub(crate) fn listeners(&self) -> Result<Vec<String>> {
+        let agent = format!("pid={},", self.world.egret.pid(Part::Agent)?);
+        let sockets = process::run("ss", &["-Htlnp", "src", "127.0.0.1"])?;
+        let agents = sockets.lines().filter(|line| line.contains(&agent));
+        Ok(agents.filter_map(|line| line.split_whitespace().nth(3)).map(str::to_owned).collect())
     }
 
     /// Runs the battery with these arguments.
