@@ -32,7 +32,7 @@ mod tests {
     #[test]
     fn only_where_the_configuration_or_the_peer_allows_it() {
         let policy = Policy::new(7, 1, 1);
-        let table = Table { spoken: Some((5000, "198.51.100.9:4242")), ..Table::default() };
+        let table = Table { spoken: Some((5000, "198.51.100.9:4242")) };
         for (port, destination, expected) in [
             (4000, "127.0.0.1:53", Decision::PassedDatagram),
             (4000, "[::1]:9", Decision::PassedDatagram),

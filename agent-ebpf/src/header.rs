@@ -12,6 +12,8 @@ pub const TCP_LENGTH: usize = 14;
 /// Bytes of a hop-by-hop header with one option of 4 bytes, and the type of the ICMPv6 message after it.
 pub const HOP_BY_HOP_LENGTH: usize = 9;
 
+/// Bits of the second word of an IPv4 header.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -58,7 +60,7 @@ impl Header {
             hops: bytes[8],
             length: u32::from(words) * 4,
             // A fragment other than the first has no protocol's header. Packets are cut after the backstop, so it is forged.
-            plain: words == 5 && bytes[6] & 0x1f == 0 && bytes[7] == 0,
+            plain: words == 5 && u16::from_be_bytes([bytes[6], bytes[7]]) & FRAGMENT_OFFSET == 0,
         }
     }
 

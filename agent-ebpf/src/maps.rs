@@ -86,7 +86,7 @@ impl Destinations for Reachable {
 
     #[inline(always)]
     fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool {
-        SPOKEN.get_ptr(&Conversation::new(self.workload, port, *peer)).is_some()
+        SPOKEN.get_ptr(Conversation::new(self.workload, port, *peer)).is_some()
     }
 }
 

@@ -23,6 +23,17 @@ fn cleaning_up_nothing_is_fine() {
 }
 
 #[test]
+fn the_backstop_is_detached_after_connect() {
+    let at = |pin| attach::position(pin).unwrap();
+    let egress = at("4242-egret_egress-egress");
+    for earlier in ["4242-egret_connect4-connect4", "4242-egret_connect6-connect6-new"] {
+        assert!(at(earlier) > egress, "{earlier}");
+    }
+    assert_eq!(at("4242-egret_sock_ops-sock_ops"), 0);
+    assert_eq!(attach::position("4242-egret_later-later"), None);
+}
+
+#[test]
 fn a_directory_that_is_no_cgroup_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let error = attach::open_cgroup(directory.path()).unwrap_err().to_string();

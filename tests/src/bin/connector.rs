@@ -8,13 +8,15 @@
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
-//! - `mptcp ADDRESS`: connects a Multipath TCP socket.
 //! - `datagram ADDRESS`: connects a UDP socket.
 //! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
+//! - `start-routed HOP ADDRESS`, `send-routed HOP TEXT ADDRESS`: `start` and `send-connected`, source-routed by a hop.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
+//! - `own-network`: moves into a network namespace of its own making.
 //! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
+//! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
 //! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
 //! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
@@ -22,12 +24,13 @@
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    sched::{CloneFlags, unshare},
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
         setsockopt, socket,
@@ -82,12 +85,7 @@ fn run(words: &[&str]) -> Outcome {
             let address = parse(address)?;
             let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let socket = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
-            let outcome = connect(socket.as_raw_fd(), &SockaddrStorage::from(address));
-            // Not connected yet, and not waited for.
-            Ok((
-                outcome.map_or_else(|e| format!("errno {}", e as i32), |()| "connected".to_owned()),
-                Some(socket),
-            ))
+            started(socket, &address.to_string())
         }
         ["device", name, address] => stream(&[address], SockFlag::empty(), Some(name)),
         ["hasty", text, address] => {
@@ -99,11 +97,6 @@ fn run(words: &[&str]) -> Outcome {
             let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)?;
             let flags = MsgFlags::from_bits_retain(nix::libc::MSG_FASTOPEN);
             sendto(socket.as_raw_fd(), text.as_bytes(), &SockaddrStorage::from(parse(address)?), flags)?;
-            peer(socket)
-        }
-        ["mptcp", address] => {
-            let socket = raw_socket(nix::libc::AF_INET, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)?;
-            connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
             peer(socket)
         }
         ["datagram", address] => {
@@ -119,16 +112,33 @@ fn run(words: &[&str]) -> Outcome {
             connected(any(parse(address)?), parse(address)?)?.send(text.as_bytes()).map_err(errno)?;
             done()
         }
+        ["start-routed", hop, address] => {
+            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            source_route(&socket, hop)?;
+            started(socket, address)
+        }
+        ["send-routed", hop, text, address] => {
+            let address = parse(address)?;
+            let socket = datagram(any(address))?;
+            source_route(&socket, hop)?;
+            socket.connect(address).map_err(errno)?;
+            socket.send(text.as_bytes()).map_err(errno)?;
+            done()
+        }
         ["ask", text, address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;
             socket.send(text.as_bytes()).map_err(errno)?;
             let mut answer = [0; 64];
-            let length = socket.recv(&mut answer).map_err(errno)?;
+            let (length, _) = receive(&socket, &mut answer)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
         }
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
+        }
+        ["own-network"] => {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            done()
         }
         ["listener", address] => {
             let listener = TcpListener::bind(parse(address)?).map_err(errno)?;
@@ -152,6 +162,10 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
             stream.write_all(&vec![b'x'; bytes]).map_err(errno)?;
             done()
         }
+        ["dial", address] => {
+            connect(copy.as_raw_fd(), &SockaddrStorage::from(parse(address)?))?;
+            peer(copy)
+        }
         ["talk", text] => {
             let mut stream = TcpStream::from(copy);
             stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
@@ -162,13 +176,13 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
         }
         ["answer", text] => {
             let socket = UdpSocket::from(copy);
-            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            let (_, peer) = receive(&socket, &mut [0; 64])?;
             socket.send_to(text.as_bytes(), peer).map_err(errno)?;
             done()
         }
         ["answer-connected", text] => {
             let socket = UdpSocket::from(copy);
-            let (_, peer) = socket.recv_from(&mut [0; 64]).map_err(errno)?;
+            let (_, peer) = receive(&socket, &mut [0; 64])?;
             let second = connected(socket.local_addr().map_err(errno)?, peer)?;
             second.send(text.as_bytes()).map_err(errno)?;
             done()
@@ -212,6 +226,16 @@ fn datagram(at: SocketAddr) -> Result<UdpSocket, Errno> {
     Ok(socket)
 }
 
+/// A wait with a timeout is not taken up again by the kernel when something interrupts it.
+fn receive(socket: &UdpSocket, bytes: &mut [u8]) -> Result<(usize, SocketAddr), Errno> {
+    loop {
+        match socket.recv_from(bytes).map_err(errno) {
+            Err(Errno::EINTR) => {}
+            received => return received,
+        }
+    }
+}
+
 fn connected(at: SocketAddr, to: SocketAddr) -> Result<UdpSocket, Errno> {
     let socket = datagram(at)?;
     socket.connect(to).map_err(errno)?;
@@ -224,6 +248,30 @@ fn raw_socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     let number = unsafe { nix::libc::socket(family, kind, protocol) };
     // SAFETY: made by the call above, for nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) })
+}
+
+/// Loose source routing by one hop (RFC 791 §3.1), which needs no privilege.
+fn source_route(socket: &impl AsRawFd, hop: &str) -> Result<(), Errno> {
+    let [a, b, c, d] = hop.parse::<Ipv4Addr>().map_err(|_| Errno::EINVAL)?.octets();
+    let option = [131_u8, 7, 4, a, b, c, d, 0];
+    // SAFETY: pointer and length are those of `option`, which lives during the call.
+    let result = unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            nix::libc::IPPROTO_IP,
+            nix::libc::IP_OPTIONS,
+            option.as_ptr().cast(),
+            option.len() as nix::libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Begins to connect, and does not wait.
+fn started(socket: OwnedFd, address: &str) -> Outcome {
+    let outcome = connect(socket.as_raw_fd(), &SockaddrStorage::from(parse(address)?));
+    let said = outcome.map_or_else(|e| format!("errno {}", e as i32), |()| "connected".to_owned());
+    Ok((said, Some(socket)))
 }
 
 fn stream(addresses: &[&str], flags: SockFlag, device: Option<&str>) -> Outcome {

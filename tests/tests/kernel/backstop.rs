@@ -3,15 +3,16 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
 
 use crate::{
-    lab::{Application, Lab, assert_idle, errno, listen, port},
-    outside::{INSIDE, OUTSIDE, Outside, receive},
+    lab::{Application, Lab, assert_idle, errno, ip, listen, port},
+    outside::{INSIDE, OUTSIDE, Outside, receive, set_up},
 };
 
 /// Waits until a counter is not 0 any more.
@@ -19,7 +20,7 @@ fn wait_for_count(lab: &Lab, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while lab.count(name) == 0 {
         assert!(Instant::now() < deadline, "{name} stays 0: {:?}", lab.capture.counters());
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -29,11 +30,11 @@ fn in_progress() -> String {
 }
 
 /// A client outside that reads everything a server inside sends.
-fn read_all(outside: &Outside, address: &str) -> std::thread::JoinHandle<usize> {
-    let address: std::net::SocketAddr = address.parse().unwrap();
+fn read_all(outside: &Outside, address: &str) -> thread::JoinHandle<usize> {
+    let address: SocketAddr = address.parse().expect("an address");
     outside.start(move || {
         let mut stream = TcpStream::connect(address).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("read");
         bytes.len()
@@ -50,7 +51,7 @@ fn captured_tcp_works_and_nothing_is_dropped() {
         assert_eq!(application.run(&format!("keep connect {address}")), format!("ok {address}"));
         let (mut stream, original) = lab.take(v4);
         assert_eq!(original, Some(address.parse().unwrap()));
-        let echo = std::thread::spawn(move || {
+        let echo = thread::spawn(move || {
             let mut bytes = [0; 5];
             stream.read_exact(&mut bytes).unwrap();
             stream.write_all(&bytes).unwrap();
@@ -87,6 +88,41 @@ fn servers_answer_clients_from_outside() {
 }
 
 #[test]
+fn servers_answer_when_cookies_are_forced() {
+    let Some(lab) = Lab::new("servers_answer_when_cookies_are_forced") else { return };
+    let outside = Outside::new();
+    fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+    lab.enrol();
+    let mut application = lab.inside();
+    for address in INSIDE {
+        let at = application.run(&format!("keep listener {address}:0"));
+        let client = read_all(&outside, at.strip_prefix("ok ").unwrap());
+        assert_eq!(application.run("serve 1000"), "ok done");
+        assert_eq!(client.join().unwrap(), 1000);
+    }
+    assert_eq!(lab.count("accepted"), 2);
+    assert_eq!(lab.counters_like("dropped_"), []);
+}
+
+#[test]
+fn source_routing_by_a_bypassed_hop_is_no_way_out() {
+    let Some(lab) = Lab::new("source_routing_by_a_bypassed_hop_is_no_way_out") else { return };
+    let outside = Outside::new();
+    let hop = OUTSIDE[0];
+    let server = outside.socket(&format!("{hop}:9"));
+    let mut application = lab.inside();
+    // The control: it can be sent at all.
+    assert_eq!(application.run(&format!("send-routed {hop} x 203.0.113.7:9")), "ok done");
+    lab.enrol();
+    lab.capture.set_bypass(&["198.51.100.0/24".parse().unwrap()]).unwrap();
+    assert_eq!(application.run(&format!("send-connected direct {hop}:9")), "ok done");
+    assert_eq!(receive(&server).0, "direct");
+    assert_eq!(application.run(&format!("send-routed {hop} x 203.0.113.7:9")), errno(Errno::EPERM));
+    assert_eq!(application.run(&format!("start-routed {hop} 203.0.113.7:80")), in_progress());
+    assert_eq!((lab.count("dropped_datagram"), lab.count("dropped_captured")), (1, 1));
+}
+
+#[test]
 fn a_connection_older_than_the_enrolment_goes_on_and_is_counted() {
     let Some(lab) = Lab::new("a_connection_older_than_the_enrolment_goes_on_and_is_counted") else { return };
     let outside = Outside::new();
@@ -97,7 +133,7 @@ fn a_connection_older_than_the_enrolment_goes_on_and_is_counted() {
     assert_eq!(application.run(&format!("keep connect {at}")), format!("ok {at}"));
     let (mut stream, _) = server.accept().unwrap();
     lab.enrol();
-    let echo = std::thread::spawn(move || {
+    let echo = thread::spawn(move || {
         let mut bytes = [0; 5];
         stream.read_exact(&mut bytes).unwrap();
         stream.write_all(&bytes).unwrap();
@@ -145,7 +181,7 @@ fn the_answers_of_udp_servers_pass() {
     let mut application = lab.inside();
     for (inside, outer) in INSIDE.iter().zip(OUTSIDE) {
         let at = application.run(&format!("keep server {inside}:0"));
-        let at: std::net::SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
+        let at: SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
         for command in ["answer pong", "answer-connected pong"] {
             let client = outside.socket(&format!("{outer}:0"));
             client.send_to(b"ping", at).unwrap();
@@ -199,7 +235,7 @@ fn udp_to_loopback_and_bypassed_ranges_passes() {
         }
     }
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let server = std::net::UdpSocket::bind(address).unwrap();
+        let server = UdpSocket::bind(address).unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let at = server.local_addr().unwrap();
         for command in ["send", "send-connected"] {
@@ -215,13 +251,13 @@ fn the_configured_resolvers_answer_over_udp_and_tcp() {
     let Some(lab) = Lab::new("the_configured_resolvers_answer_over_udp_and_tcp") else { return };
     let outside = Outside::new();
     lab.enrol();
-    let resolvers: Vec<std::net::SocketAddr> =
+    let resolvers: Vec<SocketAddr> =
         OUTSIDE.iter().map(|address| format!("{address}:53").parse().unwrap()).collect();
     lab.capture.set_resolvers(&resolvers).unwrap();
     let mut application = lab.inside();
     for at in resolvers {
         let server = outside.socket(&at.to_string());
-        let answering = std::thread::spawn(move || {
+        let answering = thread::spawn(move || {
             for _ in 0..2 {
                 let (question, peer) = receive(&server);
                 if question == "question" {
@@ -310,33 +346,49 @@ fn sockets_opened_before_the_enrolment_are_no_way_out() {
     // A connection that is just being opened: its next SYN is dropped.
     let mut opening = lab.inside();
     lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
-    outside.run(|| crate::lab::ip("route add blackhole 198.51.100.1"));
+    outside.run(|| ip("route add blackhole 198.51.100.1"));
     assert_eq!(opening.run(&format!("keep start {to}")), in_progress());
     lab.enrol();
     wait_for_count(&lab, "dropped_tcp_open");
 }
 
 #[test]
-fn neighbour_discovery_works_in_a_namespace_of_the_workloads_own() {
-    let Some(lab) = Lab::new("neighbour_discovery_works_in_a_namespace_of_the_workloads_own") else { return };
+fn a_network_namespace_made_inside_keeps_its_neighbours_and_lets_nothing_out() {
+    let Some(lab) = Lab::new("a_network_namespace_made_inside_keeps_its_neighbours_and_lets_nothing_out")
+    else {
+        return;
+    };
     lab.enrol();
-    let script = "ip link set lo up && ip link add a type veth peer name b && ip netns add $0 && \
-         ip link set b netns $0 && ip address add 2001:db8:9::1/64 dev a nodad && ip link set a up && \
-         ip -n $0 address add 2001:db8:9::2/64 dev b nodad && ip -n $0 link set b up && \
-         ip netns exec $0 ping -6 -c 1 -W 5 2001:db8:9::1; \
-         status=$?; ip netns del $0; exit $status";
-    let name = format!("egret-nd-{}", std::process::id());
-    let mut command = std::process::Command::new("sh");
-    let procs = lab.cgroup.path().join("cgroup.procs");
-    // Inside the cgroup before it makes the namespace: so the kernel's sockets for discovery are the workload's. The
-    // pinging side is one of another cgroup: its echo is answered only if our side finds its neighbour.
-    command.arg("-c").arg(format!(
-        "echo $$ > {} && exec unshare -n sh -c 'echo ready; read _; {}' {name}",
-        procs.display(),
-        script.replace('\'', "")
-    ));
-    let _ = command;
-    drop(lab);
+    let mut application = lab.inside();
+    // The kernel's own sockets of this namespace are of the enrolled cgroup.
+    assert_eq!(application.run("own-network"), "ok done");
+    let theirs = Outside::of_process(application.id());
+    let id = application.id();
+    ip(&format!("link add inner type veth peer name theirs netns {id}"));
+    set_up("inner", INSIDE);
+    theirs.run(|| set_up("theirs", OUTSIDE));
+    for address in OUTSIDE {
+        let at: SocketAddr = format!("{address}:9").parse().unwrap();
+        // A reset and "port unreachable" come back, for which IPv6 needs the neighbour's discovery in both directions.
+        let refused = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{at}: {refused}");
+        let socket = UdpSocket::bind(if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.connect(at).unwrap();
+        socket.send(b"x").unwrap();
+        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{at}");
+    }
+    assert!(lab.count("passed_neighbour") > 0);
+    assert_eq!(lab.counters_like("dropped_"), []);
+
+    // Nobody listens for it there, so it is refused, not let out.
+    for address in INSIDE {
+        let server = listen(&format!("{address}:0"));
+        let at = server.local_addr().unwrap();
+        assert_eq!(application.connect(&at.to_string()), errno(Errno::ECONNREFUSED));
+        assert_eq!(application.run(&format!("send escaped {at}")), errno(Errno::ECONNREFUSED));
+        assert_idle(&server);
+    }
 }
 
 #[test]

@@ -185,6 +185,10 @@ impl Application {
         Self { process, commands, answers }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Gives a command and returns the answer.
     pub(crate) fn run(&mut self, command: &str) -> String {
         writeln!(self.commands, "{command}").expect("command");

@@ -94,6 +94,42 @@ fn a_restarted_agent_takes_over() {
 }
 
 #[test]
+fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
+    let Some(lab) = Lab::new("what_an_older_agent_did_not_attach_is_attached_by_its_successor") else {
+        return;
+    };
+    lab.enrol();
+    let mut application = lab.inside();
+    // What an agent without the backstop leaves behind.
+    let links = lab.pins.join("links");
+    for entry in fs::read_dir(&links).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if ["gress", "create", "send"].iter().any(|new| name.contains(new)) {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    for map in ["egret_resolvers", "egret_accepted", "egret_spoken"] {
+        fs::remove_file(lab.pins.join("maps").join(map)).unwrap();
+    }
+    assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
+    let successor = Capture::load(&lab.pins).unwrap();
+    successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
+    assert_eq!(fs::read_dir(&links).unwrap().count(), 10);
+
+    assert_eq!(application.run("socket 2 3 6"), errno(Errno::EPERM));
+    assert_eq!(application.run("send no 203.0.113.7:443"), errno(Errno::ECONNREFUSED));
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    let (_, peer) = lab.listener_v4.accept().unwrap();
+    let expected = Some("203.0.113.7:80".parse().unwrap());
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+
+    datapath::cleanup(&lab.pins).unwrap();
+    assert!(!lab.pins.exists(), "nothing is left");
+    assert_direct(&mut application);
+}
+
+#[test]
 fn links_on_other_maps_are_replaced() {
     let Some(lab) = Lab::new("links_on_other_maps_are_replaced") else { return };
     lab.enrol();

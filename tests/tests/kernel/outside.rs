@@ -34,28 +34,17 @@ impl Outside {
         let outside = Self { namespace };
         let path = format!("/proc/{}/fd/{}", std::process::id(), outside.namespace.as_raw_fd());
         ip(&format!("link add inner type veth peer name outer netns {path}"));
-        for (command, address) in [("inner", INSIDE), ("outer", OUTSIDE)].map(|(device, [v4, v6])| {
-            let v6 = v6.trim_matches(['[', ']']);
-            (device, [format!("{v4}/24 dev {device}"), format!("{v6}/64 dev {device} nodad")])
-        }) {
-            let set_up = move || {
-                for address in &address {
-                    ip(&format!("address add {address}"));
-                }
-                ip(&format!("link set {command} up"));
-                ip("link set lo up");
-            };
-            if command == "inner" {
-                set_up();
-            } else {
-                outside.run(set_up);
-            }
-        }
-        for [v4, v6] in [OUTSIDE] {
-            ip(&format!("route add default via {v4}"));
-            ip(&format!("-6 route add default via {}", v6.trim_matches(['[', ']'])));
-        }
+        set_up("inner", INSIDE);
+        outside.run(|| set_up("outer", OUTSIDE));
+        let [v4, v6] = OUTSIDE;
+        ip(&format!("route add default via {v4}"));
+        ip(&format!("-6 route add default via {}", bare(v6)));
         outside
+    }
+
+    /// The network namespace of a process, joined to nothing yet.
+    pub(crate) fn of_process(id: u32) -> Self {
+        Self { namespace: File::open(format!("/proc/{id}/ns/net")).expect("its namespace") }
     }
 
     /// Runs `f` there and waits for it.
@@ -84,9 +73,27 @@ impl Outside {
     }
 }
 
+/// Gives a device of this thread's namespace its addresses, and brings it up.
+pub(crate) fn set_up(device: &str, [v4, v6]: [&str; 2]) {
+    ip("link set lo up");
+    ip(&format!("address add {v4}/24 dev {device}"));
+    ip(&format!("address add {}/64 dev {device} nodad", bare(v6)));
+    ip(&format!("link set {device} up"));
+}
+
+/// An IPv6 address without its brackets.
+fn bare(address: &str) -> &str {
+    address.trim_matches(['[', ']'])
+}
+
 /// The next datagram as text.
 pub(crate) fn receive(socket: &UdpSocket) -> (String, SocketAddr) {
     let mut bytes = [0; 64];
-    let (length, peer) = socket.recv_from(&mut bytes).expect("a datagram");
+    let (length, peer) = loop {
+        match socket.recv_from(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => break received.expect("a datagram"),
+        }
+    };
     (String::from_utf8_lossy(&bytes[..length]).into_owned(), peer)
 }

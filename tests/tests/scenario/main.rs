@@ -8,6 +8,7 @@ mod credential;
 mod exec;
 mod killed;
 mod nginx;
+mod names;
 mod nothing_left;
 mod plaintext;
 mod repair;
@@ -29,7 +30,7 @@ use tempfile::TempDir;
 /// A world of one test's own. The directory goes last.
 struct Rig {
     world: World,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Rig {
@@ -47,7 +48,7 @@ impl Rig {
             run: directory.path().join("run"),
         };
         let namespace = Namespace::create("egt", Path::new("/run/lock/egret-tests"))?;
-        Ok(Some(Self { world: World::start(places, namespace)?, _directory: directory }))
+        Ok(Some(Self { world: World::start(places, namespace)?, directory }))
     }
 
     /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.

@@ -65,7 +65,7 @@ fn ctrl_c_takes_everything_away() -> Result<()> {
         parts.push(Pid::from_raw(text.trim().parse()?));
     }
     let run_dir = world.egret.run_dir().to_owned();
-    let Rig { world, _directory } = rig;
+    let Rig { world, directory: _directory } = rig;
     world.stop()?;
     assert_eq!(footprint.left()?, Vec::<String>::new());
     assert!(!Path::new(&run_dir).exists());

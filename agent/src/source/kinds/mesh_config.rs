@@ -61,3 +61,31 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
     spec.finish();
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::source::tests::{load, snapshot};
+
+    fn mesh(spec: &str) -> String {
+        format!("apiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {spec}\n")
+    }
+
+    #[test]
+    fn resolvers_with_and_without_a_port() {
+        let given = snapshot(&mesh("{dns: {resolvers: [192.0.2.53, '2001:db8::53', '192.0.2.54:5353']}}"));
+        let expected = ["192.0.2.53:53", "[2001:db8::53]:53", "192.0.2.54:5353"];
+        let expected: Vec<_> = expected.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(given.settings.resolvers, Some(expected));
+        assert_eq!(snapshot(&mesh("{dns: {resolvers: []}}")).settings.resolvers, Some(Vec::new()));
+        assert_eq!(snapshot(&mesh("{}")).settings.resolvers, None);
+    }
+
+    #[test]
+    fn a_name_is_no_resolver() {
+        let report = load(&mesh("{dns: {resolvers: [dns.example.com]}}")).report;
+        assert!(
+            report.has_errors() && report.problems[0].to_string().contains("dns.resolvers"),
+            "{report:?}"
+        );
+    }
+}
