@@ -104,6 +104,7 @@ pub async fn examine(subject: &Subject) -> Report {
     checks.extend(network::checks(subject, agent.as_ref()));
     checks.extend(clock::checks());
     checks.extend(instance::checks(&subject.run_dir).await);
+    checks.extend(agent.as_ref().map(|agent| instance::workloads(&agent.workloads)));
     checks.extend(subject.config.as_deref().map(instance::configuration));
     Report { checks }
 }

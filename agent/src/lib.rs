@@ -5,6 +5,7 @@
 //!                │   └► datapath (aya)                              ▲
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
+//!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
 //! Invariants:

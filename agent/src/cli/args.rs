@@ -243,6 +243,9 @@ pub(super) struct VerifyBypass {
     /// The gateway's tunnel port, to be tried without a certificate
     #[arg(long, value_name = "ADDRESS:PORT", requires = "target")]
     gateway: Option<SocketAddr>,
+    /// The agent's listener for another workload of this network namespace
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "target")]
+    listener: Option<SocketAddr>,
     /// Try 169.254.169.254, too, which is no address of yours
     #[arg(long, requires = "target")]
     metadata: bool,
@@ -265,6 +268,7 @@ impl VerifyBypass {
                 SocketAddr::V6(target) => Some(*target),
             }),
             gateway: self.gateway,
+            listener: self.listener,
             inherited: self.inherited,
             helper: self.helper.clone(),
             metadata: self.metadata,

@@ -1,6 +1,6 @@
 //! The instance: its run directory, whether its roles answer, the configuration it would read.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use tokio::time;
 
@@ -8,6 +8,7 @@ use super::Check;
 use crate::{
     admin::{AgentStatus, Ready, client},
     app::run_dir::RunDir,
+    node::workload::Workload,
     source::{directory, report::Severity},
 };
 
@@ -64,6 +65,27 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
     }
 }
 
+/// Which locks hold for which workloads. `egret verify-bypass` is the proof.
+pub(super) fn workloads(enrolled: &[Workload]) -> Check {
+    const NAME: &str = "workloads";
+    let shared: BTreeSet<String> = enrolled
+        .iter()
+        .filter(|workload| workload.namespace.is_none())
+        .map(|workload| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .collect();
+    if shared.is_empty() {
+        return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
+    }
+    Check::warning(
+        NAME,
+        format!(
+            "in the host's network: {}; a root process there can still send frames (AF_PACKET) or leave its cgroup",
+            shared.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+        "egret exec --netns, or run them without root",
+    )
+}
+
 /// The problems of a directory of YAML files.
 pub(super) fn configuration(path: &Path) -> Check {
     const NAME: &str = "configuration";
@@ -94,8 +116,8 @@ pub(super) fn configuration(path: &Path) -> Check {
 mod tests {
     use std::fs;
 
-    use super::{checks, configuration};
-    use crate::{app::run_dir::RunDir, doctor::Status};
+    use super::{checks, configuration, workloads};
+    use crate::{app::run_dir::RunDir, doctor::Status, mesh::SpiffeId, node::workload::Workload};
 
     #[tokio::test]
     async fn an_open_directory_and_a_dead_role_are_errors() {
@@ -111,6 +133,22 @@ mod tests {
         let failed = checks(&run_dir).await;
         let names = failed.iter().filter(|check| check.status == Status::Error).map(|check| &check.name);
         assert_eq!(names.collect::<Vec<_>>(), ["run directory", "role agent"]);
+    }
+
+    #[test]
+    fn workloads_of_the_host_network_are_named() {
+        let isolated = Workload {
+            id: 1,
+            identity: SpiffeId::new("td", "default", "sleep").unwrap(),
+            cgroup: "/c".into(),
+            cgroup_inode: 1,
+            namespace: Some("/n".into()),
+        };
+        assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
+        let shared = Workload { namespace: None, ..isolated.clone() };
+        let check = workloads(&[isolated, shared]);
+        assert_eq!(check.status, Status::Warning);
+        assert!(check.finding.contains("default/sleep"), "{}", check.finding);
     }
 
     #[test]

@@ -18,13 +18,13 @@ const ANSWER: u64 = 1 << 20;
 pub(super) fn exchange(stream: TcpStream, port: u16, token: &str, host: SocketAddr) -> Attempt {
     let remote = local::remote_of(port);
     let answer = ask(stream, &format!("{}{token}", witness::PATH), host);
-    Attempt::new(judge(port, remote, answer)).from_port(port)
+    Attempt::new(judge(port, remote, answer)).at_port(port)
 }
 
 /// The same where the request is sent already.
 pub(super) fn answered(stream: &TcpStream, port: u16) -> Attempt {
     let remote = local::remote_of(port);
-    Attempt::new(judge(port, remote, read(stream))).from_port(port)
+    Attempt::new(judge(port, remote, read(stream))).at_port(port)
 }
 
 /// One request; the whole answer.
@@ -53,25 +53,27 @@ pub(super) fn testimony(answer: &[u8]) -> Option<Testimony> {
     serde_json::from_slice(&answer[body + 4..]).ok()
 }
 
+/// `remote` is where the kernel's table has our socket connected to. The table comes before a witness that saw another port:
+/// that may be the gateway's, or ours behind NAT.
 fn judge(port: u16, remote: Option<SocketAddr>, answer: io::Result<Vec<u8>>) -> Seen {
-    if let Some(peer) = answer.as_ref().ok().and_then(|answer| testimony(answer)).and_then(|said| said.peer) {
-        return if peer.port() == port {
-            Seen::Direct(format!("the witness talked to us, {peer}"))
-        } else {
-            Seen::Captured(format!("the witness talked to {}", peer.ip()))
-        };
+    let peer = answer.as_ref().ok().and_then(|answer| testimony(answer)).and_then(|said| said.peer);
+    if peer.is_some_and(|peer| peer.port() == port) {
+        return Seen::Direct(format!("the witness talked to us, port {port}"));
     }
-    let captured = remote.is_some_and(|remote| local::unmapped(remote.ip()).is_loopback());
-    let what = match &answer {
-        Ok(answer) => status(answer),
-        Err(error) => match refused(error) {
+    let what = match (&answer, peer) {
+        (_, Some(peer)) => format!("the witness talked to {}", local::unmapped(peer.ip())),
+        (Ok(answer), None) => status(answer),
+        (Err(error), None) => match refused(error) {
             Seen::Refused(why) => why,
             _ => "no answer".to_owned(),
         },
     };
     match remote {
-        _ if captured => Seen::Captured(format!("at the listener, {what}")),
-        Some(remote) => Seen::Direct(format!("connected to {remote} itself, {what}")),
+        Some(remote) if !local::unmapped(remote.ip()).is_loopback() => {
+            Seen::Direct(format!("connected to {remote} itself, {what}"))
+        }
+        _ if peer.is_some() => Seen::Captured(what),
+        Some(_) => Seen::Captured(format!("at the listener, {what}")),
         None if answer.is_ok_and(|answer| !answer.is_empty()) => Seen::Captured(what),
         None => Seen::Sent,
     }
@@ -95,14 +97,19 @@ mod tests {
     const LISTENER: &str = "127.0.0.1:40000";
     const TARGET: &str = "192.0.2.7:80";
 
-    fn witness(peer: &str) -> std::io::Result<Vec<u8>> {
-        Ok(format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes())
+    fn witness(peer: &str) -> Vec<u8> {
+        format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{{\"peer\":\"{peer}\"}}").into_bytes()
     }
 
     #[test]
     fn the_witness_tells_our_port_from_the_gateways() {
-        assert!(matches!(judge(20_000, None, witness("192.0.2.1:20000")), Seen::Direct(_)));
-        assert!(matches!(judge(20_000, None, witness("192.0.2.1:40001")), Seen::Captured(_)));
+        assert!(matches!(judge(20_000, None, Ok(witness("192.0.2.1:20000"))), Seen::Direct(_)));
+        assert!(matches!(judge(20_000, None, Ok(witness("192.0.2.1:40001"))), Seen::Captured(_)));
+        let captured = judge(20_000, LISTENER.parse().ok(), Ok(witness("192.0.2.1:40001")));
+        assert_eq!(captured, Seen::Captured("the witness talked to 192.0.2.1".to_owned()));
+        // NAT gave us another port on the way.
+        let seen = judge(20_000, TARGET.parse().ok(), Ok(witness("192.0.2.1:40001")));
+        assert!(matches!(seen, Seen::Direct(_)), "{seen:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
 
 pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "the listener's own port", expected: Blocked, attempt: listener },
+    Vector { name: "another workload's listener", expected: Blocked, attempt: another_listener },
     Vector { name: "the gateway without a certificate", expected: Blocked, attempt: gateway },
 ];
 
@@ -25,6 +26,23 @@ fn listener(probe: &Probe<'_>) -> Attempt {
     else {
         return Attempt::not_available("no listener: a connection to the target is not captured");
     };
+    dial(listener, probe, target)
+}
+
+/// Being served there would be somebody else's identity.
+fn another_listener(probe: &Probe<'_>) -> Attempt {
+    let target = match probe.target() {
+        Ok(target) => SocketAddr::from(target),
+        Err(attempt) => return attempt,
+    };
+    match probe.context.listener {
+        Some(listener) => dial(listener, probe, target),
+        None => Attempt::not_available("no --listener"),
+    }
+}
+
+/// A request to a listener, as if it had been captured.
+fn dial(listener: SocketAddr, probe: &Probe<'_>, target: SocketAddr) -> Attempt {
     let request = answer::request(&format!("{}{}", super::witness::PATH, probe.token), target);
     served(talk(listener, &request), |answer| !answer.is_empty())
 }

@@ -134,9 +134,10 @@ fn take_descriptors(stream: &UnixStream) -> io::Result<[Socket; 2]> {
     if received < 0 {
         return Err(io::Error::last_os_error());
     }
-    if control.header.cmsg_type != libc::SCM_RIGHTS
-        || control.header.cmsg_len as usize != size_of::<Control>()
-    {
+    // Its type depends on the C library.
+    let mut whole = control.header;
+    whole.cmsg_len = size_of::<Control>() as _;
+    if control.header.cmsg_type != libc::SCM_RIGHTS || control.header.cmsg_len != whole.cmsg_len {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it did not hand out two sockets"));
     }
     // SAFETY: the kernel made both for us.

@@ -17,6 +17,9 @@ use super::PATIENCE;
 /// of the gateway has one of them.
 const PORTS: std::ops::Range<u16> = 12_000..30_000;
 
+/// From a place of this process's own, and none twice: an arrival has to belong to one vector.
+static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random_range(PORTS)));
+
 /// A stream socket of ours at a source port of ours, whose calls end in time.
 pub(super) fn stream(domain: Domain, protocol: Option<Protocol>) -> io::Result<(Socket, u16)> {
     let socket = Socket::new(domain, Type::STREAM, protocol)?;
@@ -33,8 +36,6 @@ pub(super) fn prepare(socket: &Socket, domain: Domain) -> io::Result<u16> {
     } else {
         IpAddr::from(Ipv6Addr::UNSPECIFIED)
     };
-    // From a place of this process's own, and none twice: an arrival has to belong to one vector.
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random_range(PORTS)));
     let mut tries = 0;
     loop {
         let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);

@@ -27,7 +27,7 @@ pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "tcp non-blocking connect", expected: Captured, attempt: non_blocking },
     Vector { name: "tcp fast open", expected: Captured, attempt: fast_open },
     Vector { name: "tcp io_uring connect", expected: Captured, attempt: io_uring::attempt },
-    Vector { name: "mptcp", expected: Captured, attempt: multipath },
+    Vector { name: "mptcp", expected: Blocked, attempt: multipath },
     Vector { name: "tcp reconnect after AF_UNSPEC", expected: Captured, attempt: reconnect },
     Vector { name: "tcp v4-mapped", expected: Captured, attempt: v4_mapped },
     Vector { name: "tcp ipv6", expected: Captured, attempt: v6 },
@@ -60,7 +60,7 @@ pub(super) fn connected(
 ) -> Attempt {
     match connect(&socket, &to.into()) {
         Ok(()) => exchange(socket.into(), port, &probe.token, to),
-        Err(error) => Attempt::refused(&error).from_port(port),
+        Err(error) => Attempt::refused(&error).at_port(port),
     }
 }
 
@@ -99,7 +99,7 @@ fn fast_open(probe: &Probe<'_>) -> Attempt {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             Attempt::not_available("net.ipv4.tcp_fastopen is off for clients")
         }
-        Err(error) => Attempt::refused(&error).from_port(port),
+        Err(error) => Attempt::refused(&error).at_port(port),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Context {
     pub target_v6: Option<SocketAddrV6>,
     /// The gateway's tunnel port.
     pub gateway: Option<SocketAddr>,
+    /// Where another workload's connections go.
+    pub listener: Option<SocketAddr>,
     /// A TCP socket that was opened outside and inherited.
     pub inherited: Option<RawFd>,
     /// Unix socket of a process outside that hands out sockets.
@@ -123,7 +125,7 @@ impl Attempt {
         Self::new(refused(error))
     }
 
-    pub(super) fn from_port(self, port: u16) -> Self {
+    pub(super) fn at_port(self, port: u16) -> Self {
         Self { port: Some(port), ..self }
     }
 }

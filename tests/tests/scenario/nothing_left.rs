@@ -94,7 +94,7 @@ fn what_it_has_no_state_of_is_ended_all_the_same() -> Result<()> {
     footprint.record(&world.egret)?;
     fs::remove_dir_all(world.egret.run_dir().join("workloads"))?;
 
-    let Rig { world, _directory } = rig;
+    let Rig { world, directory: _directory } = rig;
     world.stop()?;
     workload.wait(Duration::from_secs(10))?;
     assert_eq!(footprint.left()?, Vec::<String>::new());

@@ -3,7 +3,7 @@
 //! Layouts: `include/uapi/linux/io_uring.h`, which is stable.
 
 use std::{
-    io, mem,
+    io,
     net::SocketAddrV4,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     ptr,

@@ -1,0 +1,136 @@
+//! `egret verify-bypass` with a witness: no way out of a workload, every way out without one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use egret_tests::{process::Process, wait};
+
+use crate::rig::{Battery, Rig, Subject};
+
+/// What must hold in every workload.
+const HELD: [&str; 22] = [
+    "tcp connect",
+    "tcp non-blocking connect",
+    "tcp fast open",
+    "tcp io_uring connect",
+    "tcp reconnect after AF_UNSPEC",
+    "tcp v4-mapped",
+    "tcp ipv6",
+    "tcp SO_MARK",
+    "mptcp",
+    "other uid",
+    "nested cgroup",
+    "nested network namespace",
+    "udp sendto",
+    "udp connected",
+    "udp ipv6",
+    "quic (udp 443)",
+    "dns to a foreign resolver",
+    "icmp ping socket",
+    "raw icmp",
+    "raw ip protocol 253",
+    "the listener's own port",
+    "the gateway without a certificate",
+];
+
+/// What a kernel may be built or configured without.
+const OPTIONAL: [&str; 5] = ["tcp io_uring connect", "tcp fast open", "mptcp", "sctp", "udp-lite"];
+
+/// What no cgroup program can hold in the host's network namespace, for a workload that is root: the host's own lock on the
+/// link of a namespace does (`an_own_namespace_lets_nothing_out`). Shown as escapes, and not asserted.
+const ONLY_WITH_AN_OWN_NAMESPACE: [&str; 5] = [
+    "moved to the root cgroup",
+    "tcp socket from before enrolment",
+    "tcp socket passed in (SCM_RIGHTS)",
+    "udp socket passed in (SCM_RIGHTS)",
+    "af_packet",
+];
+
+#[expect(clippy::print_stderr, reason = "addressed to whoever runs the tests")]
+fn show(subject: Subject, battery: &Battery) {
+    eprintln!("{subject:?}:");
+    for (vector, (verdict, seen)) in &battery.vectors {
+        eprintln!("  {vector:<36}{verdict:<15}{seen}");
+    }
+}
+
+#[test]
+fn a_workload_of_the_host_network_gets_nothing_out() -> Result<()> {
+    let Some(rig) = Rig::start("a_workload_of_the_host_network_gets_nothing_out")? else { return Ok(()) };
+    let battery = rig.battery(Subject::Enrolled)?;
+    show(Subject::Enrolled, &battery);
+    assert_eq!(battery.report["watched"], true, "{}", battery.report);
+    for vector in HELD {
+        let verdict = battery.verdict(vector);
+        let absent = OPTIONAL.contains(&vector) && verdict == "not_available";
+        assert!(verdict == "held" || absent, "{vector}: {:?}", battery.vectors.get(vector));
+    }
+    let escaped = battery.with("escaped");
+    let unknown: Vec<_> = escaped.iter().filter(|one| !ONLY_WITH_AN_OWN_NAMESPACE.contains(one)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert_eq!(battery.failed, !escaped.is_empty(), "the exit status tells");
+    assert_eq!(battery.with("unproven"), Vec::<&str>::new());
+    // Captured, and not only refused: the witness was reached, by the gateway.
+    for vector in ["tcp connect", "tcp v4-mapped", "tcp ipv6", "tcp SO_MARK", "other uid", "nested cgroup"] {
+        assert!(battery.vectors[vector].1.starts_with("captured: the witness talked to"), "{vector}");
+    }
+    Ok(())
+}
+
+#[test]
+fn another_workloads_listener_serves_nobody_else() -> Result<()> {
+    let Some(rig) = Rig::start("another_workloads_listener_serves_nobody_else")? else { return Ok(()) };
+    let mut command = rig.world.egret.exec("default/other", false);
+    let other = Process::spawn("another workload", command.args(["sleep", "60"]))?;
+    let listener = wait::until("its listener", Duration::from_secs(10), || Ok(rig.listeners()?.pop()))?;
+    let target = rig.target();
+    let battery = rig.run(Subject::Enrolled, &["--target", &target, "--listener", &listener], None)?;
+    assert_eq!(battery.verdict("another workload's listener"), "held", "{}", battery.report);
+    assert_eq!(battery.verdict("the listener's own port"), "held", "{}", battery.report);
+    drop(other);
+    Ok(())
+}
+
+#[test]
+fn an_own_namespace_lets_nothing_out() -> Result<()> {
+    let Some(rig) = Rig::start("an_own_namespace_lets_nothing_out")? else { return Ok(()) };
+    let battery = rig.battery(Subject::Isolated)?;
+    show(Subject::Isolated, &battery);
+    assert_eq!(battery.report["watched"], true, "{}", battery.report);
+    // Sockets handed in belong to the namespace that they come from: nothing in this one can hold them.
+    let handed_in = battery.with("escaped");
+    assert!(
+        handed_in.iter().all(|vector| vector.contains("passed in") || vector.contains("before enrolment")),
+        "{handed_in:?}"
+    );
+    assert_eq!(battery.verdict("tcp connect"), "held");
+    assert_eq!(battery.verdict("moved to the root cgroup"), "held");
+    Ok(())
+}
+
+#[test]
+fn without_enrolment_everything_gets_out() -> Result<()> {
+    let Some(rig) = Rig::start("without_enrolment_everything_gets_out")? else { return Ok(()) };
+    let battery = rig.battery(Subject::Unenrolled)?;
+    show(Subject::Unenrolled, &battery);
+    assert_eq!(battery.report["watched"], true, "{}", battery.report);
+    assert!(battery.failed, "escapes have to fail");
+    // What Egret itself would have to offer, and what is no address of ours.
+    let egrets = [
+        "the listener's own port",
+        "another workload's listener",
+        "the gateway without a certificate",
+        "tcp metadata address",
+    ];
+    for (vector, (verdict, seen)) in &battery.vectors {
+        let (absent, vector) = (verdict == "not_available", vector.as_str());
+        let excused = absent && (egrets.contains(&vector) || OPTIONAL.contains(&vector));
+        assert!(verdict == "escaped" || excused, "{vector}: {verdict}, {seen}");
+    }
+    assert!(battery.with("escaped").len() >= 20, "{:?}", battery.with("escaped"));
+    // A second run is not taken in by what the witness got in the first.
+    let enrolled = rig.battery(Subject::Enrolled)?;
+    assert_eq!(enrolled.verdict("tcp connect"), "held");
+    assert_eq!(enrolled.verdict("udp sendto"), "held");
+    Ok(())
+}
