@@ -5,7 +5,9 @@
 pub mod agent;
 pub mod cgroup;
 mod connection;
+pub mod counters;
 mod dial;
+mod life;
 mod listener;
 pub mod netns;
 mod refuse;

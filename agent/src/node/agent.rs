@@ -3,16 +3,7 @@
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
 //! is refused by the kernel, never let out: that is what every order of steps here preserves.
 
-use std::{
-    collections::HashMap,
-    io,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -20,12 +11,7 @@ use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    cgroup::{Cgroup, is_gone},
-    connection,
-    dial::HostDial,
-    listener::Listeners,
-    routes::Families,
-    workload::Workload,
+    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
 };
 use crate::{
     app::run_dir::RunDir,
@@ -35,12 +21,6 @@ use crate::{
     mesh::SpiffeId,
     tls::store::CertificateStore,
 };
-
-/// How long a new workload may stay without a process before it is released again: its creator died.
-const ENTER_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How often it is checked that a workload is still captured.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a workload could not be enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -63,42 +43,6 @@ pub enum Error {
         #[source]
         source: datapath::Error,
     },
-}
-
-/// Counts one thing.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn increment(&self) {
-        self.add(1);
-    }
-
-    /// `count` more.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Relaxed);
-    }
-
-    /// How many.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What the agent counts besides the kernel programs.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Captured connections served.
-    pub accepted: Counter,
-    /// Captured connections refused before the gateway.
-    pub refused: Counter,
-    /// Connections on a listener that no captured connect() belongs to.
-    pub original_destination_miss: Counter,
-    /// Programs that somebody detached from a workload, attached again.
-    pub programs_reattached: Counter,
-    /// Checks of a workload that failed: whether it is captured is not known.
-    pub checks_failed: Counter,
 }
 
 /// What an agent is made of.
@@ -126,13 +70,13 @@ pub struct Agent {
     pub(super) counters: Counters,
     run_dir: RunDir,
     cgroup: PathBuf,
-    workloads: Mutex<Workloads>,
-    connections: TaskTracker,
+    pub(super) workloads: Mutex<Workloads>,
+    pub(super) connections: TaskTracker,
 }
 
 #[derive(Default)]
-struct Workloads {
-    enrolled: HashMap<u32, Arc<Enrolled>>,
+pub(super) struct Workloads {
+    pub(super) enrolled: HashMap<u32, Arc<Enrolled>>,
     last_id: u32,
 }
 
@@ -140,7 +84,7 @@ struct Workloads {
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
     pub(super) tunnels: Pool,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 /// What [`Agent::enroll`] needs to know.
@@ -246,13 +190,7 @@ impl Agent {
             tracing::warn!("counters of the kernel programs: {e}");
             Vec::new()
         });
-        counters.extend([
-            ("agent_accepted", self.counters.accepted.get()),
-            ("agent_refused", self.counters.refused.get()),
-            ("original_destination_miss", self.counters.original_destination_miss.get()),
-            ("programs_reattached", self.counters.programs_reattached.get()),
-            ("checks_failed", self.counters.checks_failed.get()),
-        ]);
+        counters.extend(self.counters.by_name());
         counters
     }
 
@@ -309,121 +247,20 @@ impl Agent {
         });
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         for listener in listeners {
-            self.connections.spawn(accept(Arc::clone(self), Arc::clone(&enrolled), listener));
+            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
         }
-        let (agent, stop) = (Arc::clone(self), enrolled.stop.clone());
-        self.connections.spawn(async move {
-            let life = async {
-                tokio::select! {
-                    () = agent.keep_captured(&enrolled, &policy) => {}
-                    () = agent.watch(&enrolled, &cgroup) => {}
-                }
-            };
-            stop.run_until_cancelled(life).await;
-        });
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
         Ok(())
     }
 
-    /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
-    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
-    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
-        let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
-        interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            let Workload { identity, cgroup, .. } = &enrolled.workload;
-            match self.capture.attach(cgroup, policy) {
-                Ok(0) => {}
-                Ok(missing) => {
-                    self.counters.programs_reattached.add(missing as u64);
-                    tracing::error!(
-                        workload = %identity,
-                        "{missing} of its programs had been detached by somebody and are attached again; \
-                         connections it made meanwhile may have gone out directly"
-                    );
-                }
-                // The end of the workload is the watcher's to see.
-                Err(_) if !cgroup.exists() => {}
-                Err(e) => {
-                    self.counters.checks_failed.increment();
-                    tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
-                }
-            }
-        }
-    }
-
-    /// Releases the workload when its last process has ended.
-    async fn watch(&self, enrolled: &Enrolled, cgroup: &Cgroup) {
-        if time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await.is_err() {
-            tracing::warn!(workload = %enrolled.workload.identity, "no process entered in time");
-        }
-        loop {
-            match cgroup.wait_populated(false).await {
-                // The directory is gone, which is an end as well; anything else must not pass for one.
-                Err(e) if !is_gone(&e) => {
-                    tracing::error!(workload = %enrolled.workload.identity, "its cgroup cannot be watched: {e}");
-                    return;
-                }
-                _ => {}
-            }
-            // A process that entered just now keeps it.
-            if self.release(enrolled) || !cgroup.populated().unwrap_or(false) {
-                return;
-            }
-        }
-    }
-
-    /// `false`: something runs in it, and it stays as it is.
-    fn release(&self, enrolled: &Enrolled) -> bool {
-        // First of all, because the kernel refuses it while a process is inside: none is ever there uncaptured.
-        if let Err(e) = enrolled.workload.remove_cgroup() {
-            tracing::warn!(workload = %enrolled.workload.identity, "stays enrolled: {e}");
-            return false;
-        }
-        enrolled.stop.cancel();
-        let last_of_identity = {
-            let mut workloads = self.workloads.lock();
-            if workloads.enrolled.remove(&enrolled.workload.id).is_none() {
-                return true;
-            }
-            !workloads.enrolled.values().any(|other| other.workload.identity == enrolled.workload.identity)
-        };
-        if last_of_identity {
-            self.certificates.forget(&enrolled.workload.identity);
-        }
-        self.undo(&enrolled.workload);
-        tracing::info!(workload = %enrolled.workload.identity, "released");
-        true
-    }
-
     /// Takes away what was made for a workload in which nothing runs.
-    fn undo(&self, workload: &Workload) {
+    pub(super) fn undo(&self, workload: &Workload) {
         let undone = workload
             .remove_cgroup()
             .map_err(|e| e.to_string())
             .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
-        }
-    }
-}
-
-/// Accepts until the workload ends. A full descriptor table must not end the listener: it waits and goes on.
-async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener) {
-    loop {
-        let accepted = tokio::select! {
-            () = enrolled.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
-                agent.connections.spawn(served);
-            }
-            Err(e) => {
-                tracing::warn!(workload = %enrolled.workload.identity, "accept: {e}");
-                time::sleep(Duration::from_millis(50)).await;
-            }
         }
     }
 }

@@ -1,0 +1,52 @@
+//! What the agent counts, besides what the kernel programs count.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counts one thing.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What the agent counts besides the kernel programs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Captured connections served.
+    pub accepted: Counter,
+    /// Captured connections refused before the gateway.
+    pub refused: Counter,
+    /// Connections on a listener that no captured connect() belongs to.
+    pub original_destination_miss: Counter,
+    /// Programs that somebody detached from a workload, attached again.
+    pub programs_reattached: Counter,
+    /// Checks of a workload that failed: whether it is captured is not known.
+    pub checks_failed: Counter,
+}
+
+impl Counters {
+    /// All of them, by their names in `status`.
+    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+        [
+            ("agent_accepted", self.accepted.get()),
+            ("agent_refused", self.refused.get()),
+            ("original_destination_miss", self.original_destination_miss.get()),
+            ("programs_reattached", self.programs_reattached.get()),
+            ("checks_failed", self.checks_failed.get()),
+        ]
+    }
+}
