@@ -10,7 +10,7 @@ mod tests;
 use agent_common::{Decision, Endpoint, Policy};
 
 use crate::{
-    destinations::Destinations,
+    destinations::{Destinations, Heard},
     numbers::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, LOOPBACK_DEVICE, SOCK_DGRAM, SOCK_RAW,
         SOCK_STREAM,
@@ -39,8 +39,6 @@ pub struct Packet {
     pub hops: u8,
     /// The destination is where it goes: neither options nor extension headers.
     pub plain: bool,
-    /// Source port, host order, of TCP and UDP.
-    pub port: u16,
     /// Flags of TCP, type of an ICMPv6 message.
     pub detail: u8,
     /// Multicast-listener discovery.
@@ -101,7 +99,7 @@ pub fn judge(
         return judge_tcp(packet.detail, listens, memory);
     }
     if socket.kind == SOCK_DGRAM && socket.protocol == IPPROTO_UDP && packet.protocol == IPPROTO_UDP {
-        return if destinations.spoke_first(packet.port, &packet.destination) {
+        return if destinations.heard(&packet.destination) == Heard::Outside {
             Decision::PassedDatagramAnswer
         } else {
             Decision::DroppedDatagram

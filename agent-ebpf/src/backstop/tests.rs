@@ -39,7 +39,6 @@ fn packet(protocol: u32, destination: &str, detail: u8) -> Packet {
         protocol,
         hops: 64,
         plain: true,
-        port: 4000,
         detail,
         listener_discovery: false,
     }
@@ -129,12 +128,18 @@ fn loopback_is_free_but_not_without_a_policy() {
 
 #[test]
 fn answers_of_udp_servers() {
-    let table = Table { spoken: Some((4000, "198.51.100.9:4242")) };
+    let table = Table { spoken: Some(("198.51.100.9:4242", Heard::Outside)) };
     let answer =
         |destination, socket| judge(&POLICY, &packet(IPPROTO_UDP, destination, 0), socket, &table, &NOTHING);
     assert_eq!(answer("198.51.100.9:4242", &UDP), Decision::PassedDatagramAnswer);
     assert_eq!(answer("198.51.100.9:4243", &UDP), Decision::DroppedDatagram);
     assert_eq!(answer("198.51.100.9:4242", &RAW), Decision::DroppedRaw, "forged by a raw socket");
+
+    let forged = Table { spoken: Some(("198.51.100.9:4242", Heard::Here)) };
+    let packet = packet(IPPROTO_UDP, "198.51.100.9:4242", 0);
+    assert_eq!(judge(&POLICY, &packet, &UDP, &forged, &NOTHING), Decision::DroppedDatagram);
+    let local = Packet { device: LOOPBACK_DEVICE, ..packet };
+    assert_eq!(judge(&POLICY, &local, &UDP, &forged, &NOTHING), Decision::PassedLoopback);
 }
 
 #[test]
