@@ -1,4 +1,4 @@
-//! Which UDP peers have spoken to a socket first: what lets the answers of a UDP server pass.
+//! Which peers have spoken to a socket first: what lets the answers of a server pass.
 
 use crate::Endpoint;
 

@@ -77,6 +77,7 @@ fn names_fit_the_kernel() {
         names::RESOLVERS,
         names::ACCEPTED,
         names::SPOKEN,
+        names::CALLS,
         names::SOCK_CREATE,
         names::SENDMSG4,
         names::SENDMSG6,

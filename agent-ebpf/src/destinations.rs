@@ -21,6 +21,8 @@ pub trait Destinations {
     fn bypassed(&self, destination: &Endpoint) -> bool;
     /// Whether it is a configured DNS resolver: address and port.
     fn resolver(&self, destination: &Endpoint) -> bool;
+    /// Whether this TCP peer has asked the running program's socket, which listens, for a connection, from outside.
+    fn called(&self, peer: &Endpoint) -> bool;
     /// Where this UDP peer has sent to the running program's socket before.
     fn heard(&self, peer: &Endpoint) -> Heard;
 }

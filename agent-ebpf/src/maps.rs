@@ -37,6 +37,11 @@ pub(crate) static ACCEPTED: SocketStorage<u32> = SocketStorage::new();
 #[btf_map(name = "egret_spoken")]
 static SPOKEN: LruHashMap<Conversation, u8, { names::SPOKEN_CAPACITY }> = LruHashMap::new();
 
+/// Key: a TCP peer and the listening socket that it has sent a SYN to, from outside. Written by ingress, read by egress. An LRU
+/// of its own, so that a flood of SYNs does not cost UDP peers their answers.
+#[btf_map(name = "egret_calls")]
+static CALLS: LruHashMap<Conversation, u8, { names::CALLS_CAPACITY }> = LruHashMap::new();
+
 /// Key: a DNS resolver. Written by user space, read by connect, sendmsg and egress.
 #[btf_map(name = "egret_resolvers")]
 static RESOLVERS: HashMap<Endpoint, u8, { names::RESOLVERS_CAPACITY }> = HashMap::new();
@@ -73,6 +78,13 @@ pub(crate) fn remember(conversation: &Conversation, outside: bool) {
     }
 }
 
+/// Remembers that a TCP peer has sent a SYN to a socket, from outside. Should it fail, the answer is dropped, and the peer asks
+/// again.
+#[inline(always)]
+pub(crate) fn remember_call(conversation: &Conversation) {
+    let _ = CALLS.insert(conversation, 1, 0);
+}
+
 /// The cookie of the running program's socket; 0: it has none.
 ///
 /// # Safety
@@ -107,6 +119,13 @@ impl Destinations for Reachable {
     #[inline(always)]
     fn resolver(&self, destination: &Endpoint) -> bool {
         RESOLVERS.get_ptr(destination).is_some()
+    }
+
+    #[inline(always)]
+    fn called(&self, peer: &Endpoint) -> bool {
+        // SAFETY: what `new` was promised.
+        let socket = unsafe { socket_cookie(self.context) };
+        socket != 0 && CALLS.get_ptr(Conversation::new(socket, *peer)).is_some()
     }
 
     #[inline(always)]

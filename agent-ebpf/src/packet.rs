@@ -70,6 +70,9 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
 }
 
 /// A packet arrives: never dropped, but its sender may be answered.
+///
+/// What was heard on this machine only proves nothing: with `IPV6_FREEBIND`, which takes no privilege, a workload can send to
+/// itself from any address.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
@@ -84,17 +87,27 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     // Not needed here, but every program refers to it.
     let _ = POLICY.get();
     let header = header(ctx, protocol);
-    if header.protocol == UDP && header.plain {
-        let next = Next::of(ctx, &header);
-        if !next.cut {
-            let peer = Endpoint::v6(header.source, next.source);
-            // SAFETY: the kernel's context.
-            let socket = unsafe { maps::socket_cookie(skb.cast()) };
-            // Here: by loopback, or the copy of a multicast packet of our own. Remembered too, since `sendto()` is judged by the
-            // address, which may be one of this machine's own.
-            let outside = device > LOOPBACK_DEVICE && kind != PACKET_LOOPBACK;
-            maps::remember(&Conversation::new(socket, peer), outside);
-        }
+    if !header.plain || (header.protocol != UDP && header.protocol != TCP) {
+        return PASS;
+    }
+    let next = Next::of(ctx, &header);
+    if next.cut {
+        return PASS;
+    }
+    // Here: by loopback, or the copy of a multicast packet of our own.
+    let outside = device > LOOPBACK_DEVICE && kind != PACKET_LOOPBACK;
+    let calls = next.detail & (header::SYN | header::ACK) == header::SYN;
+    if header.protocol == TCP && !(calls && outside) {
+        return PASS;
+    }
+    // SAFETY: the kernel's context.
+    let socket = unsafe { maps::socket_cookie(skb.cast()) };
+    let conversation = Conversation::new(socket, Endpoint::v6(header.source, next.source));
+    if header.protocol == TCP {
+        maps::remember_call(&conversation);
+    } else {
+        // Also what was heard here, since `sendto()` is judged by the address, which may be one of this machine's own.
+        maps::remember(&conversation, outside);
     }
     PASS
 }

@@ -31,6 +31,10 @@ impl Destinations for Table {
         [endpoint("192.0.2.53:53"), endpoint("[2001:db8::53]:53")].contains(destination)
     }
 
+    fn called(&self, peer: &Endpoint) -> bool {
+        self.heard(peer) == Heard::Outside
+    }
+
     fn heard(&self, peer: &Endpoint) -> Heard {
         self.spoken.filter(|(text, _)| *peer == endpoint(text)).map(|(_, heard)| heard).unwrap_or_default()
     }

@@ -60,9 +60,7 @@ fn tcp_rules() {
         (SYN, TCP, CAPTURED, Decision::DroppedCaptured),
         (SYN | ACK, TCP, NOTHING, Decision::DroppedTcpOpen),
         (SYN | ACK, TCP, ACCEPTED, Decision::PassedAnswer),
-        (SYN | ACK, LISTENER, NOTHING, Decision::PassedAnswer),
-        // A socket that was captured, failed, and became a server.
-        (SYN | ACK, LISTENER, CAPTURED, Decision::PassedAnswer),
+        (SYN | ACK, LISTENER, NOTHING, Decision::DroppedTcpOpen),
         (ACK, TCP, ACCEPTED, Decision::PassedAnswer),
         (ACK, TCP, CAPTURED, Decision::DroppedCaptured),
         (ACK, TCP, NOTHING, Decision::PassedOlderConnection),
@@ -70,6 +68,18 @@ fn tcp_rules() {
     ] {
         assert_eq!(decide(&tcp(flags), &socket, marks), expected, "flags {flags:#x}, {socket:?}");
     }
+}
+
+#[test]
+fn a_listener_answers_who_has_called() {
+    let called = Table { spoken: Some(("203.0.113.7:80", Heard::Outside)) };
+    // The second: a socket that was captured, failed, and became a server.
+    for marks in [NOTHING, CAPTURED] {
+        let decided = judge(&POLICY, &tcp(SYN | ACK), &LISTENER, &called, &marks);
+        assert_eq!(decided, Decision::PassedAnswer);
+    }
+    let other = Table { spoken: Some(("203.0.113.7:81", Heard::Outside)) };
+    assert_eq!(judge(&POLICY, &tcp(SYN | ACK), &LISTENER, &other, &NOTHING), Decision::DroppedTcpOpen);
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! - `datagram ADDRESS`: connects a UDP socket.
 //! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
 //! - `start-routed HOP ADDRESS`, `send-routed HOP TEXT ADDRESS`: `start` and `send-connected`, source-routed by a hop.
-//! - `forge SOURCE TEXT ADDRESS`: sends a datagram from an address that is not ours.
+//! - `forge SOURCE TEXT ADDRESS`, `start-forged SOURCE ADDRESS`: sends a datagram, begins to connect, from an address that is
+//!   not ours.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `own-network`: moves into a network namespace of its own making.
@@ -132,6 +133,12 @@ fn run(words: &[&str]) -> Outcome {
             bind(socket.as_raw_fd(), &SockaddrStorage::from(parse(source)?))?;
             UdpSocket::from(socket).send_to(text.as_bytes(), parse(address)?).map_err(errno)?;
             done()
+        }
+        ["start-forged", source, address] => {
+            let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            free_bind(&socket)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(parse(source)?))?;
+            started(socket, address)
         }
         ["ask", text, address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;

@@ -222,6 +222,21 @@ fn a_peer_that_the_workload_made_up_cannot_be_answered() {
 }
 
 #[test]
+fn a_caller_that_the_workload_made_up_is_not_answered() {
+    let Some(lab) = Lab::new("a_caller_that_the_workload_made_up_is_not_answered") else { return };
+    let _outside = Outside::new();
+    let (mut server, mut forger) = (lab.inside(), lab.inside());
+    let at = server.run("keep listener [::]:0");
+    let port = at.rsplit(':').next().unwrap();
+    lab.enrol();
+    let source = format!("{}:4000", OUTSIDE[1]);
+    assert_eq!(forger.run(&format!("start-forged {source} [::1]:{port}")), in_progress());
+    // The answer of the listener would go to the address outside.
+    wait_for_count(&lab, "dropped_tcp_open");
+    assert_eq!(lab.count("passed_answer"), 0);
+}
+
+#[test]
 fn unsolicited_udp_is_refused_when_it_is_sent() {
     let Some(lab) = Lab::new("unsolicited_udp_is_refused_when_it_is_sent") else { return };
     let outside = Outside::new();
