@@ -1,25 +1,23 @@
-//! Which UDP peers have spoken to a workload first: what lets the answers of a UDP server pass.
+//! Which peers have spoken to a socket first: what lets the answers of a server pass.
 
 use crate::Endpoint;
 
-/// A peer outside and the local port that it has sent to. By port, not by socket: servers answer from a second, connected
-/// socket, too.
+/// A peer and the socket that it has sent to. By socket, not by port: the same port in a network namespace of the workload's
+/// own making would hear whomever it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Conversation {
-    /// Host order.
-    workload: u32,
+    /// Cookie of the socket, host order.
+    socket: u64,
     peer: Endpoint,
-    /// Network order.
-    port: [u8; 2],
     /// Always zero: map keys are compared byte by byte.
-    reserved: [u8; 2],
+    reserved: [u8; 4],
 }
 
 impl Conversation {
-    /// Of `peer` with the local `port` (host order) of `workload`.
+    /// Of `peer` with the socket that has this cookie.
     #[inline(always)]
-    pub const fn new(workload: u32, port: u16, peer: Endpoint) -> Self {
-        Self { workload, peer, port: port.to_be_bytes(), reserved: [0; 2] }
+    pub const fn new(socket: u64, peer: Endpoint) -> Self {
+        Self { socket, peer, reserved: [0; 4] }
     }
 }

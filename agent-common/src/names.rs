@@ -21,8 +21,15 @@ pub const DECISIONS: &str = "egret_decisions";
 pub const RESOLVERS: &str = "egret_resolvers";
 /// Socket storage of TCP connections that came from outside; value, 4 bytes without meaning.
 pub const ACCEPTED: &str = "egret_accepted";
-/// LRU hash: key, [`crate::Conversation`]; value, one byte without meaning.
+/// LRU hash: key, [`crate::Conversation`]; value, one byte: where it was heard.
 pub const SPOKEN: &str = "egret_spoken";
+/// LRU hash: key, [`crate::Conversation`] of a listening socket; value, one byte without meaning: the peer has sent a SYN from
+/// outside.
+pub const CALLS: &str = "egret_calls";
+/// Value in [`SPOKEN`] of a peer that was heard from outside.
+pub const SPOKEN_OUTSIDE: u8 = 1;
+/// Value in [`SPOKEN`] of a peer that was heard on this machine only, where a workload can forge its address.
+pub const SPOKEN_HERE: u8 = 2;
 
 /// Connections between their SYN and the agent's accept, over all workloads of the node.
 pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
@@ -30,8 +37,10 @@ pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
 pub const BYPASS_CAPACITY: usize = 16 * 1024;
 /// DNS resolvers.
 pub const RESOLVERS_CAPACITY: usize = 256;
-/// UDP peers that have spoken to a workload, over all workloads of the node. The least recently heard goes first.
+/// UDP peers that have spoken to sockets of workloads, over all workloads of the node. The least recently heard goes first.
 pub const SPOKEN_CAPACITY: usize = 64 * 1024;
+/// TCP peers that are opening connections to workloads.
+pub const CALLS_CAPACITY: usize = 64 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 64;
 

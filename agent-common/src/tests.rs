@@ -14,7 +14,7 @@ fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
     assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
-    assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (28, 4));
+    assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
     assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
 }
 
@@ -77,6 +77,7 @@ fn names_fit_the_kernel() {
         names::RESOLVERS,
         names::ACCEPTED,
         names::SPOKEN,
+        names::CALLS,
         names::SOCK_CREATE,
         names::SENDMSG4,
         names::SENDMSG6,

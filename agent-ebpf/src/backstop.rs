@@ -10,7 +10,8 @@ mod tests;
 use agent_common::{Decision, Endpoint, Policy};
 
 use crate::{
-    destinations::Destinations,
+    destinations::{Destinations, Heard},
+    header::{ACK, SYN},
     numbers::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, LOOPBACK_DEVICE, SOCK_DGRAM, SOCK_RAW,
         SOCK_STREAM,
@@ -19,9 +20,6 @@ use crate::{
 
 /// State of a socket that waits for connections. SYN-ACKs leave with it.
 const TCP_LISTEN: u32 = 10;
-/// Bits of the TCP header's flags.
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 /// Neighbour discovery (RFC 4861 §4); a hop limit of 255 proves that no router was passed.
 const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_HOPS: u8 = 255;
@@ -39,8 +37,6 @@ pub struct Packet {
     pub hops: u8,
     /// The destination is where it goes: neither options nor extension headers.
     pub plain: bool,
-    /// Source port, host order, of TCP and UDP.
-    pub port: u16,
     /// Flags of TCP, type of an ICMPv6 message.
     pub detail: u8,
     /// Multicast-listener discovery.
@@ -98,10 +94,10 @@ pub fn judge(
         }
     }
     if tcp {
-        return judge_tcp(packet.detail, listens, memory);
+        return judge_tcp(packet, listens, destinations, memory);
     }
     if socket.kind == SOCK_DGRAM && socket.protocol == IPPROTO_UDP && packet.protocol == IPPROTO_UDP {
-        return if destinations.spoke_first(packet.port, &packet.destination) {
+        return if destinations.heard(&packet.destination) == Heard::Outside {
             Decision::PassedDatagramAnswer
         } else {
             Decision::DroppedDatagram
@@ -111,16 +107,22 @@ pub fn judge(
 }
 
 #[inline(always)]
-fn judge_tcp(flags: u8, listens: bool, memory: &impl Memory) -> Decision {
-    let opens = flags & SYN != 0;
+fn judge_tcp(
+    packet: &Packet,
+    listens: bool,
+    destinations: &impl Destinations,
+    memory: &impl Memory,
+) -> Decision {
+    let opens = packet.detail & SYN != 0;
     // Before "accepted": nobody answers with a SYN alone.
-    if opens && flags & ACK == 0 {
+    if opens && packet.detail & ACK == 0 {
         return Decision::DroppedTcpOpen;
     }
-    if listens || memory.accepted() {
+    let answers = if listens { destinations.called(&packet.destination) } else { memory.accepted() };
+    if answers {
         return Decision::PassedAnswer;
     }
-    // A SYN-ACK of a socket that does not listen: a simultaneous open.
+    // A SYN-ACK to somebody who has not called: a simultaneous open, or the workload called itself in another's name.
     if opens { Decision::DroppedTcpOpen } else { Decision::PassedOlderConnection }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the kernel's context, at its fixed offsets.
     let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
-    let (decision, listener) = decide(&attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
     if decision == Decision::Captured {
         // SAFETY: both fields may be written by this hook.
         unsafe {
@@ -48,7 +48,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     // SAFETY: as in `v4`.
     let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
-    let (decision, listener) = decide(&attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
     if decision == Decision::Captured {
         let loopback = match attempt.destination.address_v4() {
             Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
@@ -99,9 +99,11 @@ impl Fields {
 /// Decides, and keeps the socket's storage in step: it says "captured" exactly as long as the socket is. Returns the
 /// listener's port with [`Decision::Captured`].
 #[inline(always)]
-fn decide(attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
+fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
     let policy = POLICY.get();
-    let decision = classify(policy, attempt, &Reachable { workload: policy.workload() });
+    // SAFETY: the kernel's context.
+    let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
+    let decision = classify(policy, attempt, &reachable);
     match decision {
         Decision::Captured => {
             let listener = policy.listener(attempt.destination.address_v4().is_some());

@@ -4,23 +4,22 @@
 
 use agent_common::{Decision, Endpoint, Policy};
 
-use crate::{classify::is_loopback, destinations::Destinations};
+use crate::{
+    classify::is_loopback,
+    destinations::{Destinations, Heard},
+};
 
-/// Decides. `port` is the socket's own, host order.
+/// Decides. A peer that was heard on this machine may be answered as far as this hook is concerned, since the address does not
+/// say whether the answer leaves; the backstop knows, and does not let it.
 #[inline(always)]
-pub fn datagram(
-    policy: &Policy,
-    port: u16,
-    destination: &Endpoint,
-    destinations: &impl Destinations,
-) -> Decision {
+pub fn datagram(policy: &Policy, destination: &Endpoint, destinations: &impl Destinations) -> Decision {
     if policy.workload() == 0 {
         return Decision::RefusedUnclassified;
     }
     let allowed = is_loopback(&destination.address(), destination.address_v4())
         || destinations.bypassed(destination)
         || destinations.resolver(destination)
-        || destinations.spoke_first(port, destination);
+        || destinations.heard(destination) != Heard::Never;
     if allowed { Decision::PassedDatagram } else { Decision::RefusedDatagram }
 }
 
@@ -32,24 +31,27 @@ mod tests {
     #[test]
     fn only_where_the_configuration_or_the_peer_allows_it() {
         let policy = Policy::new(7, 1, 1);
-        let table = Table { spoken: Some((5000, "198.51.100.9:4242")) };
-        for (port, destination, expected) in [
-            (4000, "127.0.0.1:53", Decision::PassedDatagram),
-            (4000, "[::1]:9", Decision::PassedDatagram),
-            (4000, "[::ffff:127.0.0.1]:9", Decision::PassedDatagram),
-            (4000, "10.1.2.3:9", Decision::PassedDatagram),
-            (4000, "192.0.2.53:53", Decision::PassedDatagram),
-            (4000, "192.0.2.53:443", Decision::RefusedDatagram),
-            (4000, "198.51.100.9:4242", Decision::RefusedDatagram),
-            (5000, "198.51.100.9:4242", Decision::PassedDatagram),
-            (5000, "198.51.100.9:4243", Decision::RefusedDatagram),
-            (4000, "203.0.113.7:443", Decision::RefusedDatagram),
-            (4000, "[2001:db8::1]:443", Decision::RefusedDatagram),
-            (4000, "224.0.0.251:5353", Decision::RefusedDatagram),
+        let heard = |heard| Table { spoken: Some(("198.51.100.9:4242", heard)) };
+        for (destination, expected) in [
+            ("127.0.0.1:53", Decision::PassedDatagram),
+            ("[::1]:9", Decision::PassedDatagram),
+            ("[::ffff:127.0.0.1]:9", Decision::PassedDatagram),
+            ("10.1.2.3:9", Decision::PassedDatagram),
+            ("192.0.2.53:53", Decision::PassedDatagram),
+            ("192.0.2.53:443", Decision::RefusedDatagram),
+            ("198.51.100.9:4242", Decision::PassedDatagram),
+            ("198.51.100.9:4243", Decision::RefusedDatagram),
+            ("203.0.113.7:443", Decision::RefusedDatagram),
+            ("[2001:db8::1]:443", Decision::RefusedDatagram),
+            ("224.0.0.251:5353", Decision::RefusedDatagram),
         ] {
-            assert_eq!(datagram(&policy, port, &endpoint(destination), &table), expected, "{destination}");
+            for table in [heard(Heard::Here), heard(Heard::Outside)] {
+                assert_eq!(datagram(&policy, &endpoint(destination), &table), expected, "{destination}");
+            }
         }
+        let table = Table::default();
+        assert_eq!(datagram(&policy, &endpoint("198.51.100.9:4242"), &table), Decision::RefusedDatagram);
         let nobody = Policy::new(0, 1, 1);
-        assert_eq!(datagram(&nobody, 1, &endpoint("127.0.0.1:53"), &table), Decision::RefusedUnclassified);
+        assert_eq!(datagram(&nobody, &endpoint("127.0.0.1:53"), &table), Decision::RefusedUnclassified);
     }
 }

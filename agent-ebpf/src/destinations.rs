@@ -2,12 +2,27 @@
 
 use agent_common::Endpoint;
 
+/// Where a UDP peer has been heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heard {
+    /// Nowhere.
+    #[default]
+    Never,
+    /// On this machine only. Not proof of anything: whoever may bind to an address that is not his (`IPV6_FREEBIND` takes no
+    /// privilege) can send from it to himself.
+    Here,
+    /// By a link.
+    Outside,
+}
+
 /// Destinations that may be reached without the gateway.
 pub trait Destinations {
     /// Whether it is in a bypassed range of its own family.
     fn bypassed(&self, destination: &Endpoint) -> bool;
     /// Whether it is a configured DNS resolver: address and port.
     fn resolver(&self, destination: &Endpoint) -> bool;
-    /// Whether this UDP peer has sent to the local port (host order) of the running workload before.
-    fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool;
+    /// Whether this TCP peer has asked the running program's socket, which listens, for a connection, from outside.
+    fn called(&self, peer: &Endpoint) -> bool;
+    /// Where this UDP peer has sent to the running program's socket before.
+    fn heard(&self, peer: &Endpoint) -> Heard;
 }

@@ -7,6 +7,10 @@
 pub const V4_LENGTH: usize = 20;
 /// Length of the IPv6 header.
 pub const V6_LENGTH: usize = 40;
+/// Bit of TCP's flags: opens a connection, or answers that.
+pub const SYN: u8 = 0x02;
+/// Bit of TCP's flags: answers.
+pub const ACK: u8 = 0x10;
 /// Bytes of a TCP header up to its flags.
 pub const TCP_LENGTH: usize = 14;
 /// Bytes of a hop-by-hop header with one option of 4 bytes, and the type of the ICMPv6 message after it.

@@ -5,11 +5,11 @@
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
 use agent_common::{Captured, Conversation, Decision, Endpoint, Original, OriginalKey, Policy, names};
-use agent_ebpf::destinations::Destinations;
+use agent_ebpf::destinations::{Destinations, Heard};
 use aya_ebpf::{
     bindings::bpf_sock,
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
-    helpers::{bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::{bpf_get_local_storage, bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
 
@@ -32,10 +32,15 @@ pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAP
 #[btf_map(name = "egret_accepted")]
 pub(crate) static ACCEPTED: SocketStorage<u32> = SocketStorage::new();
 
-/// Key: a UDP peer and the port of a workload that it has sent to. Written by ingress, read by sendmsg and egress. An LRU: a
+/// Key: a UDP peer and the socket that it has sent to. Value: where it was heard. Written by ingress, read by sendmsg and egress. An LRU: a
 /// flood of strangers costs quiet peers their answers, never the memory of the node.
 #[btf_map(name = "egret_spoken")]
 static SPOKEN: LruHashMap<Conversation, u8, { names::SPOKEN_CAPACITY }> = LruHashMap::new();
+
+/// Key: a TCP peer and the listening socket that it has sent a SYN to, from outside. Written by ingress, read by egress. An LRU
+/// of its own, so that a flood of SYNs does not cost UDP peers their answers.
+#[btf_map(name = "egret_calls")]
+static CALLS: LruHashMap<Conversation, u8, { names::CALLS_CAPACITY }> = LruHashMap::new();
 
 /// Key: a DNS resolver. Written by user space, read by connect, sendmsg and egress.
 #[btf_map(name = "egret_resolvers")]
@@ -58,18 +63,50 @@ pub(crate) fn count(decision: Decision) {
     }
 }
 
-/// Remembers that a UDP peer has sent to a port of the workload.
+/// Remembers that a UDP peer has sent to a socket.
 #[inline(always)]
-pub(crate) fn remember(conversation: &Conversation) {
-    // Most are known already, and looking up is cheaper than writing. Should writing fail, the answer is dropped.
-    if SPOKEN.get_ptr(conversation).is_none() {
-        let _ = SPOKEN.insert(conversation, 1, 0);
+pub(crate) fn remember(conversation: &Conversation, outside: bool) {
+    // Most are known already, and looking up is cheaper than writing.
+    let known = SPOKEN.get_ptr(conversation).map(|heard| {
+        // SAFETY: the kernel gave the pointer to one byte, which changes at once or not at all.
+        unsafe { heard.read() }
+    });
+    let heard = if outside { names::SPOKEN_OUTSIDE } else { names::SPOKEN_HERE };
+    if known.is_none() || (outside && known != Some(heard)) {
+        // Should it fail, the answer is dropped.
+        let _ = SPOKEN.insert(conversation, heard, 0);
     }
 }
 
-/// What the maps say of destinations, for the workload with this number.
+/// Remembers that a TCP peer has sent a SYN to a socket, from outside. Should it fail, the answer is dropped, and the peer asks
+/// again.
+#[inline(always)]
+pub(crate) fn remember_call(conversation: &Conversation) {
+    let _ = CALLS.insert(conversation, 1, 0);
+}
+
+/// The cookie of the running program's socket; 0: it has none.
+///
+/// # Safety
+/// `context` is the kernel's context of a `sock_addr` or packet program.
+#[inline(always)]
+pub(crate) unsafe fn socket_cookie(context: *mut c_void) -> u64 {
+    // SAFETY: what the caller promises.
+    unsafe { bpf_get_socket_cookie(context) }
+}
+
+/// What the maps say of destinations, for the socket of a program's context.
 pub(crate) struct Reachable {
-    pub(crate) workload: u32,
+    context: *mut c_void,
+}
+
+impl Reachable {
+    /// # Safety
+    /// `context` is the kernel's context of a `sock_addr` or packet program.
+    #[inline(always)]
+    pub(crate) const unsafe fn new(context: *mut c_void) -> Self {
+        Self { context }
+    }
 }
 
 impl Destinations for Reachable {
@@ -85,8 +122,25 @@ impl Destinations for Reachable {
     }
 
     #[inline(always)]
-    fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool {
-        SPOKEN.get_ptr(Conversation::new(self.workload, port, *peer)).is_some()
+    fn called(&self, peer: &Endpoint) -> bool {
+        // SAFETY: what `new` was promised.
+        let socket = unsafe { socket_cookie(self.context) };
+        socket != 0 && CALLS.get_ptr(Conversation::new(socket, *peer)).is_some()
+    }
+
+    #[inline(always)]
+    fn heard(&self, peer: &Endpoint) -> Heard {
+        // SAFETY: what `new` was promised.
+        let socket = unsafe { socket_cookie(self.context) };
+        if socket == 0 {
+            return Heard::Never;
+        }
+        match SPOKEN.get_ptr(Conversation::new(socket, *peer)) {
+            // SAFETY: as in `remember`.
+            Some(heard) if unsafe { heard.read() } == names::SPOKEN_OUTSIDE => Heard::Outside,
+            Some(_) => Heard::Here,
+            None => Heard::Never,
+        }
     }
 }
 

@@ -26,6 +26,10 @@ const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+/// Index of the loopback device; 0 is none.
+const LOOPBACK_DEVICE: u32 = 1;
+/// `pkt_type` of a packet that the machine sends to itself as well.
+const PACKET_LOOPBACK: u32 = 5;
 /// Where TCP's flags are in its header.
 const TCP_FLAGS: usize = 13;
 
@@ -54,11 +58,11 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
             protocol: u32::from(header.protocol),
             hops: header.hops,
             plain: header.plain,
-            port: next.source,
             detail: next.detail,
             listener_discovery: next.listener_discovery,
         };
-        let reachable = Reachable { workload: policy.workload() };
+        // SAFETY: the kernel's context.
+        let reachable = unsafe { Reachable::new(skb.cast()) };
         judge(policy, &packet, &socket.class(), &reachable, &socket)
     };
     maps::count(decision);
@@ -66,20 +70,44 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
 }
 
 /// A packet arrives: never dropped, but its sender may be answered.
+///
+/// What was heard on this machine only proves nothing: with `IPV6_FREEBIND`, which takes no privilege, a workload can send to
+/// itself from any address.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
-    // SAFETY: the kernel's context, at its fixed offset.
-    let protocol = unsafe { read_volatile(addr_of!((*skb).protocol)) };
-    let policy = POLICY.get();
+    // SAFETY: the kernel's context, at its fixed offsets; all fields are read before any is used.
+    let (protocol, device, kind) = unsafe {
+        (
+            read_volatile(addr_of!((*skb).protocol)),
+            read_volatile(addr_of!((*skb).ifindex)),
+            read_volatile(addr_of!((*skb).pkt_type)),
+        )
+    };
+    // Not needed here, but every program refers to it.
+    let _ = POLICY.get();
     let header = header(ctx, protocol);
-    // Answers over loopback pass anyway, but `sendto()` is judged by the address, which may be one of this host's own.
-    if header.protocol == UDP && header.plain {
-        let next = Next::of(ctx, &header);
-        if !next.cut {
-            let peer = Endpoint::v6(header.source, next.source);
-            maps::remember(&Conversation::new(policy.workload(), next.destination, peer));
-        }
+    if !header.plain || (header.protocol != UDP && header.protocol != TCP) {
+        return PASS;
+    }
+    let next = Next::of(ctx, &header);
+    if next.cut {
+        return PASS;
+    }
+    // Here: by loopback, or the copy of a multicast packet of our own.
+    let outside = device > LOOPBACK_DEVICE && kind != PACKET_LOOPBACK;
+    let calls = next.detail & (header::SYN | header::ACK) == header::SYN;
+    if header.protocol == TCP && !(calls && outside) {
+        return PASS;
+    }
+    // SAFETY: the kernel's context.
+    let socket = unsafe { maps::socket_cookie(skb.cast()) };
+    let conversation = Conversation::new(socket, Endpoint::v6(header.source, next.source));
+    if header.protocol == TCP {
+        maps::remember_call(&conversation);
+    } else {
+        // Also what was heard here, since `sendto()` is judged by the address, which may be one of this machine's own.
+        maps::remember(&conversation, outside);
     }
     PASS
 }

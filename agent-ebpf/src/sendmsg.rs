@@ -16,8 +16,8 @@ use crate::{
 pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: the kernel's context, at its fixed offsets.
-    let (ip, ports) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Ports::read(addr)) };
-    decide(ports.own, &Endpoint::v4(ip.to_ne_bytes(), ports.destination))
+    let (ip, port) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), port(addr)) };
+    decide(ctx, &Endpoint::v4(ip.to_ne_bytes(), port))
 }
 
 /// To an IPv6 address.
@@ -25,34 +25,23 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
 pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: as in `v4`.
-    let (words, ports) = unsafe { (read_v6(addr), Ports::read(addr)) };
-    decide(ports.own, &Endpoint::v6(bytes(words), ports.destination))
+    let (words, port) = unsafe { (read_v6(addr), port(addr)) };
+    decide(ctx, &Endpoint::v6(bytes(words), port))
 }
 
-/// In host order.
-struct Ports {
-    own: u16,
-    destination: u16,
-}
-
-impl Ports {
-    /// # Safety
-    /// `addr` is the kernel's context.
-    #[inline(always)]
-    unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
-        // SAFETY: the context's fields at their fixed offsets; the socket is never null in these hooks (Linux 5.3).
-        unsafe {
-            let destination = u16::from_be(read_volatile(addr_of!((*addr).user_port)) as u16);
-            let socket = read_volatile(addr_of!((*addr).__bindgen_anon_1.sk));
-            // In host order, other than all others. The kernel has chosen it before this hook runs.
-            let own = read_volatile(addr_of!((*socket).src_port)) as u16;
-            Self { own, destination }
-        }
-    }
+/// The destination's port, host order.
+///
+/// # Safety
+/// `addr` is the kernel's context.
+#[inline(always)]
+unsafe fn port(addr: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: the context's field at its fixed offset.
+    u16::from_be(unsafe { read_volatile(addr_of!((*addr).user_port)) } as u16)
 }
 
 #[inline(always)]
-fn decide(port: u16, destination: &Endpoint) -> i32 {
-    let policy = POLICY.get();
-    answer(datagram(policy, port, destination, &Reachable { workload: policy.workload() }))
+fn decide(ctx: &SockAddrContext, destination: &Endpoint) -> i32 {
+    // SAFETY: the kernel's context.
+    let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
+    answer(datagram(POLICY.get(), destination, &reachable))
 }

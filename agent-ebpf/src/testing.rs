@@ -6,12 +6,12 @@ use core::net::SocketAddr;
 
 use agent_common::Endpoint;
 
-use crate::destinations::Destinations;
+use crate::destinations::{Destinations, Heard};
 
 /// Bypassed: 10.0.0.0/8 and fd00::/8. Resolvers: 192.0.2.53:53 and [2001:db8::53]:53.
 #[derive(Default)]
 pub(crate) struct Table {
-    pub(crate) spoken: Option<(u16, &'static str)>,
+    pub(crate) spoken: Option<(&'static str, Heard)>,
 }
 
 pub(crate) fn endpoint(text: &str) -> Endpoint {
@@ -31,7 +31,11 @@ impl Destinations for Table {
         [endpoint("192.0.2.53:53"), endpoint("[2001:db8::53]:53")].contains(destination)
     }
 
-    fn spoke_first(&self, port: u16, peer: &Endpoint) -> bool {
-        self.spoken.is_some_and(|(local, text)| port == local && *peer == endpoint(text))
+    fn called(&self, peer: &Endpoint) -> bool {
+        self.heard(peer) == Heard::Outside
+    }
+
+    fn heard(&self, peer: &Endpoint) -> Heard {
+        self.spoken.filter(|(text, _)| *peer == endpoint(text)).map(|(_, heard)| heard).unwrap_or_default()
     }
 }

@@ -39,7 +39,6 @@ fn packet(protocol: u32, destination: &str, detail: u8) -> Packet {
         protocol,
         hops: 64,
         plain: true,
-        port: 4000,
         detail,
         listener_discovery: false,
     }
@@ -61,9 +60,7 @@ fn tcp_rules() {
         (SYN, TCP, CAPTURED, Decision::DroppedCaptured),
         (SYN | ACK, TCP, NOTHING, Decision::DroppedTcpOpen),
         (SYN | ACK, TCP, ACCEPTED, Decision::PassedAnswer),
-        (SYN | ACK, LISTENER, NOTHING, Decision::PassedAnswer),
-        // A socket that was captured, failed, and became a server.
-        (SYN | ACK, LISTENER, CAPTURED, Decision::PassedAnswer),
+        (SYN | ACK, LISTENER, NOTHING, Decision::DroppedTcpOpen),
         (ACK, TCP, ACCEPTED, Decision::PassedAnswer),
         (ACK, TCP, CAPTURED, Decision::DroppedCaptured),
         (ACK, TCP, NOTHING, Decision::PassedOlderConnection),
@@ -71,6 +68,18 @@ fn tcp_rules() {
     ] {
         assert_eq!(decide(&tcp(flags), &socket, marks), expected, "flags {flags:#x}, {socket:?}");
     }
+}
+
+#[test]
+fn a_listener_answers_who_has_called() {
+    let called = Table { spoken: Some(("203.0.113.7:80", Heard::Outside)) };
+    // The second: a socket that was captured, failed, and became a server.
+    for marks in [NOTHING, CAPTURED] {
+        let decided = judge(&POLICY, &tcp(SYN | ACK), &LISTENER, &called, &marks);
+        assert_eq!(decided, Decision::PassedAnswer);
+    }
+    let other = Table { spoken: Some(("203.0.113.7:81", Heard::Outside)) };
+    assert_eq!(judge(&POLICY, &tcp(SYN | ACK), &LISTENER, &other, &NOTHING), Decision::DroppedTcpOpen);
 }
 
 #[test]
@@ -129,12 +138,18 @@ fn loopback_is_free_but_not_without_a_policy() {
 
 #[test]
 fn answers_of_udp_servers() {
-    let table = Table { spoken: Some((4000, "198.51.100.9:4242")) };
+    let table = Table { spoken: Some(("198.51.100.9:4242", Heard::Outside)) };
     let answer =
         |destination, socket| judge(&POLICY, &packet(IPPROTO_UDP, destination, 0), socket, &table, &NOTHING);
     assert_eq!(answer("198.51.100.9:4242", &UDP), Decision::PassedDatagramAnswer);
     assert_eq!(answer("198.51.100.9:4243", &UDP), Decision::DroppedDatagram);
     assert_eq!(answer("198.51.100.9:4242", &RAW), Decision::DroppedRaw, "forged by a raw socket");
+
+    let forged = Table { spoken: Some(("198.51.100.9:4242", Heard::Here)) };
+    let packet = packet(IPPROTO_UDP, "198.51.100.9:4242", 0);
+    assert_eq!(judge(&POLICY, &packet, &UDP, &forged, &NOTHING), Decision::DroppedDatagram);
+    let local = Packet { device: LOOPBACK_DEVICE, ..packet };
+    assert_eq!(judge(&POLICY, &local, &UDP, &forged, &NOTHING), Decision::PassedLoopback);
 }
 
 #[test]

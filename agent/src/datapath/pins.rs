@@ -37,7 +37,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -93,6 +93,14 @@ const SHAPES: [Shape; 8] = [
         value: 1,
         flags: 0,
         capacity: names::SPOKEN_CAPACITY,
+    },
+    Shape {
+        name: names::CALLS,
+        kind: MapType::LruHash,
+        key: size_of::<Conversation>(),
+        value: 1,
+        flags: 0,
+        capacity: names::CALLS_CAPACITY,
     },
     Shape {
         name: names::DECISIONS,

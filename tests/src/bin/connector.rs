@@ -11,6 +11,8 @@
 //! - `datagram ADDRESS`: connects a UDP socket.
 //! - `send TEXT ADDRESS`, `send-connected TEXT ADDRESS`: sends a datagram, without and with `connect()`.
 //! - `start-routed HOP ADDRESS`, `send-routed HOP TEXT ADDRESS`: `start` and `send-connected`, source-routed by a hop.
+//! - `forge SOURCE TEXT ADDRESS`, `start-forged SOURCE ADDRESS`: sends a datagram, begins to connect, from an address that is
+//!   not ours.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `own-network`: moves into a network namespace of its own making.
@@ -124,6 +126,19 @@ fn run(words: &[&str]) -> Outcome {
             socket.connect(address).map_err(errno)?;
             socket.send(text.as_bytes()).map_err(errno)?;
             done()
+        }
+        ["forge", source, text, address] => {
+            let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::empty(), None)?;
+            free_bind(&socket)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(parse(source)?))?;
+            UdpSocket::from(socket).send_to(text.as_bytes(), parse(address)?).map_err(errno)?;
+            done()
+        }
+        ["start-forged", source, address] => {
+            let socket = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+            free_bind(&socket)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(parse(source)?))?;
+            started(socket, address)
         }
         ["ask", text, address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;
@@ -262,6 +277,24 @@ fn source_route(socket: &impl AsRawFd, hop: &str) -> Result<(), Errno> {
             nix::libc::IP_OPTIONS,
             option.as_ptr().cast(),
             option.len() as nix::libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Lets the socket be bound to any IPv6 address, which needs no privilege.
+fn free_bind(socket: &impl AsRawFd) -> Result<(), Errno> {
+    // `include/uapi/linux/in6.h`.
+    const IPV6_FREEBIND: i32 = 78;
+    let yes = 1_i32;
+    // SAFETY: pointer and length are those of `yes`, which lives during the call.
+    let result = unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            nix::libc::IPPROTO_IPV6,
+            IPV6_FREEBIND,
+            (&raw const yes).cast(),
+            size_of::<i32>() as nix::libc::socklen_t,
         )
     };
     Errno::result(result).map(drop)

@@ -109,7 +109,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
             fs::remove_file(&path).unwrap();
         }
     }
-    for map in ["egret_resolvers", "egret_accepted", "egret_spoken"] {
+    for map in ["egret_resolvers", "egret_accepted", "egret_spoken", "egret_calls"] {
         fs::remove_file(lab.pins.join("maps").join(map)).unwrap();
     }
     assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
