@@ -23,8 +23,10 @@ fn message(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !message.contains(&cause) {
-            let separator = if message.is_empty() { "" } else { ": " };
-            message += &format!("{separator}{cause}");
+            if !message.is_empty() {
+                message += ": ";
+            }
+            message += &cause;
         }
     }
     message

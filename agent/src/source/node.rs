@@ -192,7 +192,7 @@ mod tests {
         {
             assert_eq!(Node::parse(text).unwrap_err().1, said);
         }
-        let deep: String = (0..100).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+        let deep = (0..100).map(|level| " ".repeat(level) + "a:\n").collect::<String>();
         assert!(Node::parse(&deep).unwrap_err().1.starts_with("it is larger or deeper"));
     }
 }

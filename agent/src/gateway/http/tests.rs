@@ -172,7 +172,7 @@ async fn h2c_is_an_offer_that_ends_here() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(!answer.contains("seen-upgrade") && !answer.contains("seen-http2"), "{answer}");
     // Closed in order, not dropped: in a tunnel that would be a reset.
-    client.write_all(&[0; 100 * 1024]).await.unwrap();
+    client.write_all(&vec![0; 100 * 1024]).await.unwrap();
 }
 
 #[tokio::test]
