@@ -24,6 +24,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// It is somebody else's: root's, normally.
+    #[error("{socket} may not be used by this user; run it with sudo")]
+    Forbidden {
+        /// The admin socket.
+        socket: PathBuf,
+    },
     /// The exchange broke.
     #[error("the exchange over {socket} broke")]
     Http {
@@ -71,9 +77,10 @@ async fn request<T: DeserializeOwned>(
     body: Bytes,
 ) -> Result<T, Error> {
     let http = |source| Error::Http { socket: socket.to_owned(), source };
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| Error::Connect { socket: socket.to_owned(), source })?;
+    let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Forbidden { socket: socket.to_owned() },
+        _ => Error::Connect { socket: socket.to_owned(), source },
+    })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let mut request = Request::new(Full::new(body));

@@ -21,7 +21,12 @@ pub(super) fn run(check: &Check) -> anyhow::Result<ExitCode> {
             for problem in &report.problems {
                 output::text(problem.to_string())?;
             }
-            output::text(format!("{} objects, {} problems", report.objects, report.problems.len()))?;
+            let (objects, problems) = (report.objects, report.problems.len());
+            output::text(format!(
+                "{}, {}",
+                output::count(objects, "object"),
+                output::count(problems, "problem")
+            ))?;
         }
     }
     Ok(if report.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 /// Prints `value` as indented JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
-    Ok(())
+    // In one piece: stdout is flushed at every line, and a reader that leaves is an error of the write, not of JSON.
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(io::stdout().lock().write_all(&text)?)
 }
 
 /// Prints a line, or several.
@@ -48,6 +48,11 @@ pub(super) fn table(header: &[&str]) -> Table {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table
+}
+
+/// A number of things, such as `1 object` or `2 objects`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Bytes as people read them, in steps of 1024.

@@ -74,10 +74,10 @@ fn human(status: &Status) -> String {
     ));
     if let Some(config) = &status.config {
         lines.push(format!(
-            "config   version {}, {} objects, {} problems",
+            "config   version {}, {}, {}",
             config.version,
-            config.objects,
-            config.problems.len()
+            output::count(config.objects, "object"),
+            output::count(config.problems.len(), "problem")
         ));
         lines.extend(config.problems.iter().map(|problem| format!("         {problem}")));
     }

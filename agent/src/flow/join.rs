@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FlowId, FlowRecord};
+use super::{FlowId, FlowRecord, Verdict};
 
 /// A flow as both sides saw it: the JSON of `egret flows -o json`.
 ///
@@ -49,8 +49,8 @@ fn view(agent: &FlowRecord, gateway: Option<&FlowRecord>) -> FlowRecord {
     view.upstream_cluster.clone_from(&gateway.upstream_cluster);
     view.upstream_host = gateway.upstream_host;
     view.requests = gateway.requests;
-    // The side with the worse verdict knows why; the gateway, where both say the same, knows more.
-    if gateway.verdict >= agent.verdict {
+    // The gateway knows why it refused or what failed; of that the agent sees a tunnel that was reset.
+    if gateway.verdict != Verdict::Allowed || agent.verdict == Verdict::Allowed {
         view.verdict = gateway.verdict;
         view.reason = gateway.reason;
         view.detail.clone_from(&gateway.detail);
@@ -87,5 +87,29 @@ mod tests {
         let alone = flows.iter().find(|joined| joined.flow.id == lost).unwrap();
         assert_eq!(alone.flow.reason, Reason::GatewayUnreachable);
         assert!(alone.gateway.is_none());
+    }
+
+    #[test]
+    fn a_tunnel_that_the_gateway_reset_has_the_gateways_reason() {
+        let (agent, gateway) = (FlowTable::new(Side::Agent, 9), FlowTable::new(Side::Gateway, 9));
+        let workload: crate::mesh::SpiffeId = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
+        let destination = "203.0.113.7:5432".parse().unwrap();
+        for (near, far, shown) in [
+            (Some(Reason::UpstreamReset), Some(Reason::PolicyDenied), Reason::PolicyDenied),
+            (Some(Reason::GatewayRefused), Some(Reason::NotRegistered), Reason::NotRegistered),
+            (Some(Reason::UpstreamReset), None, Reason::UpstreamReset),
+            (None, None, Reason::Completed),
+        ] {
+            let id = FlowId::random();
+            for (table, reason) in [(&agent, near), (&gateway, far)] {
+                let flow = table.open(id, workload.clone(), destination);
+                if let Some(reason) = reason {
+                    flow.fail(&Refusal::new(reason, "x"));
+                }
+            }
+            let flows = join(agent.records(), gateway.records());
+            let joined = flows.iter().find(|joined| joined.flow.id == id).unwrap();
+            assert_eq!((joined.flow.reason, joined.flow.verdict), (shown, Verdict::of(shown)));
+        }
     }
 }

@@ -47,5 +47,5 @@ pub const ISTIO_MUTUAL: &str = "EG0305";
 pub const SKIP_VERIFY: &str = "EG0306";
 /// Istio does not check the server's name for this rule; Egret checks it against `sni`, else the host.
 pub const NAME_CHECK: &str = "EG0307";
-/// The credential is not there.
+/// The credential is not there, or cannot be used.
 pub const CREDENTIAL: &str = "EG0308";

@@ -1,6 +1,6 @@
 //! Warnings about valid objects: where Egret reads them more safely than Istio, and where they can have no effect.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     codes,
@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     mesh::{DestinationRule, ObjectRef, Objects, TlsSetting},
-    route::AppProtocol,
+    route::{AppProtocol, TlsOrigination},
+    tls::originate::check_credential,
 };
 
 struct Lint<'a> {
@@ -137,7 +138,7 @@ fn destination_rule(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRu
                     .to_owned(),
                 "remove insecureSkipVerify",
             ),
-            TlsSetting::Originate { sni, subject_alt_names, credential_name, .. } => {
+            TlsSetting::Originate { sni, subject_alt_names, .. } => {
                 if let (Some(sni), true) = (sni, subject_alt_names.is_empty()) {
                     lint.warn(
                         object,
@@ -149,24 +150,46 @@ fn destination_rule(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRu
                         "write subjectAltNames to say which names are meant",
                     );
                 }
-                if let Some(name) = credential_name {
-                    let home = &objects.settings.gateway.namespace;
-                    let there = objects.credentials.iter().any(|c| {
-                        *c.object.namespace == **home
-                            && (c.object.name == *name || *c.object.name == *format!("{name}-cacert"))
-                    });
-                    if !there {
-                        lint.warn(
-                            object,
-                            codes::CREDENTIAL,
-                            "spec.trafficPolicy",
-                            format!("Secret {home}/{name} is not there or holds no TLS material; connections to this host fail"),
-                            "create it in the gateway's namespace",
-                        );
-                    }
-                }
+                credential(lint, objects, rule, tls);
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the Secret of a rule is there and usable.
+fn credential(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRule, tls: &TlsSetting) {
+    let TlsSetting::Originate { mutual, credential_name: Some(name), insecure_skip_verify, .. } = tls else {
+        return;
+    };
+    let home = &objects.settings.gateway.namespace;
+    let find = |name: &str| {
+        objects.credentials.iter().find(|c| *c.object.namespace == **home && *c.object.name == *name).cloned()
+    };
+    let (main, ca) = (find(name), find(&format!("{name}-cacert")));
+    if main.is_none() && ca.is_none() {
+        return lint.warn(
+            &rule.object,
+            codes::CREDENTIAL,
+            "spec.trafficPolicy",
+            format!(
+                "Secret {home}/{name} is not there or holds no TLS material; connections to this host fail"
+            ),
+            "create it in the gateway's namespace",
+        );
+    }
+    let origination = TlsOrigination {
+        mutual: *mutual,
+        credential_name: Some(Arc::clone(name)),
+        sni: None,
+        subject_alt_names: Vec::new(),
+        insecure_skip_verify: *insecure_skip_verify,
+        object: rule.object.clone(),
+    };
+    if let Err(refusal) = check_credential(main, ca, &origination) {
+        let secret = refusal.object.unwrap_or_else(|| rule.object.clone());
+        let why = refusal.detail.strip_prefix(&format!("{secret}: ")).unwrap_or(&refusal.detail);
+        let message = format!("{why}; connections for which {} uses it fail", rule.object);
+        lint.warn(&secret, codes::CREDENTIAL, "data", message, "replace it");
     }
 }

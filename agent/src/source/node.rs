@@ -192,8 +192,7 @@ mod tests {
         {
             assert_eq!(Node::parse(text).unwrap_err().1, said);
         }
-        let deep: Vec<_> = (0..100).map(|level| format!("{}a:", " ".repeat(level))).collect();
-        let deep = deep.join("\n");
+        let deep = (0..100).map(|level| " ".repeat(level) + "a:\n").collect::<String>();
         assert!(Node::parse(&deep).unwrap_err().1.starts_with("it is larger or deeper"));
     }
 }

@@ -27,7 +27,7 @@ use self::{
     verify::{AcceptAny, ExpectUpstream, ExpectedName},
 };
 use crate::{
-    mesh::Snapshot,
+    mesh::{Credential, Snapshot},
     reason::{Reason, Refusal},
     route::TlsOrigination,
     tls::provider::{INTERNET_VERSIONS, provider},
@@ -82,6 +82,15 @@ impl Default for Originator {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What is wrong with the Secrets behind a DestinationRule, before a connection needs them.
+pub fn check_credential(
+    credential: Option<Arc<Credential>>,
+    ca: Option<Arc<Credential>>,
+    origination: &TlsOrigination,
+) -> Result<(), Refusal> {
+    Material::parse(&Secrets::new(credential, ca), origination)?.check_validity(SystemTime::now())
 }
 
 impl Originator {

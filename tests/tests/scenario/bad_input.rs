@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -80,6 +80,25 @@ fn check_names_file_document_and_field() -> Result<()> {
     fs::write(directory.path().join("entries.yaml"), MALFORMED.replace("eighty", "80"))?;
     let output = Command::new(egret()?).arg("check").arg(directory.path()).output()?;
     assert!(output.status.success(), "{}", text(&output));
+    Ok(())
+}
+
+/// `egret … -o json | head`: the reader has seen enough, and nothing is wrong.
+#[test]
+fn a_reader_that_leaves_is_no_failure() -> Result<()> {
+    let directory = TempDir::new()?;
+    // More than a pipe holds.
+    let documents: String = (0..500).map(|i| MALFORMED.replace("test-com", &format!("e{i}"))).collect();
+    fs::write(directory.path().join("entries.yaml"), documents.replace("kind: S", "\n---\nkind: S"))?;
+    for format in ["json", "table"] {
+        let mut command = Command::new(egret()?);
+        command.arg("check").arg(directory.path()).args(["-o", format]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        drop(child.stdout.take());
+        let output = child.wait_with_output()?;
+        assert!(output.status.success(), "{format}: {}", text(&output));
+        assert_eq!(text(&output), "", "{format}");
+    }
     Ok(())
 }
 

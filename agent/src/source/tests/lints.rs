@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::load;
-use crate::source::codes;
+use crate::{source::codes, tls::testing::TestAuthority};
 
 const ENTRY: &str = "
 apiVersion: networking.istio.io/v1
@@ -26,6 +26,7 @@ fn rule(name: &str, spec: &str) -> String {
 
 #[test]
 fn holes_of_istio_are_announced() {
+    let secret = SECRET.replace("{ca.crt: x}", &format!("{{ca.crt: {:?}}}", TestAuthority::new().root_pem()));
     let tls = |more: &str| format!("tls: {{mode: SIMPLE{more}}}");
     let on = |policy: &str| rule("a", &format!("{{host: test.com, trafficPolicy: {{{policy}}}}}"));
     for (rules, expected) in [
@@ -41,7 +42,7 @@ fn holes_of_istio_are_announced() {
         (on(&tls("")).replace("test.com", "Test.com"), vec![codes::HOST_CASE]),
         (on(&tls("")) + &rule("b", "{host: test.com}"), vec![codes::SEVERAL_RULES]),
     ] {
-        let report = load(&(ENTRY.to_owned() + SECRET + &rules)).report;
+        let report = load(&(ENTRY.to_owned() + &secret + &rules)).report;
         let found: Vec<_> = report.problems.iter().map(|problem| problem.code.as_str()).collect();
         assert_eq!(found, expected, "{rules}");
         assert!(!report.has_errors());
@@ -73,4 +74,17 @@ proptest! {
         text.insert_str(at, &with);
         load(&text);
     }
+}
+
+#[test]
+fn a_secret_that_cannot_be_used_is_announced_at_its_place() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: it}\nspec:\n  host: test.com\n  \
+                trafficPolicy: {tls: {mode: MUTUAL, credentialName: client, subjectAltNames: [test.com]}}\n";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: client, namespace: istio-system}\nstringData:\n  tls.crt: hello\n  tls.key: hello\n";
+    let report = load(&format!("{rule}---\n{secret}")).report;
+    let [problem] = &report.problems[..] else { panic!("{report:#?}") };
+    assert_eq!((problem.code.as_str(), problem.document), (codes::CREDENTIAL, 2));
+    assert_eq!(problem.object.as_deref(), Some("Secret istio-system/client"));
+    assert!(problem.message.starts_with("tls.crt (or cert) holds no certificate in PEM form; "), "{problem}");
+    assert!(!report.has_errors(), "the rest of the configuration is fine");
 }

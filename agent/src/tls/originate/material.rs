@@ -33,6 +33,10 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
+    pub(super) fn new(credential: Option<Arc<Credential>>, ca: Option<Arc<Credential>>) -> Self {
+        Self { credential, ca }
+    }
+
     /// Looks them up. A name that leads nowhere is a refusal: without its Secret there is nothing to verify with.
     pub(super) fn find(snapshot: &Snapshot, origination: &TlsOrigination) -> Result<Self, Refusal> {
         let rule = &origination.object;
