@@ -33,16 +33,12 @@ impl Footprint {
         for cgroup in workload_cgroups(egret)? {
             self.programs.extend(bpf::attached(&cgroup)?.into_iter().map(|(_, program)| program));
             if let Some(parent) = cgroup.parent() {
+                // The pins are in a directory of the same name.
+                let pins = parent.file_name().map(|name| Path::new("/sys/fs/bpf/egret").join(name));
+                self.paths.extend(pins.filter(|pins| pins.exists()));
                 self.paths.insert(parent.to_owned());
             }
             self.paths.insert(cgroup);
-        }
-        // One directory per instance, named after its run directory.
-        let name =
-            egret.run_dir().to_string_lossy().trim_matches('/').replace(|c: char| !c.is_alphanumeric(), "-");
-        let pins = Path::new("/sys/fs/bpf/egret").join(name);
-        if pins.exists() {
-            self.paths.insert(pins);
         }
         Ok(())
     }

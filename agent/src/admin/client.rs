@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,7 +11,10 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
+
+/// For one answer. Enrolling hundreds of workloads at once takes seconds.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why a role could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,12 @@ pub enum Error {
     /// It is somebody else's: root's, normally.
     #[error("{socket} may not be used by this user; run it with sudo")]
     Forbidden {
+        /// The admin socket.
+        socket: PathBuf,
+    },
+    /// It runs, and does not answer.
+    #[error("{socket}: no answer within {DEADLINE:?}; the process behind it hangs or is stopped")]
+    Timeout {
         /// The admin socket.
         socket: PathBuf,
     },
@@ -76,6 +86,17 @@ async fn request<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<T, Error> {
+    timeout(DEADLINE, exchange(socket, method, path, body))
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout { socket: socket.to_owned() }))
+}
+
+async fn exchange<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, Error> {
     let http = |source| Error::Http { socket: socket.to_owned(), source };
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => Error::Forbidden { socket: socket.to_owned() },
@@ -102,4 +123,18 @@ async fn request<T: DeserializeOwned>(
         return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
     }
     serde_json::from_slice(&body).map_err(|source| Error::Answer { socket: socket.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, get};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_that_hangs_is_told_from_one_that_is_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        assert!(matches!(get::<bool>(&socket, "/ready").await, Err(Error::Connect { .. })));
+        let _hangs = tokio::net::UnixListener::bind(&socket).unwrap();
+        assert!(matches!(get::<bool>(&socket, "/ready").await, Err(Error::Timeout { .. })));
+    }
 }

@@ -35,11 +35,18 @@ impl RunDir {
         &self.path
     }
 
-    /// A name for this instance that is safe in paths: cgroups and bpffs pins are kept under it.
+    /// A name for this instance that is safe in paths: cgroups and bpffs pins are kept under it. No two directories have the
+    /// same: one instance would take the other's workloads for its own.
     pub fn instance(&self) -> String {
         let text = self.path.to_string_lossy();
-        let name: String =
-            text.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let mut name = String::new();
+        for byte in text.trim_matches('/').bytes() {
+            match byte {
+                b'/' => name.push('-'),
+                byte if byte.is_ascii_alphanumeric() => name.push(byte.into()),
+                byte => name.extend(["_".to_owned(), format!("{byte:02x}")]),
+            }
+        }
         // 255 is the longest file name; the end is what tells instances apart.
         name[name.len().saturating_sub(200)..].to_owned()
     }
@@ -87,6 +94,15 @@ mod tests {
     #[test]
     fn instances_are_told_apart_by_directory() {
         assert_eq!(RunDir::new("/run/egret").instance(), "run-egret");
-        assert_eq!(RunDir::new("/tmp/a b/c").instance(), "tmp-a-b-c");
+        let names = ["/run/egret/qa", "/run/egret-qa", "/run/egret_2dqa", "/run/egret.qa", "/run/\u{e9}"];
+        let names = names.map(|path| RunDir::new(path).instance());
+        assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)), "{names:?}");
+        // bpffs refuses names with a dot.
+        assert!(
+            names
+                .iter()
+                .flat_map(|name| name.bytes())
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn run(query: Query) -> anyhow::Result<()> {
     );
     let (agent, gateway) = match (agent, gateway) {
         (Err(e), Err(_)) => return Err(e.into()),
-        (agent, gateway) => (agent.ok(), gateway.ok()),
+        (agent, gateway) => (answered("agent", agent), answered("gateway", gateway)),
     };
     let status = Status {
         config: gateway.as_ref().map(|gateway| Config {
@@ -55,6 +55,13 @@ pub(super) async fn run(query: Query) -> anyhow::Result<()> {
         Format::Json => output::json(&status),
         Format::Table => Ok(output::text(human(&status))?),
     }
+}
+
+/// Says why a role is shown as down: it may hang, or be somebody else's.
+fn answered<T>(role: &str, answer: Result<T, client::Error>) -> Option<T> {
+    answer
+        .map_err(|e| output::error(&anyhow::Error::new(e).context(format!("the {role} does not answer"))))
+        .ok()
 }
 
 fn human(status: &Status) -> String {

@@ -3,7 +3,7 @@
 //! A [`Record`] writes its line when it is dropped, so no path can forget to; until somebody says how it ended, the
 //! client went away.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
@@ -78,6 +78,12 @@ impl Record {
             entry.upstream_tls_version = peer.tls_version;
             entry.upstream_peer.clone_from(&peer.subject);
         });
+    }
+
+    /// Notes the endpoint at which it failed.
+    pub(super) fn attempted(&mut self, address: Option<SocketAddr>) {
+        self.session.flow.update(|flow| flow.upstream_host = address.or(flow.upstream_host));
+        self.note(|entry| entry.upstream_host = address);
     }
 
     /// Milliseconds since the start.

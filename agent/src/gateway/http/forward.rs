@@ -3,7 +3,7 @@
 //! A request is sent a second time only when hyper hands it back unwritten, which happens when a kept connection went
 //! stale; one that an upstream may have seen is never repeated.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{
     HeaderValue, Request, Response, Uri, Version,
@@ -76,14 +76,18 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     }
 
     let patience = forward.timeout.unwrap_or(idle);
+    let mut attempted = None;
     let sent = tokio::select! {
         biased;
-        sent = send_to_any(&session, &upstream, &transport, request) => sent,
+        sent = send_to_any(&session, &upstream, &transport, request, &mut attempted) => sent,
         () = late(&progress, patience) => Err(timed_out(&upstream, patience)),
     };
     let (mut response, lease) = match sent {
         Ok(sent) => sent,
-        Err(refusal) => return refuse(record, &refusal),
+        Err(refusal) => {
+            record.attempted(attempted);
+            return refuse(record, &refusal);
+        }
     };
     record.peer(&lease.peer);
     let (status, elapsed) = (response.status().as_u16(), record.elapsed());
@@ -166,12 +170,13 @@ fn timed_out(upstream: &Upstream, patience: Duration) -> Refusal {
     )
 }
 
-/// Sends to the first endpoint that takes the request.
+/// Sends to the first endpoint that takes the request. `attempted` is the last one tried.
 async fn send_to_any(
     session: &Session,
     upstream: &Upstream,
     transport: &Transport,
     mut request: Request<RequestBody>,
+    attempted: &mut Option<SocketAddr>,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     let gateway = &session.gateway;
     let http2 = request.version() == Version::HTTP_2;
@@ -179,6 +184,7 @@ async fn send_to_any(
     let addresses = upstream::addresses(session, upstream).await?;
     let balanced = addresses.len() > 1;
     for address in addresses {
+        *attempted = Some(address);
         let in_flight = balanced.then(|| gateway.balancer.start(address));
         let key = Key::new(address, http2, transport);
         // Every round takes a connection out of the pool, or is the last.
@@ -220,7 +226,7 @@ async fn open(
     upstream: &Upstream,
     transport: &Transport,
     key: &Key,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
 ) -> Result<Lease, Refusal> {
     let gateway = &session.gateway;
     let (stream, peer) =

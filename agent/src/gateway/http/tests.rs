@@ -287,7 +287,8 @@ async fn a_refused_upstream_is_503_and_the_next_endpoint_is_tried() {
         answer.contains(&format!("{closed} (test.com) cannot be connected: Connection refused")),
         "{answer}"
     );
-    assert_eq!(bench.logged(1).await[0]["response_flags"], "UF");
+    let line = &bench.logged(1).await[0];
+    assert_eq!((&line["response_flags"], &line["upstream_host"]), (&"UF".into(), &closed.to_string().into()));
 
     let server = Server::echo().await;
     let mut both = upstream(closed);
@@ -343,7 +344,9 @@ async fn a_late_answer_is_504() {
     let answer = bench.raw(always(forward), "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
     assert!(answer.contains("egret-reason: upstream_timeout\r\n"), "{answer}");
-    assert_eq!(bench.logged(1).await[0]["response_flags"], "UT");
+    let line = &bench.logged(1).await[0];
+    assert_eq!(line["response_flags"], "UT");
+    assert_eq!(line["upstream_host"], server.address.to_string());
 }
 
 #[tokio::test]
