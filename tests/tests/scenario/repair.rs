@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
+use egret::app::run_dir::RunDir;
 use egret_tests::{bpf, process::Process, scenario::World, wait};
 
 use crate::Rig;
@@ -12,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pinned links of the only workload.
 fn links(world: &World) -> Result<Vec<PathBuf>> {
-    let instance = world.egret.run_dir().to_string_lossy().trim_matches('/').replace('/', "-");
+    let instance = RunDir::new(world.egret.run_dir()).instance();
     let directory = PathBuf::from("/sys/fs/bpf/egret").join(instance).join("links");
     let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
     entries.map(|entry| Ok(entry?.path())).collect()
