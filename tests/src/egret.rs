@@ -1,7 +1,7 @@
 //! The product under test, through its command line only: `egret up` as a guard, and the other verbs against it.
 
 use std::{
-    fs,
+    env, fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -218,6 +218,22 @@ impl Drop for Egret {
             let _ = clean_up_after_crash(&self.binary, &self.run_dir);
         }
     }
+}
+
+/// The product's binary: `EGRET_BIN` (from the workspace's root, where it is relative), else the release build.
+pub fn binary() -> Result<PathBuf> {
+    let named = env::var_os("EGRET_BIN").map_or_else(|| PathBuf::from("target/release/egret"), PathBuf::from);
+    let path = workspace().join(named);
+    if !path.is_file() {
+        bail!("no egret at {}: run `cargo build --release`, or name it in EGRET_BIN", path.display());
+    }
+    Ok(path)
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
 }
 
 /// Takes away what an `egret up` left that was killed. Does nothing where nothing is left.

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use egret_tests::{
-    egret::Part,
+    egret::{Part, binary, workspace},
     netns::Namespace,
     privileges,
     process::{self, Process},
@@ -80,7 +80,7 @@ impl Rig {
         }
         let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
         let places = Places {
-            egret: egret()?,
+            egret: binary()?,
             external: PathBuf::from(env!("CARGO_BIN_EXE_egret-external")),
             steps: workspace().join("deploy/demo"),
             work: directory.path().join("files"),
@@ -214,19 +214,4 @@ impl Drop for PingSockets {
         // The tests are over; what is left is the machine's own switch, wider than it was.
         let _ = fs::write(PING, &self.before);
     }
-}
-
-/// The product's binary.
-fn egret() -> Result<PathBuf> {
-    let path =
-        env::var_os("EGRET_BIN").map_or_else(|| workspace().join("target/release/egret"), PathBuf::from);
-    if !path.is_file() {
-        bail!("no egret at {}: run `cargo build --release`, or name it in EGRET_BIN", path.display());
-    }
-    Ok(path)
-}
-
-fn workspace() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
 }

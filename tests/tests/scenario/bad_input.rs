@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Result;
-use egret_tests::{json_log::Mark, privileges, process, wait};
+use egret_tests::{egret::binary, json_log::Mark, privileges, process, wait};
 use tempfile::TempDir;
 
-use crate::{Rig, egret};
+use crate::Rig;
 
 /// Two documents; the second has a port that is no number.
 const MALFORMED: &str = "\
@@ -69,7 +69,7 @@ fn the_last_good_configuration_stays() -> Result<()> {
 fn check_names_file_document_and_field() -> Result<()> {
     let directory = TempDir::new()?;
     fs::write(directory.path().join("entries.yaml"), MALFORMED)?;
-    let output = Command::new(egret()?).arg("check").arg(directory.path()).output()?;
+    let output = Command::new(binary()?).arg("check").arg(directory.path()).output()?;
     let said = text(&output);
     assert!(!output.status.success(), "{said}");
     for word in ["entries.yaml", "document 2", "default/test-com", "spec.ports[0].number"] {
@@ -78,7 +78,7 @@ fn check_names_file_document_and_field() -> Result<()> {
     assert!(!said.contains("panicked"), "{said}");
 
     fs::write(directory.path().join("entries.yaml"), MALFORMED.replace("eighty", "80"))?;
-    let output = Command::new(egret()?).arg("check").arg(directory.path()).output()?;
+    let output = Command::new(binary()?).arg("check").arg(directory.path()).output()?;
     assert!(output.status.success(), "{}", text(&output));
     Ok(())
 }
@@ -91,7 +91,7 @@ fn a_reader_that_leaves_is_no_failure() -> Result<()> {
     let documents: String = (0..500).map(|i| MALFORMED.replace("test-com", &format!("e{i}"))).collect();
     fs::write(directory.path().join("entries.yaml"), documents.replace("kind: S", "\n---\nkind: S"))?;
     for format in ["json", "table"] {
-        let mut command = Command::new(egret()?);
+        let mut command = Command::new(binary()?);
         command.arg("check").arg(directory.path()).args(["-o", format]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         drop(child.stdout.take());
@@ -110,13 +110,13 @@ fn without_privileges_it_says_so_and_leaves_nothing() -> Result<()> {
     // Where `nobody` may look, unlike the build directory.
     let directory = TempDir::with_prefix_in("egret-nobody-", "/tmp")?;
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-    let binary = directory.path().join("egret");
+    let copy = directory.path().join("egret");
     // By another process: one that was forked from this one meanwhile would hold the file open for writing.
-    let (from, to) = (egret()?.display().to_string(), binary.display().to_string());
+    let (from, to) = (binary()?.display().to_string(), copy.display().to_string());
     process::run("install", &["-m", "755", &from, &to])?;
     let (config, run_dir) = (directory.path().join("config"), directory.path().join("run"));
     fs::create_dir(&config)?;
-    let output = Command::new(&binary)
+    let output = Command::new(&copy)
         .args(["up", "-f"])
         .arg(&config)
         .arg("--run-dir")

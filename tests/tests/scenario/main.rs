@@ -19,8 +19,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use egret_tests::{
+    egret::{binary, workspace},
     netns::Namespace,
     privileges,
     scenario::{Outcome, Places, World},
@@ -41,7 +42,7 @@ impl Rig {
         }
         let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
         let places = Places {
-            egret: egret()?,
+            egret: binary()?,
             external: PathBuf::from(env!("CARGO_BIN_EXE_egret-external")),
             steps: workspace().join("deploy/demo"),
             work: directory.path().join("files"),
@@ -59,21 +60,6 @@ impl Rig {
         }
         Ok(rig)
     }
-}
-
-/// The product's binary.
-fn egret() -> Result<PathBuf> {
-    let path =
-        env::var_os("EGRET_BIN").map_or_else(|| workspace().join("target/release/egret"), PathBuf::from);
-    if !path.is_file() {
-        bail!("no egret at {}: run `cargo build --release`, or name it in EGRET_BIN", path.display());
-    }
-    Ok(path)
-}
-
-fn workspace() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
 }
 
 /// A text that occurs nowhere else.

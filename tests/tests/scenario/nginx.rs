@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use egret_tests::{config::GOOD, process::Process, scenario::World, wait};
+use egret_tests::{config::GOOD, egret::workspace, process::Process, scenario::World, wait};
 
-use crate::{Rig, workspace};
+use crate::Rig;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

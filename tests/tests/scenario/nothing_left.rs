@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use egret_tests::{
-    bpf, privileges,
+    bpf,
+    egret::binary,
+    privileges,
     process::Process,
     residue::{self, Footprint},
     scenario::OUTSIDE,
@@ -26,7 +28,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{Rig, egret, passed};
+use crate::{Rig, passed};
 
 #[test]
 fn ctrl_c_takes_everything_away() -> Result<()> {
@@ -153,7 +155,7 @@ fn it_cleans_up_when_nobody_reads_its_log_any_more() -> Result<()> {
     let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
     let (config, run_dir) = (directory.path().join("config"), directory.path().join("run"));
     fs::create_dir(&config)?;
-    let mut command = Command::new(egret()?);
+    let mut command = Command::new(binary()?);
     command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(&run_dir);
     // Port 0 would do for the gateway, but then the agent could not find it.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
