@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nix::libc;
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::Check;
 
@@ -41,11 +41,9 @@ fn capabilities(status: &str) -> Check {
     Check::error(NAME, format!("lacks {}", missing.join(", ")), REMEDY)
 }
 
-/// The hard limit: the soft one may be raised to it.
+/// The hard limit: agent and gateway raise the soft one to it.
 fn open_files() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes one rlimit.
-    (unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0).then_some(limit.rlim_max)
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard)
 }
 
 fn files(limit: Option<u64>) -> Check {

@@ -22,12 +22,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup, policy: WorkloadPolicy) {
-    let life = async {
-        tokio::select! {
-            () = agent.keep_captured(&enrolled, &policy) => {}
-            () = agent.watch(&enrolled, &cgroup) => {}
-        }
-    };
+    // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
+    // release cancels the token.
+    let life =
+        async { tokio::join!(agent.keep_captured(&enrolled, &policy), agent.watch(&enrolled, &cgroup)) };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
