@@ -42,7 +42,7 @@ pub const SPOKEN_CAPACITY: usize = 64 * 1024;
 /// TCP peers that are opening connections to workloads.
 pub const CALLS_CAPACITY: usize = 64 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
-pub const DECISIONS_CAPACITY: usize = 64;
+pub const DECISIONS_CAPACITY: usize = 128;
 
 /// `connect()` of an IPv4 socket.
 pub const CONNECT4: &str = "egret_connect4";

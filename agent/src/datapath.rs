@@ -49,7 +49,7 @@ impl Error {
 }
 
 /// What the kernel programs know of one workload (the cgroup-storage value).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadPolicy {
     /// Names the workload in the original-destination map; never 0, which refuses every connection.
     pub workload: u32,
