@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod doctor;
+mod enroll;
 mod exec;
 mod explain;
 mod flows;
@@ -59,6 +60,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
         }
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
+        Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
+        Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),

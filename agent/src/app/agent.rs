@@ -48,7 +48,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
-        cgroup: Hierarchy::find()?.instance(&instance),
+        hierarchy: Hierarchy::find()?,
     });
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
