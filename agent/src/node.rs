@@ -3,6 +3,7 @@
 //! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1).
 
 pub mod agent;
+pub mod binding;
 pub mod cgroup;
 mod connection;
 pub mod counters;

@@ -77,6 +77,7 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
         pid: std::process::id(),
         gateway: agent.gateway().address,
         workloads: agent.workloads(),
+        binding_problems: agent.binding_problems(),
         counters,
     })
 }

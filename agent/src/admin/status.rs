@@ -32,6 +32,9 @@ pub struct AgentStatus {
     pub gateway: SocketAddr,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
+    /// What stands in the way of WorkloadBindings, one sentence each.
+    #[serde(default)]
+    pub binding_problems: Vec<String>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

@@ -19,6 +19,7 @@ use crate::{
     mesh::MeshSettings,
     node::{
         agent::{Agent, Parts},
+        binding,
         cgroup::Hierarchy,
         resolvers,
     },
@@ -58,6 +59,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(admin::serve(
         admin_listener,
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        stop.clone(),
+    ));
+    tasks.spawn(binding::run(
+        Arc::clone(&agent),
+        configuration.clone(),
+        mesh.trust_domain.clone(),
         stop.clone(),
     ));
     let mut sweep = time::interval(SWEEP_INTERVAL);

@@ -104,6 +104,7 @@ fn human(status: &Status) -> String {
         lines.push(table.trim_fmt());
     }
     if let Some(agent) = &status.agent {
+        lines.extend(agent.binding_problems.iter().map(|problem| format!("binding  {problem}")));
         lines.push(String::new());
         let mut table = output::table(&["COUNTER", "COUNT"]);
         for (name, count) in agent.counters.iter().filter(|(_, count)| **count > 0) {

@@ -94,6 +94,8 @@ pub struct Agent {
     pub(super) hierarchy: Hierarchy,
     /// Held while a foreign cgroup is enrolled, so that none is enrolled twice.
     pub(super) enrolling: Mutex<()>,
+    /// What stands in the way of bindings, for people.
+    pub(super) binding_problems: Mutex<Vec<String>>,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
 }
@@ -153,6 +155,7 @@ impl Agent {
             run_dir,
             hierarchy,
             enrolling: Mutex::default(),
+            binding_problems: Mutex::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
         })
@@ -221,6 +224,11 @@ impl Agent {
             .collect();
         workloads.sort_by_key(|status| status.workload.id);
         workloads
+    }
+
+    /// What stands in the way of bindings, one sentence each.
+    pub fn binding_problems(&self) -> Vec<String> {
+        self.binding_problems.lock().clone()
     }
 
     /// The flows recorded.

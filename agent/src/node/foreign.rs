@@ -123,11 +123,7 @@ impl Agent {
         }
         self.forget(enrolled);
         self.undo(workload);
-        let stop = enrolled.stop.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(HAND_OVER).await;
-            stop.cancel();
-        });
+        hand_over(enrolled);
         tracing::warn!(
             workload = %workload.identity,
             cgroup = %workload.cgroup.display(),
@@ -136,11 +132,50 @@ impl Agent {
         Ok(())
     }
 
-    /// The cgroups of foreign workloads, by whatever was enrolled.
+    /// Gives an enrolled workload another identity. Its programs stay attached, so that there is no moment in which it is not
+    /// captured; connections that it has go on under the old identity.
+    pub(super) fn rebind(
+        self: &Arc<Self>,
+        enrolled: &Arc<Enrolled>,
+        identity: SpiffeId,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        let before = &enrolled.workload;
+        let workload = Workload { identity, origin, ..before.clone() };
+        let fail = |source| Error::Workload { identity: workload.identity.clone(), source };
+        {
+            // No check of the old one may write its ports over the new ones.
+            let mut presences = enrolled.presences.lock();
+            if presences.released {
+                return Ok(());
+            }
+            workload.save(&self.run_dir).map_err(fail)?;
+            if let Err(e) = self.start(workload.clone()) {
+                before.save(&self.run_dir).map_err(fail)?;
+                return Err(e);
+            }
+            presences.released = true;
+        }
+        self.forget_identity(&before.identity);
+        hand_over(enrolled);
+        tracing::info!(before = %before.identity, workload = %workload.identity, origin = %workload.origin, "bound again");
+        Ok(())
+    }
+
+    /// The foreign workloads.
     pub(super) fn foreign(&self) -> Vec<Arc<Enrolled>> {
         let workloads = self.workloads.lock();
         workloads.enrolled.values().filter(|enrolled| enrolled.workload.origin.is_foreign()).cloned().collect()
     }
+}
+
+/// Ends the listeners of a workload, a little later.
+fn hand_over(enrolled: &Enrolled) {
+    let stop = enrolled.stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(HAND_OVER).await;
+        stop.cancel();
+    });
 }
 
 /// The cgroup of a process, for `egret enroll --pid`.

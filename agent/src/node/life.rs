@@ -18,6 +18,7 @@ use super::{
     presence::{Presence, Presences},
     workload::Workload,
 };
+use crate::mesh::SpiffeId;
 
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
@@ -174,13 +175,14 @@ impl Agent {
 
     /// Strikes a workload off the list, and its identity when it was the last to have it.
     pub(super) fn forget(&self, enrolled: &Enrolled) {
-        let identity = &enrolled.workload.identity;
-        let last_of_identity = {
-            let mut workloads = self.workloads.lock();
-            workloads.enrolled.remove(&enrolled.workload.id);
-            !workloads.enrolled.values().any(|other| other.workload.identity == *identity)
-        };
-        if last_of_identity {
+        self.workloads.lock().enrolled.remove(&enrolled.workload.id);
+        self.forget_identity(&enrolled.workload.identity);
+    }
+
+    /// Lets go of the certificate of an identity that no workload has any more.
+    pub(super) fn forget_identity(&self, identity: &SpiffeId) {
+        let held = self.workloads.lock().enrolled.values().any(|other| other.workload.identity == *identity);
+        if !held {
             self.certificates.forget(identity);
         }
     }
