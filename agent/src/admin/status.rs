@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{node::workload::Workload, source::report::Report};
+use crate::{
+    node::{locks::Locks, workload::Workload},
+    source::report::Report,
+};
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -21,9 +24,19 @@ pub struct AgentStatus {
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadStatus>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A workload, and which locks hold for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// The workload.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// Its locks.
+    pub locks: Locks,
 }
 
 /// The gateway.

@@ -199,7 +199,8 @@ fn ensure(pins: &Pins, programs: &mut Ebpf, hook: &Hook, device: &Device) -> Res
     let aside = path.with_extension("new");
     pins::remove_link(&aside).map_err(|error| pinning(&error))?;
     link.pin(&aside).map_err(|error| pinning(&error))?;
-    let attached = syscall::open_pin(&aside).and_then(|link| syscall::device_link_info(&link)).map_err(fail)?;
+    let attached =
+        syscall::open_pin(&aside).and_then(|link| syscall::device_link_info(&link)).map_err(fail)?;
     if attached.device != device.index {
         pins::remove_link(&aside).map_err(|error| pinning(&error))?;
         return Err(failed(hook, &device.name, "the device of this name is another one now"));

@@ -11,7 +11,14 @@ use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
+    counters::Counters,
+    dial::HostDial,
+    life,
+    listener::Listeners,
+    lock,
+    locks::{Lock, Locks},
+    routes::Families,
+    workload::Workload,
 };
 use crate::{
     app::run_dir::RunDir,
@@ -85,6 +92,7 @@ pub(super) struct Enrolled {
     pub(super) workload: Workload,
     pub(super) tunnels: Pool,
     pub(super) stop: CancellationToken,
+    pub(super) locks: Mutex<Locks>,
 }
 
 /// What [`Agent::enroll`] needs to know.
@@ -166,11 +174,12 @@ impl Agent {
         self.release(&enrolled)
     }
 
-    /// The workloads enrolled, by number.
-    pub fn workloads(&self) -> Vec<Workload> {
-        let mut workloads: Vec<_> =
-            self.workloads.lock().enrolled.values().map(|enrolled| enrolled.workload.clone()).collect();
-        workloads.sort_by_key(|workload| workload.id);
+    /// The workloads enrolled, by number, and which locks hold for each.
+    pub fn workloads(&self) -> Vec<(Workload, Locks)> {
+        let enrolled = self.workloads.lock();
+        let one = |one: &Arc<Enrolled>| (one.workload.clone(), one.locks.lock().clone());
+        let mut workloads: Vec<_> = enrolled.enrolled.values().map(one).collect();
+        workloads.sort_by_key(|(workload, _)| workload.id);
         workloads
     }
 
@@ -213,7 +222,7 @@ impl Agent {
         }
     }
 
-    /// Listener, then programs, then the tasks that serve and watch it.
+    /// Listener, then the lock on its links and the programs, then the tasks that serve and watch it.
     fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
@@ -236,15 +245,17 @@ impl Agent {
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
         let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
-        self.capture
-            .attach(cgroup.path(), &policy)
-            .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
-
         let enrolled = Arc::new(Enrolled {
             workload,
             tunnels: Pool::new(Arc::new(HostDial)),
             stop: CancellationToken::new(),
+            locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
         });
+        self.check_link(&enrolled);
+        self.capture
+            .attach(cgroup.path(), &policy)
+            .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
+
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         for listener in listeners {
             self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
@@ -258,7 +269,8 @@ impl Agent {
         let undone = workload
             .remove_cgroup()
             .map_err(|e| e.to_string())
-            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
+            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
+            .and_then(|()| lock::release(&self.capture, workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

@@ -9,7 +9,8 @@ use tokio::{net::TcpListener, time};
 use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, is_gone},
-    connection,
+    connection, lock,
+    locks::Lock,
     workload::Workload,
 };
 use crate::datapath::WorkloadPolicy;
@@ -24,8 +25,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup, policy: WorkloadPolicy) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life =
-        async { tokio::join!(agent.keep_captured(&enrolled, &policy), agent.watch(&enrolled, &cgroup)) };
+    let life = async {
+        tokio::join!(
+            agent.keep_captured(&enrolled, &policy),
+            lock::keep(&agent, &enrolled),
+            agent.watch(&enrolled, &cgroup)
+        )
+    };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
@@ -38,6 +44,7 @@ impl Agent {
         loop {
             interval.tick().await;
             let Workload { identity, cgroup, .. } = &enrolled.workload;
+            let mut state = Lock::Holds;
             match self.capture.attach(cgroup, policy) {
                 Ok(0) => {}
                 Ok(missing) => {
@@ -53,8 +60,11 @@ impl Agent {
                 Err(e) => {
                     self.counters.checks_failed.increment();
                     tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
+                    state = Lock::Open(format!("cannot be checked: {e}"));
                 }
             }
+            let mut locks = enrolled.locks.lock();
+            (locks.capture, locks.backstop) = (state.clone(), state);
         }
     }
 
