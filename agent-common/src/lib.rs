@@ -12,6 +12,7 @@
 mod conversation;
 mod decision;
 mod endpoint;
+mod flow;
 pub mod names;
 mod original;
 mod policy;
@@ -22,6 +23,7 @@ pub use self::{
     conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
+    flow::{Flow, Heard, LinkSource},
     original::{Captured, Original, OriginalKey},
     policy::Policy,
 };
@@ -36,4 +38,10 @@ mod pod {
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Original {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Heard {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::LinkSource {}
 }

@@ -11,6 +11,7 @@ pub mod classify;
 pub mod datagram;
 pub mod destinations;
 pub mod header;
+pub mod link;
 mod numbers;
 pub mod socket_class;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Egret's kernel programs: entry points only. Loaded and attached by `agent::datapath`, to the cgroups of enrolled
-//! workloads, never to anything else. Every decision is listed in `agent/ARCHITECTURE.md`, "Capture".
+//! workloads and the host's side of their links, never to anything else. Every decision is listed in `agent/ARCHITECTURE.md`, "Capture".
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -13,6 +13,10 @@
 
 #[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod link_maps;
+#[cfg(target_arch = "bpf")]
+mod lock;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -30,11 +34,11 @@ mod sock_ops;
 #[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
 mod hooks {
     use aya_ebpf::{
-        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops},
+        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
     };
 
-    use crate::{connect, packet, peername, sendmsg, sock_create, sock_ops};
+    use crate::{connect, lock, packet, peername, sendmsg, sock_create, sock_ops};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -84,6 +88,16 @@ mod hooks {
     #[sock_ops]
     fn egret_sock_ops(ctx: SockOpsContext) -> u32 {
         sock_ops::run(&ctx)
+    }
+
+    #[classifier]
+    fn egret_link_out(ctx: TcContext) -> i32 {
+        lock::out(&ctx)
+    }
+
+    #[classifier]
+    fn egret_link_in(ctx: TcContext) -> i32 {
+        lock::into(&ctx)
     }
 }
 

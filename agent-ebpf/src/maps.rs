@@ -1,6 +1,7 @@
-//! Every map of the kernel programs: key, value, who writes, who reads. Names and sizes are in `agent-common`. All maps
-//! are pinned by user space, and all programs refer to [`POLICY`]: a link may only be updated between programs that use the
-//! same storage map, so that no program is without it.
+//! Every map of the kernel programs on a cgroup: key, value, who writes, who reads. Names and sizes are in `agent-common`.
+//! All maps are pinned by user space, and all these programs refer to [`POLICY`]: a link may only be updated between programs
+//! that use the same storage map, so that no program is without it. The exception are the two programs on a device (`lock`): the
+//! kernel has no cgroup storage for them, so that there is no memory to be mixed up. Their maps are in `link_maps`.
 
 use core::{ffi::c_void, marker::PhantomData, ptr};
 

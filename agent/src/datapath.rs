@@ -7,6 +7,7 @@ mod attach;
 mod bpffs;
 mod bypass;
 mod counters;
+mod link;
 mod loader;
 mod original_destination;
 mod pins;
@@ -19,18 +20,22 @@ mod tests;
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use agent_common::names;
 use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-pub use self::bpffs::Bpffs;
 use self::pins::Pins;
+pub use self::{
+    bpffs::Bpffs,
+    link::{Connection, Device},
+};
 
 /// Why the kernel half could not be set up or changed; says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +103,8 @@ impl Capture {
         let pins = Pins::open(pin_directory)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
-            policies: pins.open_map(agent_common::names::POLICY)?,
-            originals: pins.open_map(agent_common::names::ORIGINAL)?,
+            policies: pins.open_map(names::POLICY)?,
+            originals: pins.open_map(names::ORIGINAL)?,
             programs: Mutex::new(programs),
             pins,
         })
@@ -146,7 +151,44 @@ impl Capture {
 
     /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
-        resolvers::set(&self.pins, resolvers)
+        resolvers::set(&self.pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, resolvers)
+    }
+
+    /// Makes the gateways that workloads may open tunnels to from their own network namespace equal to `gateways`.
+    pub fn set_gateways(&self, gateways: &[SocketAddr]) -> Result<(), Error> {
+        resolvers::set(&self.pins, names::GATEWAYS, names::GATEWAYS_CAPACITY, gateways)
+    }
+
+    /// Locks the host's side of a workload's link, or brings its lock up to date. `older`: the TCP connections by this link
+    /// that may go on; asked only where there was no lock before. Returns how many programs of a lock that was there were
+    /// not attached any more, or had another program before them.
+    pub fn lock(
+        &self,
+        device: &Device,
+        workload: u32,
+        older: impl FnOnce() -> io::Result<Vec<Connection>>,
+    ) -> Result<usize, Error> {
+        link::lock(self, device, workload, older)
+    }
+
+    /// Takes away the lock on a device, which may be gone already.
+    pub fn unlock(&self, device: u32) -> Result<(), Error> {
+        link::unlock(&self.pins, device)
+    }
+
+    /// The devices with a lock of this workload, whether it is in force or not.
+    pub fn locked(&self, workload: u32) -> Result<Vec<u32>, Error> {
+        link::locked(&self.pins, workload)
+    }
+
+    /// Addresses that are the workload's own at this device.
+    pub fn sources(&self, device: u32) -> Result<Vec<IpAddr>, Error> {
+        link::sources(&self.pins, device)
+    }
+
+    /// Makes an address the workload's own.
+    pub fn add_source(&self, device: u32, address: IpAddr) -> Result<(), Error> {
+        link::add_source(&self.pins, device, address)
     }
 
     /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).

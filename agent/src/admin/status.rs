@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{node::workload::Workload, source::report::Report};
+use crate::{
+    node::{locks::Locks, workload::Workload},
+    source::report::Report,
+};
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -13,7 +16,7 @@ pub struct Ready {
     pub ready: bool,
 }
 
-/// A workload, and where it is.
+/// A workload, where it is, and which locks hold for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadStatus {
     /// What the agent knows of it.
@@ -21,6 +24,8 @@ pub struct WorkloadStatus {
     pub workload: Workload,
     /// The network namespaces its processes are in: `host` is the agent's own.
     pub networks: Vec<String>,
+    /// Its locks.
+    pub locks: Locks,
 }
 
 /// The agent.

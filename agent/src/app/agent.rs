@@ -43,6 +43,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Vec::new()
     });
     set_direct(&capture, &mesh, &machine_resolvers)?;
+    capture.set_gateways(&[settings.hbone_address]).context("gateways")?;
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),

@@ -91,13 +91,14 @@ fn human(status: &Status) -> String {
     if status.workloads.is_empty() {
         lines.push("no workloads".to_owned());
     } else {
-        let mut table = output::table(&["ID", "WORKLOAD", "ORIGIN", "NETWORK", "CGROUP"]);
-        for WorkloadStatus { workload, networks } in &status.workloads {
+        let mut table = output::table(&["ID", "WORKLOAD", "ORIGIN", "NETWORK", "LOCKS", "CGROUP"]);
+        for WorkloadStatus { workload, networks, locks } in &status.workloads {
             table.add_row([
                 workload.id.to_string(),
                 format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()),
                 workload.origin.to_string(),
                 network(networks),
+                locks.to_string(),
                 workload.cgroup.display().to_string(),
             ]);
         }

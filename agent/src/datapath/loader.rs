@@ -8,6 +8,7 @@ use nix::libc;
 use super::{
     Error,
     attach::{HOOKS, program_mut},
+    link,
     pins::{self, Pins},
 };
 
@@ -32,6 +33,11 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
     pins.check_shapes()?;
     for hook in &HOOKS {
         program_mut(&mut programs, hook)?
+            .load()
+            .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
+    }
+    for hook in &link::HOOKS {
+        link::classifier(&mut programs, hook)?
             .load()
             .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
     }

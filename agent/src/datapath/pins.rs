@@ -1,6 +1,7 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
-//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`. Neither the kernel nor aya
+//! `<directory>/maps/<map>`, `<directory>/links/<cgroup inode>-<program>-<attach type>`, and for the lock on a device
+//! `<directory>/links/lock-<device>-<program>-<attach type>`. Neither the kernel nor aya
 //! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
@@ -9,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::{Captured, Conversation, Endpoint, Original, OriginalKey, Policy, names};
+use agent_common::{
+    Captured, Conversation, Endpoint, Flow, Heard, LinkSource, Original, OriginalKey, Policy, names,
+};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -36,8 +39,10 @@ struct Shape {
 }
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// How the pins of locks on devices begin; those of cgroups begin with a number.
+const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 14] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -110,9 +115,49 @@ const SHAPES: [Shape; 9] = [
         flags: 0,
         capacity: names::DECISIONS_CAPACITY,
     },
+    Shape {
+        name: names::LINKS,
+        kind: MapType::Hash,
+        key: size_of::<u32>(),
+        value: size_of::<u32>(),
+        flags: 0,
+        capacity: names::LINKS_CAPACITY,
+    },
+    Shape {
+        name: names::SOURCES,
+        kind: MapType::Hash,
+        key: size_of::<LinkSource>(),
+        value: 1,
+        flags: 0,
+        capacity: names::SOURCES_CAPACITY,
+    },
+    Shape {
+        name: names::GATEWAYS,
+        kind: MapType::Hash,
+        key: size_of::<Endpoint>(),
+        value: 1,
+        flags: 0,
+        capacity: names::GATEWAYS_CAPACITY,
+    },
+    Shape {
+        name: names::FLOWS,
+        kind: MapType::LruHash,
+        key: size_of::<Flow>(),
+        value: size_of::<Heard>(),
+        flags: 0,
+        capacity: names::FLOWS_CAPACITY,
+    },
+    Shape {
+        name: names::HEARD,
+        kind: MapType::LruHash,
+        key: size_of::<Flow>(),
+        value: size_of::<Heard>(),
+        flags: 0,
+        capacity: names::HEARD_CAPACITY,
+    },
 ];
 
-/// The maps of the object, all of which are pinned.
+/// The maps of the object that are pinned: all but the memory of one packet.
 pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
 }
@@ -164,6 +209,11 @@ impl Pins {
         self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
     }
 
+    /// Where the lock on a device is pinned, one of its two links.
+    pub(super) fn lock(&self, device: u32, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{LOCK}{device}-{}-{}", hook.program, hook.name))
+    }
+
     /// Opens a pinned map for raw calls.
     pub(super) fn open_map(&self, name: &str) -> Result<OwnedFd, Error> {
         syscall::open_pin(&self.map(name)).map_err(|error| self.map_error(name, error))
@@ -200,14 +250,16 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins, in the reverse of the order of
-    /// attachment: the backstop goes after connect. Tries all of them; the first error is returned.
+    /// Detaches the links of a cgroup (None: all links) and removes their pins, in the reverse of the order of attachment: the
+    /// backstop goes after connect, and locks on devices last. Tries all of them; the first error is returned.
     pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
         let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
         let mut links = names_in(&self.links())?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
         // What another version attached goes first.
-        links.sort_by_key(|name| std::cmp::Reverse(attach::position(name).unwrap_or(usize::MAX)));
+        links.sort_by_key(|name| {
+            std::cmp::Reverse((!name.starts_with(LOCK), attach::position(name).unwrap_or(usize::MAX)))
+        });
         let mut outcome = Ok(());
         for name in links {
             outcome = outcome.and(remove_link(&self.links().join(name)));

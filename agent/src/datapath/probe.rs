@@ -11,7 +11,7 @@ use aya::{
 use super::{
     Error,
     attach::{HOOKS, open_cgroup, program_mut},
-    loader, syscall,
+    link, loader, syscall,
 };
 
 /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI`: an attachment with neither tolerates no other below it.
@@ -47,13 +47,38 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
             Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
         })
     };
-    Ok(HOOKS.iter().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect())
+    let mut trials: Vec<Trial> =
+        HOOKS.iter().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect();
+    trials.extend(link::HOOKS.iter().map(|hook| Trial {
+        program: hook.program,
+        outcome: link::classifier(&mut object, hook).and_then(|program| {
+            program.load().map_err(|error| {
+                Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
+            })
+        }),
+    }));
+    Ok(trials)
 }
 
 /// Whether the kernel loads LSM programs for cgroups. (Whether they run depends on the list of active modules, too.)
 pub fn lsm_cgroup() -> Result<bool, Error> {
     aya::sys::is_program_supported(ProgramType::Lsm(LsmAttachType::Cgroup))
         .map_err(|error| Error::new("loading an LSM program", loader::program(&error)))
+}
+
+/// Whether the kernel takes a lock on the device of that name: attached and taken away again. For a device that carries
+/// nothing.
+pub fn lock(device: &str) -> Result<(), Error> {
+    let mut object = EbpfLoader::new()
+        .load(loader::OBJECT)
+        .map_err(|error| Error::new("loading the kernel programs", loader::object(&error)))?;
+    for hook in &link::HOOKS {
+        link::classifier(&mut object, hook)?.load().map_err(|error| {
+            Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
+        })?;
+        link::create(&mut object, hook, device)?;
+    }
+    Ok(())
 }
 
 /// What is attached to the hooks of Egret at `cgroup` itself.

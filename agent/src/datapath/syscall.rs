@@ -145,6 +145,28 @@ pub(super) fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
     unsafe { info(link, LinkInfo::default()) }
 }
 
+/// What the kernel says of a link to a network device.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct DeviceLinkInfo {
+    /// `BPF_LINK_TYPE_TCX` is 11.
+    pub(super) kind: u32,
+    id: u32,
+    /// The program behind it.
+    pub(super) program: u32,
+    padding: u32,
+    /// The device's index; 0 when it is gone.
+    pub(super) device: u32,
+    /// `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
+}
+
+/// Describes a link to a device.
+pub(super) fn device_link_info(link: &impl AsFd) -> io::Result<DeviceLinkInfo> {
+    // SAFETY: the beginning of `struct bpf_link_info`, plain numbers.
+    unsafe { info(link, DeviceLinkInfo::default()) }
+}
+
 /// What the kernel says of a program.
 #[derive(Debug)]
 pub(super) struct ProgramInfo {
@@ -189,33 +211,47 @@ pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
     Ok(ProgramInfo { tag: answer.tag, maps })
 }
 
+/// `union bpf_attr`, `query`, up to the program count.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    how: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// Asks what is attached; without room for all ids the kernel writes what fits, and flags and count.
+///
+/// # Safety
+/// `query.programs` has room for `query.count` ids.
+unsafe fn query(query: &mut Query) -> io::Result<()> {
+    // SAFETY: plain numbers, and what the caller promises.
+    match unsafe { bpf(PROG_QUERY, query) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// What is attached to one hook of a cgroup itself, inherited programs left out: flags of the attachment, and how many.
 pub(super) fn attached(cgroup: &impl AsFd, attach_type: u32) -> io::Result<(u32, u32)> {
-    /// `union bpf_attr`, `query`, up to the program count.
-    #[repr(C)]
-    struct Query {
-        target: u32,
-        attach_type: u32,
-        how: u32,
-        attach_flags: u32,
-        programs: u64,
-        count: u32,
-        padding: u32,
-    }
-    let mut query = Query {
-        target: descriptor(cgroup),
-        attach_type,
-        how: 0,
-        attach_flags: 0,
-        programs: 0,
-        count: 0,
-        padding: 0,
-    };
-    // SAFETY: plain numbers; without room for ids the kernel writes flags and count only.
-    match unsafe { bpf(PROG_QUERY, &mut query) } {
-        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
-        _ => Ok((query.attach_flags, query.count)),
-    }
+    let mut question = Query { target: descriptor(cgroup), attach_type, ..Query::default() };
+    // SAFETY: no room.
+    unsafe { query(&mut question) }?;
+    Ok((question.attach_flags, question.count))
+}
+
+/// The id of the program that runs first on a hook of a network device; 0: there is none.
+pub(super) fn first_on_device(device: u32, attach_type: u32) -> io::Result<u32> {
+    let mut first = 0_u32;
+    let programs = std::ptr::from_mut(&mut first) as u64;
+    let mut question = Query { target: device, attach_type, programs, count: 1, ..Query::default() };
+    // SAFETY: room for one.
+    unsafe { query(&mut question) }?;
+    Ok(first)
 }
 
 /// The kernel's id of a map.

@@ -66,22 +66,25 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
 
 /// Which locks hold for which workloads. `egret verify-bypass` is the proof.
 pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
-    const NAME: &str = "workloads";
-    let shared: BTreeSet<String> = enrolled
+    const NAME: &str = "locks of workloads";
+    let open: BTreeSet<String> = enrolled
         .iter()
-        .filter(|status| status.networks.iter().any(|network| network == "host"))
-        .map(|WorkloadStatus { workload, .. }| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .filter_map(|WorkloadStatus { workload, locks, .. }| {
+            let identity = &workload.identity;
+            let why = locks.open()?;
+            Some(format!("{}/{}: {why}", identity.namespace(), identity.service_account()))
+        })
         .collect();
-    if shared.is_empty() {
-        return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
+    if open.is_empty() {
+        return Check::ok(NAME, format!("{}, all locks hold", enrolled.len()));
     }
     Check::warning(
         NAME,
         format!(
-            "in the host's network: {}; a root process there can still send frames (AF_PACKET) or leave its cgroup",
-            shared.into_iter().collect::<Vec<_>>().join(", ")
+            "not all hold; root can send frames (AF_PACKET) or leave its cgroup there: {}",
+            open.into_iter().collect::<Vec<_>>().join("; ")
         ),
-        "egret exec --netns, or run them without root",
+        "a network namespace of its own, joined to the host's by veth (egret exec --netns has no link at all), or no root",
     )
 }
 
@@ -121,7 +124,10 @@ mod tests {
         app::run_dir::RunDir,
         doctor::Status,
         mesh::SpiffeId,
-        node::workload::{Origin, Workload},
+        node::{
+            locks::{Lock, Locks},
+            workload::{Origin, Workload},
+        },
     };
 
     #[tokio::test]
@@ -141,7 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn workloads_of_the_host_network_are_named() {
+    fn workloads_whose_locks_do_not_hold_are_named() {
+        let locks = Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed };
         let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
@@ -150,12 +157,13 @@ mod tests {
             namespace: None,
             origin: Origin::Hand,
         };
-        let isolated = WorkloadStatus { workload, networks: vec!["net:[1]".to_owned()] };
-        assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
-        let shared = WorkloadStatus { networks: vec!["host".to_owned()], ..isolated.clone() };
-        let check = workloads(&[isolated, shared]);
+        let closed = WorkloadStatus { workload, networks: vec!["net:[1]".to_owned()], locks };
+        assert_eq!(workloads(std::slice::from_ref(&closed)).status, Status::Ok);
+        let link = Lock::Open("host network".to_owned());
+        let open = WorkloadStatus { locks: Locks { link, ..closed.locks.clone() }, ..closed.clone() };
+        let check = workloads(&[closed, open]);
         assert_eq!(check.status, Status::Warning);
-        assert!(check.finding.contains("default/sleep"), "{}", check.finding);
+        assert!(check.finding.contains("default/sleep: host network"), "{}", check.finding);
     }
 
     #[test]

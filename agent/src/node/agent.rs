@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     cgroup::Hierarchy,
     counters::Counters,
-    life,
+    life, lock,
+    locks::{Lock, Locks},
     presence::{Arrival, Presences},
     workload::Workload,
 };
@@ -114,6 +115,7 @@ pub(super) struct Enrolled {
     /// Processes came or went.
     pub(super) changed: Notify,
     pub(super) stop: CancellationToken,
+    pub(super) locks: Mutex<Locks>,
 }
 
 impl Enrolled {
@@ -123,6 +125,7 @@ impl Enrolled {
             presences: Mutex::new(Presences::new()),
             changed: Notify::new(),
             stop: CancellationToken::new(),
+            locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
         })
     }
 }
@@ -220,6 +223,7 @@ impl Agent {
             .map(|enrolled| WorkloadStatus {
                 workload: enrolled.workload.clone(),
                 networks: enrolled.presences.lock().names(),
+                locks: enrolled.locks.lock().clone(),
             })
             .collect();
         workloads.sort_by_key(|status| status.workload.id);
@@ -270,7 +274,8 @@ impl Agent {
         }
     }
 
-    /// Listeners, then programs, then the tasks that serve and watch it. In place of what it was enrolled as before, if it was.
+    /// Listeners, then the lock on its links and the programs, then the tasks that serve and watch it. In place of what it was
+    /// enrolled as before, if it was.
     pub(super) fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
@@ -279,6 +284,7 @@ impl Agent {
         let mut presences = enrolled.presences.lock();
         let (arrivals, failures) = presences.examine(&enrolled.workload, &enrolled.stop).map_err(fail)?;
         self.counters.namespaces_not_entered.add(failures);
+        self.check_link(&enrolled, &presences);
         self.capture
             .attach(cgroup.path(), &presences.policy(&enrolled.workload))
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
@@ -292,6 +298,12 @@ impl Agent {
     /// Serves the listeners in namespaces that the workload has come to.
     pub(super) fn serve(self: &Arc<Self>, enrolled: &Arc<Enrolled>, arrivals: Vec<Arrival>) {
         for Arrival { presence, listeners } in arrivals {
+            if let Some(namespace) = presence.namespace.clone() {
+                let (enrolled, stop) = (Arc::clone(enrolled), presence.stop.clone());
+                self.connections.spawn(async move {
+                    stop.run_until_cancelled(lock::watch(&enrolled, &namespace)).await;
+                });
+            }
             for listener in listeners {
                 let accepting =
                     life::accept(Arc::clone(self), Arc::clone(enrolled), Arc::clone(&presence), listener);
@@ -305,7 +317,8 @@ impl Agent {
         let undone = workload
             .remove_cgroup()
             .map_err(|e| e.to_string())
-            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
+            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
+            .and_then(|()| lock::release(&self.capture, workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

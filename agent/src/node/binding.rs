@@ -129,7 +129,8 @@ impl Binder {
         };
         let Watched { selected, unwatched } = self.tree.insert(tree).scan(bindings)?;
         if let Some(e) = unwatched {
-            let late = format!("what appears below is enrolled up to {RESCAN:?} late, not all can be watched: {e}");
+            let late =
+                format!("what appears below is enrolled up to {RESCAN:?} late, not all can be watched: {e}");
             problems.insert(hierarchy.root().to_owned(), late);
         }
         Ok(selected)
@@ -186,9 +187,8 @@ impl Binder {
     }
 
     fn as_what(&self, binding: &WorkloadBinding) -> Result<(SpiffeId, Origin), String> {
-        let identity =
-            SpiffeId::new(&self.trust_domain, &binding.object.namespace, &binding.service_account)
-                .map_err(|e| e.to_string())?;
+        let identity = SpiffeId::new(&self.trust_domain, &binding.object.namespace, &binding.service_account)
+            .map_err(|e| e.to_string())?;
         Ok((identity, Origin::Binding(binding.name())))
     }
 

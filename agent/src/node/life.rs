@@ -15,6 +15,7 @@ use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, is_gone},
     connection,
+    locks::Lock,
     presence::{Presence, Presences},
     workload::Workload,
 };
@@ -88,8 +89,9 @@ impl Agent {
                 Vec::new()
             }
         };
+        self.check_link(enrolled, &presences);
         if programs {
-            self.attach_again(workload, &presences);
+            self.attach_again(enrolled, &presences);
         } else if presences.policy(workload) != before
             && let Err(e) = self.capture.set_policy(&workload.cgroup, &presences.policy(workload))
         {
@@ -99,9 +101,10 @@ impl Agent {
         self.serve(enrolled, arrivals);
     }
 
-    fn attach_again(&self, workload: &Workload, presences: &Presences) {
-        let Workload { identity, cgroup, .. } = workload;
-        match self.capture.attach(cgroup, &presences.policy(workload)) {
+    fn attach_again(&self, enrolled: &Enrolled, presences: &Presences) {
+        let Workload { identity, cgroup, .. } = &enrolled.workload;
+        let mut state = Lock::Holds;
+        match self.capture.attach(cgroup, &presences.policy(&enrolled.workload)) {
             Ok(0) => {}
             Ok(missing) => {
                 self.counters.programs_reattached.add(missing as u64);
@@ -116,8 +119,11 @@ impl Agent {
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
+                state = Lock::Open(format!("cannot be checked: {e}"));
             }
         }
+        let mut locks = enrolled.locks.lock();
+        (locks.capture, locks.backstop) = (state.clone(), state);
     }
 
     /// Sees processes come and go.

@@ -29,7 +29,7 @@ const MAX_NAMESPACES: usize = 64;
 /// What a workload has of ours in one network namespace.
 pub(super) struct Presence {
     /// Absent: the agent's own.
-    namespace: Option<Arc<Namespace>>,
+    pub(super) namespace: Option<Arc<Namespace>>,
     /// One pool per namespace: a connection is carried from where it was accepted.
     pub(super) tunnels: Pool,
     /// Ends accepting.
@@ -83,6 +83,11 @@ impl Presences {
     /// The namespaces of its own that the workload is in, held open.
     pub(super) fn own_namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
         self.entered.iter().filter_map(|presence| presence.namespace.as_ref())
+    }
+
+    /// Whether a process of it is in the agent's own namespace.
+    pub(super) fn in_agents(&self) -> bool {
+        self.in_agents
     }
 
     /// The namespaces its processes are in, for people: `host` for the agent's own.
@@ -175,8 +180,7 @@ impl Presences {
 
     /// A family that none of the namespaces has is "no route".
     fn find_families(&self) -> io::Result<Families> {
-        let mut families =
-            if self.in_agents { Families::of(None)? } else { Families::default() };
+        let mut families = if self.in_agents { Families::of(None)? } else { Families::default() };
         for namespace in self.own_namespaces() {
             families = families.or(Families::of(Some(namespace))?);
         }
