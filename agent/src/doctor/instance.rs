@@ -70,7 +70,9 @@ pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
     let shared: BTreeSet<String> = enrolled
         .iter()
         .filter(|status| status.networks.iter().any(|network| network == "host"))
-        .map(|WorkloadStatus { workload, .. }| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .map(|WorkloadStatus { workload, .. }| {
+            format!("{}/{}", workload.identity.namespace(), workload.identity.service_account())
+        })
         .collect();
     if shared.is_empty() {
         return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));

@@ -99,7 +99,9 @@ impl CgroupSelector {
     pub fn container(given: &str) -> Result<Self, SelectorError> {
         let fail = |why| SelectorError { given: given.to_owned(), why };
         if given.contains('/') {
-            return Err(fail("is a path; a container is named by its id, or its name in LXC and systemd-nspawn"));
+            return Err(fail(
+                "is a path; a container is named by its id, or its name in LXC and systemd-nspawn",
+            ));
         }
         Glob::parse(given).map(Self::Container).map_err(fail)
     }
@@ -209,7 +211,8 @@ fn path_matches(parts: &[Part], path: &[&str]) -> bool {
     match (parts.split_first(), path.split_first()) {
         (None, None) => true,
         (Some((Part::Any, rest)), _) => {
-            path_matches(rest, path) || path.split_first().is_some_and(|(_, below)| path_matches(parts, below))
+            path_matches(rest, path)
+                || path.split_first().is_some_and(|(_, below)| path_matches(parts, below))
         }
         (Some((Part::Name(glob), rest)), Some((name, below))) => {
             glob.matches(name) && path_matches(rest, below)

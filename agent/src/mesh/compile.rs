@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
-    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, WorkloadBinding, rules::RuleIndex,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, WorkloadBinding,
+    rules::RuleIndex,
 };
 
 /// The objects in force.

@@ -6,7 +6,7 @@
 
 mod scan;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use self::scan::{Tree, Watched};
 use super::{
     agent::{Agent, Enrolled},
-    cgroup::is_gone,
+    cgroup::{Cgroup, Hierarchy, is_gone},
     workload::Origin,
 };
 use crate::{
-    mesh::{Snapshot, SpiffeId, WorkloadBinding},
+    mesh::{CgroupSelector, Kind, ObjectRef, Snapshot, SpiffeId, WorkloadBinding},
     source::directory::Loaded,
 };
 
@@ -66,6 +66,19 @@ pub async fn run(
             _ = rescan.tick() => {}
         }
     }
+}
+
+/// The cgroups that a selector selects now, for `egret enroll --unit`.
+pub fn find(selector: CgroupSelector) -> io::Result<Vec<PathBuf>> {
+    let hierarchy = Hierarchy::find()?;
+    let asked = Arc::new(WorkloadBinding {
+        object: ObjectRef::new(Kind::WorkloadBinding, "", ""),
+        created: "".into(),
+        service_account: "".into(),
+        cgroups: vec![selector],
+    });
+    let tree = Tree::new(hierarchy.root().to_owned(), hierarchy.all_instances())?;
+    Ok(tree.scan(&[asked])?.selected.into_keys().collect())
 }
 
 struct Binder {
@@ -117,7 +130,7 @@ impl Binder {
         &mut self,
         bindings: &'b [Arc<WorkloadBinding>],
         problems: &mut BTreeMap<PathBuf, String>,
-    ) -> std::io::Result<BTreeMap<PathBuf, Vec<&'b WorkloadBinding>>> {
+    ) -> io::Result<BTreeMap<PathBuf, Vec<&'b WorkloadBinding>>> {
         if bindings.is_empty() {
             self.tree = None;
             return Ok(BTreeMap::new());
@@ -129,7 +142,8 @@ impl Binder {
         };
         let Watched { selected, unwatched } = self.tree.insert(tree).scan(bindings)?;
         if let Some(e) = unwatched {
-            let late = format!("what appears below is enrolled up to {RESCAN:?} late, not all can be watched: {e}");
+            let late =
+                format!("what appears below is enrolled up to {RESCAN:?} late, not all can be watched: {e}");
             problems.insert(hierarchy.root().to_owned(), late);
         }
         Ok(selected)
@@ -169,7 +183,7 @@ impl Binder {
     fn enroll(&self, cgroup: &PathBuf, binding: &WorkloadBinding) -> Result<(), String> {
         let (identity, origin) = self.as_what(binding)?;
         let is_bound = |enrolled: &Arc<Enrolled>| enrolled.workload.origin == origin;
-        let inode = match super::cgroup::Cgroup::open(cgroup.clone()) {
+        let inode = match Cgroup::open(cgroup.clone()) {
             Ok(opened) => opened.inode(),
             Err(e) if is_gone(&e) => return Ok(()),
             Err(e) => return Err(e.to_string()),
@@ -186,9 +200,8 @@ impl Binder {
     }
 
     fn as_what(&self, binding: &WorkloadBinding) -> Result<(SpiffeId, Origin), String> {
-        let identity =
-            SpiffeId::new(&self.trust_domain, &binding.object.namespace, &binding.service_account)
-                .map_err(|e| e.to_string())?;
+        let identity = SpiffeId::new(&self.trust_domain, &binding.object.namespace, &binding.service_account)
+            .map_err(|e| e.to_string())?;
         Ok((identity, Origin::Binding(binding.name())))
     }
 

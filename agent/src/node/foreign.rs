@@ -53,7 +53,9 @@ impl Agent {
             return Err(format!("it is not below {}, where cgroup v2 is mounted", root.display()));
         }
         if path == root {
-            return Err("it is the root, which has every process of the machine in it, Egret's too".to_owned());
+            return Err(
+                "it is the root, which has every process of the machine in it, Egret's too".to_owned()
+            );
         }
         if path.starts_with(self.hierarchy.all_instances()) {
             return Err("Egret made it: egret exec enrols what it runs".to_owned());
@@ -78,8 +80,7 @@ impl Agent {
     }
 
     fn own_processes(&self) -> Vec<u32> {
-        let of_role =
-            |role| fs::read_to_string(self.run_dir.pid_file(role)).ok()?.trim().parse::<u32>().ok();
+        let of_role = |role| fs::read_to_string(self.run_dir.pid_file(role)).ok()?.trim().parse::<u32>().ok();
         ROLES.into_iter().filter_map(of_role).chain([std::process::id()]).collect()
     }
 
@@ -96,9 +97,9 @@ impl Agent {
         let enrolled = enrolled.ok_or_else(|| fail("there is none with this number"))?;
         match &enrolled.workload.origin {
             Origin::Hand => self.withdraw(&enrolled),
-            Origin::Binding(name) => {
-                Err(fail(&format!("WorkloadBinding {name} selects it, and would enrol it again: change that")))
-            }
+            Origin::Binding(name) => Err(fail(&format!(
+                "WorkloadBinding {name} selects it, and would enrol it again: change that"
+            ))),
             Origin::Exec if enrolled.workload.open_cgroup().and_then(|c| c.populated()).unwrap_or(false) => {
                 Err(fail("egret exec runs it: end its processes"))
             }
@@ -165,7 +166,12 @@ impl Agent {
     /// The foreign workloads.
     pub(super) fn foreign(&self) -> Vec<Arc<Enrolled>> {
         let workloads = self.workloads.lock();
-        workloads.enrolled.values().filter(|enrolled| enrolled.workload.origin.is_foreign()).cloned().collect()
+        workloads
+            .enrolled
+            .values()
+            .filter(|enrolled| enrolled.workload.origin.is_foreign())
+            .cloned()
+            .collect()
     }
 }
 

@@ -175,8 +175,7 @@ impl Presences {
 
     /// A family that none of the namespaces has is "no route".
     fn find_families(&self) -> io::Result<Families> {
-        let mut families =
-            if self.in_agents { Families::of(None)? } else { Families::default() };
+        let mut families = if self.in_agents { Families::of(None)? } else { Families::default() };
         for namespace in self.own_namespaces() {
             families = families.or(Families::of(Some(namespace))?);
         }

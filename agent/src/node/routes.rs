@@ -7,7 +7,8 @@ use std::io;
 
 use nix::{
     ifaddrs::{InterfaceAddress, getifaddrs},
-    net::if_::InterfaceFlags};
+    net::if_::InterfaceFlags,
+};
 
 use super::netns::{self, Namespace};
 
@@ -55,5 +56,6 @@ pub(super) fn has_link() -> io::Result<bool> {
 }
 
 fn leads_out(interface: &InterfaceAddress) -> bool {
-    interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    interface.flags.contains(InterfaceFlags::IFF_UP)
+        && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
 }

@@ -200,10 +200,8 @@ impl Index {
                 None,
             ));
             refused.hosts.push((object.clone(), hosts));
-        } else if matches!(
-            object.kind,
-            Kind::AuthorizationPolicy | Kind::MeshConfig | Kind::WorkloadBinding
-        ) {
+        } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig | Kind::WorkloadBinding)
+        {
             problems.push(problem(
                 first,
                 codes::FAIL_CLOSED,
@@ -275,9 +273,11 @@ fn fail_closed(kind: Kind) -> String {
             "has no last good version, so its hosts are refused until it is corrected, not passed through"
                 .to_owned()
         }
-        Kind::WorkloadBinding => "has no last good version, so it enrols nothing until it is corrected; what it has \
+        Kind::WorkloadBinding => {
+            "has no last good version, so it enrols nothing until it is corrected; what it has \
                                   enrolled before stays enrolled"
-            .to_owned(),
+                .to_owned()
+        }
         Kind::DestinationRule => {
             "has no last good version, so clear requests to its host are refused until it is corrected"
                 .to_owned()

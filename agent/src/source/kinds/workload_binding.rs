@@ -13,9 +13,9 @@ use super::Meta;
 
 pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding> {
     let namespace = &meta.object.namespace;
-    let account = spec.need("serviceAccount").and_then(|field| {
-        field.parse(|text| SpiffeId::new("any", namespace, text).map(|_| text.to_owned()))
-    });
+    let account = spec
+        .need("serviceAccount")
+        .and_then(|field| field.parse(|text| SpiffeId::new("any", namespace, text).map(|_| text.to_owned())));
     let cgroups = spec.need("cgroups").map(|list| {
         let items = list.items();
         if items.is_empty() {
@@ -69,7 +69,8 @@ mod tests {
         )
     }
 
-    const GOOD: &str = "{serviceAccount: backup, cgroups: [{systemdUnit: 'backup-*.service'}, {path: a/**/b}]}";
+    const GOOD: &str =
+        "{serviceAccount: backup, cgroups: [{systemdUnit: 'backup-*.service'}, {path: a/**/b}]}";
 
     #[test]
     fn names_an_identity_and_cgroups() {
@@ -91,11 +92,16 @@ mod tests {
             ("{serviceAccount: b, cgroups: [{path: a, container: b}]}", "spec.cgroups[0]", codes::VALUE),
             ("{serviceAccount: b, cgroups: [{path: ../a}]}", "spec.cgroups[0].path", codes::VALUE),
             ("{serviceAccount: b, cgroups: [{systemdUnit: a}]}", "spec.cgroups[0].systemdUnit", codes::VALUE),
-            ("{serviceAccount: b, cgroups: [{unit: a.service}]}", "spec.cgroups[0].unit", codes::UNKNOWN_FIELD),
+            (
+                "{serviceAccount: b, cgroups: [{unit: a.service}]}",
+                "spec.cgroups[0].unit",
+                codes::UNKNOWN_FIELD,
+            ),
             ("{serviceAccount: b, cgroup: []}", "spec.cgroup", codes::UNKNOWN_FIELD),
         ] {
             let loaded = load(&binding(spec));
-            let found = loaded.report.problems.iter().any(|p| p.field.as_deref() == Some(field) && p.code == code);
+            let found =
+                loaded.report.problems.iter().any(|p| p.field.as_deref() == Some(field) && p.code == code);
             assert!(found, "{spec}: {:?}", loaded.report);
             // Never good: it enrols nothing, says so, and what it may have enrolled before stays.
             assert!(loaded.report.problems.iter().any(|p| p.code == codes::FAIL_CLOSED), "{spec}");
