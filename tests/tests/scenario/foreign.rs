@@ -135,7 +135,7 @@ fn a_service_stays_captured_while_the_agent_is_killed() -> Result<()> {
     let Some(mut rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
     let world = &mut rig.world;
     let cgroup = Cgroup::new()?;
-    let _service = service(cgroup.path())?;
+    let mut service = service(cgroup.path())?;
     enroll(world, ["--cgroup", &cgroup.path().to_string_lossy()])?;
     world.egret.kill(Part::Supervisor)?;
     world.egret.process().wait(PATIENCE)?;
@@ -145,7 +145,36 @@ fn a_service_stays_captured_while_the_agent_is_killed() -> Result<()> {
         let way = way(world, cgroup.path())?;
         ensure!(way != Way::Direct, "it was let out");
         Ok((way == Way::Gateway).then_some(()))
-    })
+    })?;
+
+    // Taken away after a crash: said, and it goes on.
+    world.egret.kill(Part::Supervisor)?;
+    world.egret.process().wait(PATIENCE)?;
+    let cleanup = Command::new(world.egret.binary())
+        .args(["agent", "--cleanup", "--run-dir"])
+        .arg(world.egret.run_dir())
+        .output()?;
+    let said = String::from_utf8_lossy(&cleanup.stdout);
+    assert!(said.contains(&format!("released {}", cgroup.path().display())), "{cleanup:?}");
+    assert_eq!(way(world, cgroup.path())?, Way::Direct);
+    assert!(service.try_status()?.is_none(), "it ends no service");
+    Ok(())
+}
+
+#[test]
+fn a_unit_is_enrolled_by_its_name() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let (slice, unit) = (Cgroup::slice()?, format!("{}.service", Cgroup::name()));
+    assert!(enroll(world, ["--unit", &unit]).unwrap_err().to_string().contains("is it running?"));
+    let service = slice.child(&unit)?;
+    // Whoever runs in a service can make cgroups below it, with any name.
+    let _forged = service.child(&unit)?;
+    enroll(world, ["--unit", unit.trim_end_matches(".service")])?;
+    assert_eq!(world.egret.status()?["workloads"][0]["cgroup"], service.path().to_string_lossy().as_ref());
+    assert_eq!(way(world, service.path())?, Way::Gateway);
+    assert_eq!(way(world, slice.path())?, Way::Direct);
+    Ok(())
 }
 
 #[test]
