@@ -71,7 +71,11 @@ fn cgroups_are_enrolled_as_they_appear_and_released_as_they_go() -> Result<()> {
     assert_eq!(way(world, other.path())?, Way::Direct, "selected by nobody");
     // By hand it would come back at once.
     let id = world.egret.status()?["workloads"][0]["id"].to_string();
-    assert!(!world.egret.verb("release").arg(id).status()?.success());
+    let refused = world.egret.verb("release").arg(id).output()?;
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("WorkloadBinding default/services selects it"),
+        "{refused:?}"
+    );
 
     let (gone, inode) = (there.path().to_owned(), there.inode()?);
     drop((old, there));
@@ -119,9 +123,11 @@ fn of_two_bindings_one_gets_the_cgroup_and_says_so() -> Result<()> {
     let contested = parent.child("svc")?;
     configure(world, &[document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/b")?;
-    // Older by name: it gets the cgroup, which is captured all the while.
+    let programs = bpf::attached(contested.path())?;
+    // First by name: it gets the cgroup, which is captured all the while.
     configure(world, &[document("a", "other", &parent, "s*"), document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/a")?;
+    assert_eq!(bpf::attached(contested.path())?, programs, "they are not attached anew");
     assert_eq!(way(world, contested.path())?, Way::Gateway);
     let status = world.egret.status()?;
     let problem = status["agent"]["binding_problems"][0].as_str().unwrap_or_default().to_owned();

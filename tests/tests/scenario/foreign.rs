@@ -4,7 +4,7 @@
 //! The configuration goes to port 443 with mutual TLS, for which only the gateway has the key: a request on the plain port was
 //! direct.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use egret_tests::{
@@ -115,11 +115,16 @@ fn a_service_is_enrolled_and_released_and_outlives_egret() -> Result<()> {
     assert_eq!(way(world, cgroup.path())?, Way::Direct);
     assert!(service.try_status()?.is_none(), "a release ends nothing");
 
-    // Egret itself is never enrolled, nor a cgroup of its own making, nor all.
-    let egret = bpf::own_cgroup()?;
-    for refused in [egret.to_string_lossy().as_ref(), "egret", "", "no/such"] {
+    // Nor is all, a cgroup of Egret's own making, or one with Egret in it.
+    for refused in ["", "egret", "no/such"] {
         assert!(enroll(world, ["--cgroup", refused]).is_err(), "{refused}");
     }
+    let role = world.egret.pid(Part::Ca)?;
+    cgroup.add(role.as_raw().unsigned_abs())?;
+    let itself = enroll(world, ["--cgroup", &path]);
+    fs::write(bpf::own_cgroup()?.join("cgroup.procs"), role.to_string())?;
+    let itself = itself.unwrap_err().to_string();
+    assert!(itself.contains(&format!("process {role} of Egret itself")), "{itself}");
 
     enroll(world, ["--cgroup", &path])?;
     assert_eq!(way(world, cgroup.path())?, Way::Gateway);
