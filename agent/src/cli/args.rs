@@ -115,7 +115,8 @@ pub(super) struct Agent {
     /// Directory of YAML files; changes are picked up
     #[arg(long, value_name = "DIR", required_unless_present = "cleanup")]
     config: Option<PathBuf>,
-    /// Take away everything an instance left on this machine (its workloads are ended), and nothing else's
+    /// Take away everything an instance left on this machine, and nothing else's: what `egret exec` ran is ended, services and
+    /// containers are released and go on
     #[arg(long)]
     pub(super) cleanup: bool,
     #[command(flatten)]
@@ -152,7 +153,7 @@ pub(super) struct Exec {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["cgroup", "pid"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["cgroup", "pid", "unit"])))]
 pub(super) struct Enroll {
     #[command(flatten)]
     pub(super) instance: Instance,
@@ -162,6 +163,9 @@ pub(super) struct Enroll {
     /// The cgroup that this process is in
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
+    /// The cgroup of this systemd unit or slice; a name without a dot is a service's
+    #[arg(long, value_name = "NAME")]
+    pub(super) unit: Option<String>,
     /// Whose identity: namespace and service account
     #[arg(value_name = "NAMESPACE/SERVICE-ACCOUNT")]
     pub(super) workload: WorkloadName,

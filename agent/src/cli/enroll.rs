@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::{
     args::{Enroll, Format, Release},
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     admin::client,
-    node::{agent::Enrolment, foreign, workload::Workload},
+    mesh::CgroupSelector,
+    node::{agent::Enrolment, binding, foreign, workload::Workload},
 };
 
 /// Enrols, and says as what.
@@ -36,12 +37,27 @@ pub(super) async fn enroll(enroll: Enroll) -> anyhow::Result<()> {
 }
 
 fn cgroup(enroll: &Enroll) -> anyhow::Result<PathBuf> {
-    match (&enroll.cgroup, enroll.pid) {
-        (Some(path), _) => Ok(path.clone()),
-        (None, Some(process)) => {
-            foreign::cgroup_of(process).with_context(|| format!("the cgroup of process {process}"))
-        }
-        (None, None) => anyhow::bail!("no cgroup is named"),
+    if let Some(process) = enroll.pid {
+        return foreign::cgroup_of(process).with_context(|| format!("the cgroup of process {process}"));
+    }
+    match &enroll.unit {
+        Some(name) => cgroup_of_unit(name),
+        // The command line has one of the three.
+        None => Ok(enroll.cgroup.clone().unwrap_or_default()),
+    }
+}
+
+fn cgroup_of_unit(name: &str) -> anyhow::Result<PathBuf> {
+    let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
+    let mut found = binding::find(CgroupSelector::systemd_unit(&name)?)?;
+    match (found.pop(), found.pop()) {
+        (Some(cgroup), None) => Ok(cgroup),
+        (None, _) => bail!("unit {name} has no cgroup: is it running?"),
+        (Some(one), Some(other)) => bail!(
+            "{name} has several cgroups, {} and {}: name one with --cgroup",
+            one.display(),
+            other.display()
+        ),
     }
 }
 

@@ -84,7 +84,8 @@ pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
             "not all hold; root can send frames (AF_PACKET) or leave its cgroup there: {}",
             open.into_iter().collect::<Vec<_>>().join("; ")
         ),
-        "a network namespace of its own, joined to the host's by veth (egret exec --netns has no link at all), or no root",
+        "a network namespace of its own, joined to the host's by veth; egret exec --netns, or PrivateNetwork=yes for a service, has no link at \
+         all; or no root",
     )
 }
 

@@ -6,7 +6,13 @@
 
 mod scan;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -18,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use self::scan::{Tree, Watched};
 use super::{
     agent::{Agent, Enrolled},
-    cgroup::is_gone,
+    cgroup::{Cgroup, Hierarchy, is_gone},
     workload::Origin,
 };
 use crate::{
-    mesh::{Snapshot, SpiffeId, WorkloadBinding},
+    mesh::{CgroupSelector, Kind, ObjectRef, Snapshot, SpiffeId, WorkloadBinding},
     source::directory::Loaded,
 };
 
@@ -66,6 +72,19 @@ pub async fn run(
             _ = rescan.tick() => {}
         }
     }
+}
+
+/// The cgroups that a selector selects now, for `egret enroll --unit`.
+pub fn find(selector: CgroupSelector) -> io::Result<Vec<PathBuf>> {
+    let hierarchy = Hierarchy::find()?;
+    let asked = Arc::new(WorkloadBinding {
+        object: ObjectRef::new(Kind::WorkloadBinding, "", ""),
+        created: "".into(),
+        service_account: "".into(),
+        cgroups: vec![selector],
+    });
+    let tree = Tree::new(hierarchy.root().to_owned(), hierarchy.all_instances())?;
+    Ok(tree.scan(&[asked])?.selected.into_keys().collect())
 }
 
 struct Binder {
@@ -117,7 +136,7 @@ impl Binder {
         &mut self,
         bindings: &'b [Arc<WorkloadBinding>],
         problems: &mut BTreeMap<PathBuf, String>,
-    ) -> std::io::Result<BTreeMap<PathBuf, Vec<&'b WorkloadBinding>>> {
+    ) -> io::Result<BTreeMap<PathBuf, Vec<&'b WorkloadBinding>>> {
         if bindings.is_empty() {
             self.tree = None;
             return Ok(BTreeMap::new());
@@ -145,7 +164,7 @@ impl Binder {
         snapshot: &Snapshot,
     ) -> Result<(), String> {
         let workload = &enrolled.workload;
-        if workload.open_cgroup().is_err_and(|e| is_gone(&e)) {
+        if workload.is_gone() {
             self.agent.release(enrolled);
             return Ok(());
         }
@@ -167,10 +186,10 @@ impl Binder {
         self.agent.withdraw(enrolled).map_err(text)
     }
 
-    fn enroll(&self, cgroup: &PathBuf, binding: &WorkloadBinding) -> Result<(), String> {
+    fn enroll(&self, cgroup: &Path, binding: &WorkloadBinding) -> Result<(), String> {
         let (identity, origin) = self.as_what(binding)?;
         let is_bound = |enrolled: &Arc<Enrolled>| enrolled.workload.origin == origin;
-        let inode = match super::cgroup::Cgroup::open(cgroup.clone()) {
+        let inode = match Cgroup::open(cgroup.to_owned()) {
             Ok(opened) => opened.inode(),
             Err(e) if is_gone(&e) => return Ok(()),
             Err(e) => return Err(e.to_string()),

@@ -17,7 +17,6 @@ use super::{
     connection,
     locks::Lock,
     presence::{Presence, Presences},
-    workload::Workload,
 };
 use crate::mesh::SpiffeId;
 
@@ -70,19 +69,29 @@ impl Agent {
             return;
         }
         let workload = &enrolled.workload;
-        if workload.origin.is_foreign() && workload.open_cgroup().is_err_and(|e| is_gone(&e)) {
-            drop(presences);
-            self.release(enrolled);
-            return;
-        }
+        let cgroup = match workload.open_cgroup() {
+            Ok(cgroup) => cgroup,
+            Err(e) if is_gone(&e) => {
+                drop(presences);
+                // Of our own making: for the watcher to see.
+                if workload.origin.is_foreign() {
+                    self.release(enrolled);
+                }
+                return;
+            }
+            Err(e) => {
+                self.counters.checks_failed.increment();
+                tracing::error!(workload = %workload.identity, "its cgroup cannot be opened: {e}");
+                return;
+            }
+        };
         let before = presences.policy(workload);
         let arrivals = match presences.examine(workload, &enrolled.stop) {
             Ok((arrivals, failures)) => {
                 self.counters.namespaces_not_entered.add(failures);
                 arrivals
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if !workload.cgroup.exists() => return,
+            Err(_) if workload.is_gone() => return,
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %workload.identity, "where its processes are cannot be found: {e}");
@@ -91,9 +100,9 @@ impl Agent {
         };
         self.check_link(enrolled, &presences);
         if programs {
-            self.attach_again(enrolled, &presences);
+            self.attach_again(enrolled, &cgroup, &presences);
         } else if presences.policy(workload) != before
-            && let Err(e) = self.capture.set_policy(&workload.cgroup, &presences.policy(workload))
+            && let Err(e) = self.capture.set_policy(&cgroup.path_by_descriptor(), &presences.policy(workload))
         {
             self.counters.checks_failed.increment();
             tracing::error!(workload = %workload.identity, "its policy stays as it was: {e}");
@@ -101,10 +110,11 @@ impl Agent {
         self.serve(enrolled, arrivals);
     }
 
-    fn attach_again(&self, enrolled: &Enrolled, presences: &Presences) {
-        let Workload { identity, cgroup, .. } = &enrolled.workload;
+    fn attach_again(&self, enrolled: &Enrolled, cgroup: &Cgroup, presences: &Presences) {
+        let identity = &enrolled.workload.identity;
         let mut state = Lock::Holds;
-        match self.capture.attach(cgroup, &presences.policy(&enrolled.workload)) {
+        // Not by its name: a service that is started again has another cgroup with the same one.
+        match self.capture.attach(&cgroup.path_by_descriptor(), &presences.policy(&enrolled.workload)) {
             Ok(0) => {}
             Ok(missing) => {
                 self.counters.programs_reattached.add(missing as u64);
@@ -114,8 +124,7 @@ impl Agent {
                      connections it made meanwhile may have gone out directly"
                 );
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if !cgroup.exists() => {}
+            Err(_) if enrolled.workload.is_gone() => {}
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
