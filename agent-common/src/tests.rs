@@ -6,7 +6,9 @@ use core::mem::{align_of, size_of};
 use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
-use crate::{Captured, Conversation, Decision, Endpoint, Flow, Heard, LinkSource, Original, OriginalKey, Policy, names};
+use crate::{
+    Captured, Conversation, Decision, Endpoint, Flow, Heard, LinkSource, Original, OriginalKey, Policy, names,
+};
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
