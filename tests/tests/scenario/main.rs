@@ -7,6 +7,7 @@ mod bad_input;
 mod credential;
 mod exec;
 mod killed;
+mod locked;
 mod names;
 mod nginx;
 mod nothing_left;
