@@ -151,7 +151,8 @@ fn remove<K: aya::Pod>(
     key: &K,
 ) -> Result<(), Error> {
     match map.remove(key) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(pins.map_error(name, error)),
     }
 }
@@ -191,12 +192,18 @@ fn ensure(pins: &Pins, programs: &mut Ebpf, hook: &Hook, device: &Device) -> Res
             }
         }
     }
-    let link = create(programs, hook, &device.name)?;
+    let link = match create(programs, hook, &device.name)? {
+        Some(link) => link,
+        // In the second place, or just being detached by the kernel. A program cannot be attached twice, another copy can.
+        None => create(&mut loader::load(pins)?, hook, &device.name)?.ok_or_else(|| {
+            failed(hook, &device.name, "a program that was just loaded is attached already")
+        })?,
+    };
     // The old link goes when the new one is attached and pinned: at no time is the device without.
     let pinning = |error: &dyn std::fmt::Display| {
         failed(hook, &device.name, format!("the link cannot be pinned: {error}"))
     };
-    let aside = path.with_extension("new");
+    let aside = pins.lock_aside(device.index, hook);
     pins::remove_link(&aside).map_err(|error| pinning(&error))?;
     link.pin(&aside).map_err(|error| pinning(&error))?;
     let attached =
@@ -234,19 +241,23 @@ fn bring_up_to_date(
     Ok(())
 }
 
-/// Attaches a program to the device of that name, before all others.
-pub(super) fn create(programs: &mut Ebpf, hook: &Hook, device: &str) -> Result<FdLink, Error> {
+/// Attaches a program to the device of that name, before all others. None: this very program is attached there.
+pub(super) fn create(programs: &mut Ebpf, hook: &Hook, device: &str) -> Result<Option<FdLink>, Error> {
     let fail = |error: &ProgramError| failed(hook, device, attach_error(error));
     let direction = match hook.attach_type {
         BPF_TCX_INGRESS => TcAttachType::Ingress,
         _ => TcAttachType::Egress,
     };
     let program = classifier(programs, hook)?;
-    let id = program
-        .attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))
-        .map_err(|error| fail(&error))?;
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = match program.attach_with_options(device, direction, first) {
+        Err(ProgramError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
+            return Ok(None);
+        }
+        attached => attached.map_err(|error| fail(&error))?,
+    };
     let link = program.take_link(id).map_err(|error| fail(&error))?;
-    link.try_into().map_err(|error| failed(hook, device, error))
+    Ok(Some(link.try_into().map_err(|error| failed(hook, device, error))?))
 }
 
 /// The program of a hook in the object.

@@ -214,6 +214,11 @@ impl Pins {
         self.links().join(format!("{LOCK}{device}-{}-{}", hook.program, hook.name))
     }
 
+    /// Where it is pinned before it takes the place of another.
+    pub(super) fn lock_aside(&self, device: u32, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{LOCK}{device}-{}-{}-new", hook.program, hook.name))
+    }
+
     /// Opens a pinned map for raw calls.
     pub(super) fn open_map(&self, name: &str) -> Result<OwnedFd, Error> {
         syscall::open_pin(&self.map(name)).map_err(|error| self.map_error(name, error))

@@ -95,8 +95,7 @@ fn own(capture: &Capture, host: &Link, addresses: impl Iterator<Item = IpAddr>) 
     let known = capture.sources(host.index)?;
     let mut count = known.len();
     for address in addresses.filter(|address| !known.contains(address)) {
-        let by = || Ok::<_, io::Error>(netlink::route(address)?);
-        if count < MAX_ADDRESSES && (known.is_empty() || belongs(by()?, host)) {
+        if count < MAX_ADDRESSES && (known.is_empty() || belongs(netlink::route(address)?, host)) {
             capture.add_source(host.index, address)?;
             count += 1;
         }
@@ -201,7 +200,7 @@ impl Agent {
                 Lock::Open(why) => tracing::warn!(workload = %identity, "no lock on its link: {why}"),
                 Lock::Holds => tracing::info!(workload = %identity, "its link is locked"),
                 Lock::Closed => {
-                    tracing::info!(workload = %identity, "no link leads out of its network namespace")
+                    tracing::info!(workload = %identity, "no link leads out of its network namespace");
                 }
             }
         }

@@ -112,6 +112,16 @@ impl Lab {
         counters
     }
 
+    /// Waits until a counter has reached `count`.
+    pub(crate) fn wait_for_count(&self, name: &str, count: u64) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.count(name) < count {
+            let counters = self.counters_like("");
+            assert!(Instant::now() < deadline, "{name} does not reach {count}: {counters:?}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn count(&self, name: &str) -> u64 {
         let counters = self.capture.counters().expect("counters");
         counters.iter().find(|(counter, _)| *counter == name).expect("a counter of that name").1

@@ -4,7 +4,9 @@
 
 mod backstop;
 mod capture;
+mod frames;
 mod lab;
 mod lifecycle;
+mod link;
 mod outside;
 mod refusal;

@@ -9,6 +9,7 @@ mod credential;
 mod exec;
 mod foreign;
 mod killed;
+mod locked;
 mod names;
 mod nginx;
 mod nothing_left;
