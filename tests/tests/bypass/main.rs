@@ -6,5 +6,6 @@
 
 mod battery;
 mod doctor;
+mod linked;
 mod rig;
 mod unwatched;

@@ -1,0 +1,111 @@
+//! A workload in a network namespace of its own with a link to the node, as a pod has it, and unenrolled neighbours in the
+//! same namespace who hand in sockets. The node forwards between its link and the witness's: without Egret everything gets
+//! out.
+
+use std::{
+    fs::{self, File},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use egret_tests::{cgroup::Cgroup, netns::Namespace, process, process::Process, wait};
+use nix::sched::{CloneFlags, setns};
+
+use crate::rig::{Battery, LOCKS, Rig, START, add_v6, early_socket, outcomes};
+
+/// What a container runtime leaves to root unless it is told otherwise.
+const CONTAINER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
+                         +net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+
+/// What the workload may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Privileges {
+    /// Everything.
+    Root,
+    /// What containers have.
+    Container,
+}
+
+/// The namespace, its neighbours, and the cgroup in which the battery runs. Ended in the order of the fields.
+pub(crate) struct Linked {
+    _helper: Process,
+    cgroup: Cgroup,
+    socket: PathBuf,
+    namespace: Namespace,
+}
+
+impl Linked {
+    /// Beside what the rig has; enrolled by nobody.
+    pub(crate) fn start(rig: &Rig) -> Result<Self> {
+        let namespace = Namespace::create("egl", Path::new(LOCKS))?;
+        add_v6(&namespace)?;
+        join(&namespace, rig.world.external.namespace())?;
+        inside(&namespace, || Ok(fs::write(crate::rig::PING, "0 0")?))?;
+        let socket = rig.directory().join("neighbour");
+        let mut command = enter(&namespace, rig.world.egret.binary());
+        command.args(["verify-bypass", "--hand-out"]).arg(&socket).stdout(Stdio::null());
+        let helper = Process::spawn("the neighbour", &mut command)?;
+        wait::until("the neighbour", START, || Ok(socket.exists().then_some(())))?;
+        Ok(Self { _helper: helper, cgroup: Cgroup::new()?, socket, namespace })
+    }
+
+    /// Runs the battery in the cgroup, in the namespace.
+    pub(crate) fn battery(&self, rig: &Rig, privileges: Privileges) -> Result<Battery> {
+        let early = inside(&self.namespace, early_socket)?;
+        let mut command = enter(&self.namespace, Path::new("setpriv"));
+        if privileges == Privileges::Container {
+            command.args(["--bounding-set", CONTAINER]);
+        }
+        // "0" is the writing process itself. A shell, because nothing may run before it is there.
+        let procs = self.cgroup.path().join("cgroup.procs");
+        command.args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(procs).arg(rig.world.egret.binary());
+        command.args(["verify-bypass", "-o", "json"]).args(rig.aims(&self.socket, early.as_raw_fd()));
+        let battery = outcomes(&mut command)?;
+        drop(early);
+        Ok(battery)
+    }
+}
+
+/// A command in a namespace. (`ip netns exec` would hide the cgroups, too.)
+fn enter(namespace: &Namespace, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", at(namespace).display())).arg("--").arg(program);
+    command
+}
+
+fn at(namespace: &Namespace) -> PathBuf {
+    Path::new("/run/netns").join(namespace.name())
+}
+
+/// Runs `f` in a namespace.
+fn inside<T: Send>(namespace: &Namespace, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let at = File::open(at(namespace))?;
+    let run = || {
+        setns(at, CloneFlags::CLONE_NEWNET)?;
+        f()
+    };
+    thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow!("panicked inside"))?
+}
+
+/// Routes between two namespaces by way of the node, which forwards from their links only.
+fn join(one: &Namespace, other: &Namespace) -> Result<()> {
+    for namespace in [one, other] {
+        let (name, link) = (namespace.name(), namespace.host_link());
+        process::run(
+            "ip",
+            &["-n", name, "route", "add", "default", "via", &namespace.host_address().to_string()],
+        )?;
+        process::run(
+            "ip",
+            &["-n", name, "-6", "route", "add", "default", "via", &crate::rig::v6(namespace, 1)],
+        )?;
+        for switch in [format!("ipv4/conf/{link}/forwarding"), format!("ipv6/conf/{link}/force_forwarding")] {
+            let path = Path::new("/proc/sys/net").join(switch);
+            fs::write(&path, "1").with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
