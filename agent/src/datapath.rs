@@ -16,6 +16,7 @@ mod storage;
 mod syscall;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::{
     fmt, io,
