@@ -6,6 +6,8 @@ mod backstop;
 mod capture;
 mod lab;
 mod lifecycle;
+mod load;
+mod neighbours;
 mod outside;
 mod refusal;
 mod verifier;
