@@ -6,6 +6,7 @@
 mod bad_input;
 mod credential;
 mod exec;
+mod full;
 mod killed;
 mod names;
 mod nginx;
