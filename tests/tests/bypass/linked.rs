@@ -52,18 +52,25 @@ impl Linked {
         Ok(Self { _helper: helper, cgroup: Cgroup::new()?, socket, namespace })
     }
 
-    /// Runs the battery in the cgroup, in the namespace.
-    pub(crate) fn battery(&self, rig: &Rig, privileges: Privileges) -> Result<Battery> {
-        let early = inside(&self.namespace, early_socket)?;
+    /// A command in the cgroup and in the namespace, up to and including the dashes.
+    fn command(&self, privileges: Privileges) -> Command {
         let mut command = enter(&self.namespace, Path::new("setpriv"));
         if privileges == Privileges::Container {
             command.args(["--bounding-set", CONTAINER]);
         }
         // "0" is the writing process itself. A shell, because nothing may run before it is there.
-        let procs = self.cgroup.path().join("cgroup.procs");
-        command.args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(procs).arg(rig.world.egret.binary());
-        command.args(["verify-bypass", "-o", "json"]).args(rig.aims(&self.socket, early.as_raw_fd()));
-        let battery = outcomes(&mut command)?;
+        command
+            .args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""])
+            .arg(self.cgroup.path().join("cgroup.procs"));
+        command
+    }
+
+    /// Runs the battery.
+    pub(crate) fn battery(&self, rig: &Rig, privileges: Privileges) -> Result<Battery> {
+        let early = inside(&self.namespace, early_socket)?;
+        let mut command = self.command(privileges);
+        command.arg(rig.world.egret.binary()).args(["verify-bypass", "-o", "json"]);
+        let battery = outcomes(command.args(rig.aims(&self.socket, early.as_raw_fd())))?;
         drop(early);
         Ok(battery)
     }
