@@ -7,5 +7,6 @@
 mod battery;
 mod doctor;
 mod linked;
+mod privileges;
 mod rig;
 mod unwatched;

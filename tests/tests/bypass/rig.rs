@@ -124,6 +124,17 @@ impl Rig {
         format!("{}:{WITNESS}", self.world.external.address())
     }
 
+    /// Runs the battery in a workload of the host's network, as root with some capabilities only.
+    pub(crate) fn battery_with(&self, capabilities: &str) -> Result<Battery> {
+        let early = early_socket()?;
+        let mut command = self.world.egret.exec("default/sleep", false);
+        command.args(["setpriv", "--bounding-set", capabilities]).arg(self.world.egret.binary());
+        command.args(["verify-bypass", "-o", "json"]).args(self.aims(&self.socket, early.as_raw_fd()));
+        let battery = outcomes(&mut command);
+        drop(early);
+        battery
+    }
+
     /// Runs the battery at the witness, with everything that a test can give it.
     pub(crate) fn battery(&self, subject: Subject) -> Result<Battery> {
         let early = early_socket()?;
