@@ -5,6 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     io,
+    net::SocketAddrV4,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
@@ -49,12 +50,26 @@ fn number(fd: &OwnedFd) -> u32 {
 
 /// A program that allows everything: `r0 = 1; exit`. With a cgroup storage it looks its value up first.
 pub fn allowing(hook: Hook, storage: Option<&OwnedFd>) -> io::Result<OwnedFd> {
-    const RETURN_1: [u64; 2] = [0x1_0000_00b7, 0x95];
     let mut instructions = Vec::new();
     if let Some(map) = storage {
         // r1 = map (two words, BPF_PSEUDO_MAP_FD); r2 = 0; call bpf_get_local_storage (81).
         instructions.extend([pair(0x1118, number(map)), 0, 0x02b7, pair(0x85, 81)]);
     }
+    load(hook, instructions)
+}
+
+/// A program that sends every IPv4 connection somewhere else.
+pub fn redirecting(to: SocketAddrV4) -> io::Result<OwnedFd> {
+    let address = u32::from_ne_bytes(to.ip().octets());
+    let port = u32::from(to.port().to_be());
+    // user_ip4 and user_port are at 4 and 24 of the context in r1; their values come by r2.
+    let store = |offset: u32, value: u32| [pair(0x02b4, value), u64::from(0x2163 | offset << 16)];
+    load(CONNECT4, [store(4, address), store(24, port)].concat())
+}
+
+/// Loads these instructions, and "allow" behind them.
+fn load(hook: Hook, mut instructions: Vec<u64>) -> io::Result<OwnedFd> {
+    const RETURN_1: [u64; 2] = [0x1_0000_00b7, 0x95];
     instructions.extend(RETURN_1);
     // BPF_PROG_LOAD; expected_attach_type is the 18th word of 32 bits.
     let mut attribute = [0_u64; 9];
@@ -67,9 +82,19 @@ pub fn allowing(hook: Hook, storage: Option<&OwnedFd>) -> io::Result<OwnedFd> {
 
 /// Attaches the way of old, without the flag that lets others attach, too. It goes with the cgroup.
 pub fn attach_exclusively(cgroup: &Path, hook: Hook, program: &OwnedFd) -> io::Result<()> {
+    attach(cgroup, hook, program, 0)
+}
+
+/// Attaches beside others, behind those that are there. It goes with the cgroup.
+pub fn attach_beside(cgroup: &Path, hook: Hook, program: &OwnedFd) -> io::Result<()> {
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    attach(cgroup, hook, program, BPF_F_ALLOW_MULTI)
+}
+
+fn attach(cgroup: &Path, hook: Hook, program: &OwnedFd, flags: u32) -> io::Result<()> {
     let directory = File::open(cgroup)?;
     let mut attribute =
-        [pair(directory.as_raw_fd().cast_unsigned(), number(program)), pair(hook.attach_type, 0)];
+        [pair(directory.as_raw_fd().cast_unsigned(), number(program)), pair(hook.attach_type, flags)];
     call(8, &mut attribute).map(drop)
 }
 

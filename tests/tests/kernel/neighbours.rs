@@ -1,11 +1,14 @@
 //! Others on the machine: programs on our hooks, and containers with a view of cgroups of their own.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use egret::datapath::probe;
 use egret_tests::{cgroup::Cgroup, foreign, process::Process, wait};
 
-use crate::lab::Lab;
+use crate::{
+    lab::{Lab, assert_idle, listen},
+    outside::Outside,
+};
 
 /// Attaching fails with the reason, and leaves nothing behind.
 fn assert_refused(lab: &Lab, cgroup: &Cgroup) {
@@ -26,6 +29,29 @@ fn a_program_that_holds_a_hook_exclusively_makes_attaching_fail() {
     let found = probe::neighbours(lab.cgroup.path()).unwrap();
     assert_eq!(found, [probe::Neighbour { hook: "connect4", programs: 1, exclusive: true }]);
     assert_eq!(probe::neighbours(child.path()).unwrap(), []);
+}
+
+#[test]
+fn a_program_that_redirects_after_ours_lets_nothing_out() {
+    let Some(lab) = Lab::new("a_program_that_redirects_after_ours_lets_nothing_out") else { return };
+    let outside = Outside::new();
+    let server = outside.run(|| listen("198.51.100.2:0"));
+    let SocketAddr::V4(address) = server.local_addr().unwrap() else { panic!("it is IPv4") };
+    lab.enrol();
+    // As a workload with CAP_BPF and CAP_NET_ADMIN could: on its own cgroup, where it is asked after us.
+    let program = foreign::redirecting(address).unwrap();
+    foreign::attach_beside(lab.cgroup.path(), foreign::CONNECT4, &program).unwrap();
+    let mut application = lab.inside();
+    let started = application.run("keep start 203.0.113.7:80");
+    assert!(started.starts_with("ok errno"), "{started}");
+    assert_ne!(lab.count("dropped_captured"), 0, "its SYN was dropped");
+    assert_idle(&server);
+    assert_idle(&lab.listener_v4);
+
+    // Without us it arrives: the program does what it is meant to.
+    lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
+    application.run("start 203.0.113.7:80");
+    server.accept().expect("redirected");
 }
 
 /// A process whose view of cgroups begins with its own, and which has mounted that view.
