@@ -192,6 +192,7 @@ fn without_enrolment_everything_gets_out_of_an_own_namespace_with_a_link() -> Re
         return Ok(());
     };
     let linked = Linked::start(&rig)?;
+    let before = linked.belongings()?;
     for (privileges, excused) in [(Privileges::Root, &[][..]), (Privileges::Container, &PRIVILEGED)] {
         let mut battery = linked.battery(&rig, privileges)?;
         show(privileges, &battery);
@@ -199,6 +200,7 @@ fn without_enrolment_everything_gets_out_of_an_own_namespace_with_a_link() -> Re
         let routed = |vector: &String, _: &mut _| !NOT_FORWARDED.contains(&vector.as_str());
         battery.vectors.retain(routed);
         all_escaped(&battery, excused);
+        assert_eq!(linked.belongings()?, before, "what the battery made is gone");
     }
     Ok(())
 }

@@ -52,6 +52,15 @@ impl Linked {
         Ok(Self { _helper: helper, cgroup: Cgroup::new()?, socket, namespace })
     }
 
+    /// The network devices of the namespace, and the cgroups in the cgroup.
+    pub(crate) fn belongings(&self) -> Result<Vec<String>> {
+        let devices = process::run("ip", &["-n", self.namespace.name(), "-o", "link", "show"])?;
+        let names = devices.lines().filter_map(|line| line.split(": ").nth(1)).map(str::to_owned);
+        let entries = fs::read_dir(self.cgroup.path())?.collect::<Result<Vec<_>, _>>()?;
+        let cgroups = entries.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        Ok(names.chain(cgroups.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect())
+    }
+
     /// A command in the cgroup and in the namespace, up to and including the dashes.
     fn command(&self, privileges: Privileges) -> Command {
         let mut command = enter(&self.namespace, Path::new("setpriv"));
