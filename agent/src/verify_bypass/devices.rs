@@ -12,6 +12,8 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
 };
 
+use netlink_packet_route::link::InetDevConf;
+
 use self::tun::Tun;
 use super::{
     PATIENCE, local, packet,
@@ -32,7 +34,9 @@ fn forwarded(probe: &Probe<'_>) -> Attempt {
         if local::route(*target.ip()).is_none() {
             return Err(Attempt::not_available("no device leads to the target"));
         }
-        tun.configure(tun::FORWARDING, 1).map_err(|error| no_device(&error))?;
+        let mut switches = InetDevConf::default();
+        switches.forwarding = 1;
+        tun.configure(switches).map_err(|error| no_device(&error))?;
         let from = SocketAddrV4::new(tun.neighbour, 15_008);
         tun.receive(&packet::datagram(from, target, probe.token.as_bytes()))
             .map_err(|error| Attempt::refused(&error))?;
@@ -46,7 +50,9 @@ fn made_up_caller(probe: &Probe<'_>) -> Attempt {
         let (target, tun) = (probe.target()?, tun()?);
         let call = || -> io::Result<UdpSocket> {
             // Packets for the target do not go there: the filter for reverse paths is to be content with any way.
-            tun.configure(tun::REVERSE_PATH_FILTER, 2)?;
+            let mut switches = InetDevConf::default();
+            switches.rp_filter = 2;
+            tun.configure(switches)?;
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             let to = SocketAddrV4::new(tun.address, socket.local_addr()?.port());

@@ -43,9 +43,9 @@ impl Link {
         let find = || -> io::Result<Self> {
             let index = if_nametoindex(route.device.as_str())?;
             let source = SocketAddrV4::new(source(target)?, 15_008);
-            let addresses = getifaddrs()?.filter(|one| one.interface_name == route.device);
+            let mut addresses = getifaddrs()?.filter(|one| one.interface_name == route.device);
             // Devices without link addresses (TUN, WireGuard) take any.
-            let hardware = addresses.filter_map(|one| one.address?.as_link_addr()?.addr()).next();
+            let hardware = addresses.find_map(|one| one.address?.as_link_addr()?.addr());
             let hardware = hardware.unwrap_or_default();
             let known = fs::read_to_string("/proc/thread-self/net/arp").unwrap_or_default();
             let next_hop = match link_address(&known, route.next_hop) {

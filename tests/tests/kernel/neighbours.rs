@@ -12,9 +12,9 @@ use crate::{
 
 /// Attaching fails with the reason, and leaves nothing behind.
 fn assert_refused(lab: &Lab, cgroup: &Cgroup) {
-    let error = lab.capture.attach(cgroup.path(), &lab.policy()).unwrap_err().to_string();
+    let error = lab.capture.attach(cgroup.path(), &lab.policy()).expect_err("refused").to_string();
     assert!(error.contains("egret_connect4") && error.contains("exclusively"), "{error}");
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.pins.join("links")).expect("links").count(), 0, "no pin is left");
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn container(lab: &Lab, mount_point: &Path) -> Process {
                   'mount -t cgroup2 none \"$0\" && echo mounted >&2 && exec sleep 60' \"$1\"";
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(procs).arg(mount_point);
-    let mut process = Process::spawn("the container", &mut command).unwrap();
-    process.wait_for_line("mounted", Duration::from_secs(10)).unwrap();
+    let mut process = Process::spawn("the container", &mut command).expect("started");
+    process.wait_for_line("mounted", Duration::from_secs(10)).expect("mounted");
     process
 }
 

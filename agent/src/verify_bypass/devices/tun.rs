@@ -7,18 +7,16 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute},
+};
 use nix::{libc, net::if_::if_nametoindex};
 
-use super::super::netlink::{self, Request};
+use super::super::netlink;
 
-/// `IPV4_DEVCONF_…` in `include/uapi/linux/ip.h`.
-pub(super) const FORWARDING: u16 = 1;
-pub(super) const REVERSE_PATH_FILTER: u16 = 8;
-
-const RTM_NEWADDR: u16 = 20;
-const IFA_LOCAL: u16 = 2;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_INET_CONF: u16 = 1;
 /// Prefix of the link: this end, the other end, and two that are not used.
 const PREFIX: u8 = 30;
 
@@ -51,25 +49,21 @@ impl Tun {
         let index = if_nametoindex(name)?;
         let subnet = u32::from(Ipv4Addr::new(198, 18, 0, 0)) | (rand::random::<u32>() & 0x1_fffc);
         let (address, neighbour) = (Ipv4Addr::from(subnet | 1), Ipv4Addr::from(subnet | 2));
-        let socket = netlink::socket()?;
-        // Family, prefix length, flags, scope, index (struct ifaddrmsg).
-        let mut header = vec![libc::AF_INET as u8, PREFIX, 0, 0];
-        header.extend(index.to_ne_bytes());
-        Request::new(RTM_NEWADDR, libc::NLM_F_CREATE, &header)
-            .with(IFA_LOCAL, &address.octets())
-            .send(&socket)?;
-        netlink::change(index).send(&socket)?;
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = PREFIX;
+        message.header.index = index;
+        message.attributes.push(AddressAttribute::Local(address.into()));
+        let request = RouteNetlinkMessage::NewAddress(message);
+        netlink::send(&netlink::socket()?, request, NLM_F_CREATE | NLM_F_EXCL)?;
+        netlink::change(index, Vec::new())?;
         Ok(Self { file, index, address, neighbour })
     }
 
-    /// Sets a switch of IPv4. By netlink, since /proc/sys is often read-only.
-    pub(super) fn configure(&self, switch: u16, value: u32) -> io::Result<()> {
-        let request = netlink::change(self.index).nest(IFLA_AF_SPEC, |families| {
-            families.nest(libc::AF_INET as u16, |v4| {
-                v4.nest(IFLA_INET_CONF, |switches| switches.with(switch, &value.to_ne_bytes()))
-            })
-        });
-        request.send(&netlink::socket()?)
+    /// Sets switches of IPv4. By netlink, since /proc/sys is often read-only.
+    pub(super) fn configure(&self, switches: InetDevConf) -> io::Result<()> {
+        let v4 = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(switches)]);
+        netlink::change(self.index, vec![LinkAttribute::AfSpecUnspec(vec![v4])])
     }
 
     /// A packet that comes in by the device.

@@ -2,8 +2,13 @@
 //!
 //! The device is in a network namespace of this attempt's own, with which it goes; what it sends is sent where it was made.
 
-use std::{fs::File, io, os::fd::AsRawFd as _};
+use std::{fs::File, io, net::Ipv4Addr, os::fd::AsRawFd as _};
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+};
 use nix::{
     libc,
     net::if_::if_nametoindex,
@@ -13,23 +18,11 @@ use socket2::{Domain, Socket, Type};
 
 use super::super::{
     link::{self, ETH_P_IP, EVERYBODY},
-    local,
-    netlink::{self, Request},
-    packet,
+    local, netlink, packet,
     vector::{Attempt, Probe, attempt},
 };
 
 const NAME: &str = "egretvb";
-
-/// `include/uapi/linux/if_link.h`.
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_GROUP: u16 = 2;
-const IFLA_VXLAN_PORT: u16 = 15;
 
 pub(super) fn send(probe: &Probe<'_>) -> Attempt {
     attempt(|| {
@@ -50,27 +43,25 @@ pub(super) fn send(probe: &Probe<'_>) -> Attempt {
 }
 
 /// Makes the device, and moves the calling thread to where it is.
-fn make(remote: std::net::Ipv4Addr) -> io::Result<u32> {
+fn make(remote: Ipv4Addr) -> io::Result<u32> {
     // Requests concern the namespace of their socket.
     let here = netlink::socket()?;
     unshare(CloneFlags::CLONE_NEWNET)?;
     let own = File::open("/proc/thread-self/ns/net")?;
     // A port of ours, since others may have a VXLAN of their own.
     let port = local::port();
-    let request =
-        Request::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &netlink::link(0, false));
-    let request = request
-        .with(IFLA_IFNAME, format!("{NAME}\0").as_bytes())
-        .with(IFLA_NET_NS_FD, &own.as_raw_fd().to_ne_bytes())
-        .nest(IFLA_LINKINFO, |info| {
-            info.with(IFLA_INFO_KIND, b"vxlan").nest(IFLA_INFO_DATA, |data| {
-                data.with(IFLA_VXLAN_ID, &u32::from(port).to_ne_bytes())
-                    .with(IFLA_VXLAN_GROUP, &remote.octets())
-                    .with(IFLA_VXLAN_PORT, &port.to_be_bytes())
-            })
-        });
-    request.send(&here)?;
+    let vxlan = vec![InfoVxlan::Id(port.into()), InfoVxlan::Group(remote), InfoVxlan::Port(port)];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(NAME.to_owned()),
+        LinkAttribute::NetNsFd(own.as_raw_fd()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vxlan)),
+        ]),
+    ];
+    netlink::send(&here, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
     let index = if_nametoindex(NAME)?;
-    netlink::change(index).send(&netlink::socket()?)?;
+    netlink::change(index, Vec::new())?;
     Ok(index)
 }
