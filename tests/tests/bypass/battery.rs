@@ -40,6 +40,10 @@ const HELD: [&str; 26] = [
     "the gateway without a certificate",
 ];
 
+/// What reaches the witness by the gateway.
+const CAPTURED: [&str; 6] =
+    ["tcp connect", "tcp v4-mapped", "tcp ipv6", "tcp SO_MARK", "other uid", "nested cgroup"];
+
 /// What a kernel may be built or configured without.
 const OPTIONAL: [&str; 9] = [
     "tcp io_uring connect",
@@ -130,7 +134,7 @@ fn a_workload_of_the_host_network_gets_nothing_out() -> Result<()> {
     assert_eq!(battery.failed, !escaped.is_empty(), "the exit status tells");
     assert_eq!(battery.with("unproven"), Vec::<&str>::new());
     // Captured, and not only refused: the witness was reached, by the gateway.
-    for vector in ["tcp connect", "tcp v4-mapped", "tcp ipv6", "tcp SO_MARK", "other uid", "nested cgroup"] {
+    for vector in CAPTURED {
         assert!(battery.vectors[vector].1.starts_with("captured: the witness talked to"), "{vector}");
     }
     Ok(())
@@ -202,5 +206,34 @@ fn without_enrolment_everything_gets_out_of_an_own_namespace_with_a_link() -> Re
         all_escaped(&battery, excused);
         assert_eq!(linked.belongings()?, before, "what the battery made is gone");
     }
+    Ok(())
+}
+
+#[test]
+fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
+    let Some(rig) = Rig::start("an_own_namespace_with_a_locked_link_lets_nothing_out")? else {
+        return Ok(());
+    };
+    let linked = Linked::start(&rig)?;
+    let workload = linked.enrol(&rig)?;
+    for (privileges, excused) in [(Privileges::Root, &[][..]), (Privileges::Container, &PRIVILEGED)] {
+        let battery = linked.battery(&rig, privileges)?;
+        show(privileges, &battery);
+        assert_eq!(battery.report["watched"], true, "{}", battery.report);
+        assert!(!battery.failed, "{:?}", battery.with("escaped"));
+        for (vector, (verdict, seen)) in &battery.vectors {
+            let may_be_absent = [&EGRETS[..], &OPTIONAL, excused].concat().contains(&vector.as_str());
+            assert!(
+                verdict == "held" || (verdict == "not_available" && may_be_absent),
+                "{vector}: {verdict}, {seen}"
+            );
+        }
+        for vector in CAPTURED {
+            let absent = battery.verdict(vector) == "not_available";
+            let seen = &battery.vectors[vector].1;
+            assert!(absent || seen.starts_with("captured: the witness talked to"), "{vector}: {seen}");
+        }
+    }
+    drop(workload);
     Ok(())
 }
