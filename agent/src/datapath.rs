@@ -17,6 +17,7 @@ mod storage;
 mod syscall;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::{
     fmt, io,

@@ -242,7 +242,7 @@ impl LoadableProgram<'_> {
         }
     }
 
-    fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
+    pub(super) fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
         match self {
             Self::Skb(program) => program.info(),
             Self::Sock(program) => program.info(),

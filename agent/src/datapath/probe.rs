@@ -1,17 +1,19 @@
 //! Trial runs for `egret doctor`: whether this kernel takes the programs, and what others have on the hooks. Everything
 //! made here goes when the call returns; nothing is attached or pinned.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use aya::{
     EbpfLoader,
-    programs::{LsmAttachType, ProgramType},
+    programs::{LsmAttachType, ProgramInfo, ProgramType},
 };
 
+pub use super::verifier::Statistics;
 use super::{
     Error,
-    attach::{HOOKS, open_cgroup, program_mut},
+    attach::{HOOKS, Hook, open_cgroup, program_mut},
     link, loader, syscall,
+    verifier::Instructions,
 };
 
 /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI`: an attachment with neither tolerates no other below it.
@@ -22,8 +24,8 @@ const SHARED: u32 = 1 | 2;
 pub struct Trial {
     /// Name of the program.
     pub program: &'static str,
-    /// Whether the kernel took it.
-    pub outcome: Result<(), Error>,
+    /// Whether the kernel took it, and what that took.
+    pub outcome: Result<Statistics, Error>,
 }
 
 /// Programs that somebody attached to a hook of ours.
@@ -37,27 +39,40 @@ pub struct Neighbour {
     pub exclusive: bool,
 }
 
-/// Loads every program of Egret on maps of its own. An error: not even the maps can be made.
+/// Loads every program of Egret by itself, on maps of its own. An error: not even the maps can be made.
 pub fn load_each() -> Result<Vec<Trial>, Error> {
-    let mut object = EbpfLoader::new()
-        .load(loader::OBJECT)
-        .map_err(|error| Error::new("loading the kernel programs", loader::object(&error)))?;
-    let mut trial = |hook| {
-        program_mut(&mut object, hook)?.load().map_err(|error| {
-            Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
-        })
+    let what = "loading the kernel programs";
+    let mut object =
+        EbpfLoader::new().load(loader::OBJECT).map_err(|error| Error::new(what, loader::object(&error)))?;
+    let refused = |hook: &Hook, error| {
+        Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
-    let mut trials: Vec<Trial> =
-        HOOKS.iter().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect();
-    trials.extend(link::HOOKS.iter().map(|hook| Trial {
-        program: hook.program,
-        outcome: link::classifier(&mut object, hook).and_then(|program| {
-            program.load().map_err(|error| {
-                Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
+    let mut taken = Vec::new();
+    for hook in &HOOKS {
+        let info = program_mut(&mut object, hook).and_then(|mut program| {
+            program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
+        });
+        taken.push((hook, info));
+    }
+    for hook in &link::HOOKS {
+        let info = link::classifier(&mut object, hook).and_then(|program| {
+            program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
+        });
+        taken.push((hook, info));
+    }
+    let infos = taken.iter().filter_map(|(_, info)| info.as_ref().ok());
+    let maps: HashSet<u32> = infos.filter_map(|info| info.map_ids().ok()??.into()).flatten().collect();
+    let instructions =
+        Instructions::of(loader::OBJECT, maps).map_err(|error| Error::new(what, loader::hint(&error)))?;
+    let trial = |(hook, info): (&Hook, Result<ProgramInfo, Error>)| {
+        let outcome = info.and_then(|info| {
+            instructions.statistics(hook, info.program_type() as u32).map_err(|error| {
+                Error::new(format_args!("statistics of {}", hook.program), loader::hint(&error))
             })
-        }),
-    }));
-    Ok(trials)
+        });
+        Trial { program: hook.program, outcome }
+    };
+    Ok(taken.into_iter().map(trial).collect())
 }
 
 /// Whether the kernel loads LSM programs for cgroups. (Whether they run depends on the list of active modules, too.)

@@ -5,7 +5,7 @@
 //! takes shorter structures than its own and reads zeros for the rest.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -18,6 +18,7 @@ use std::{
 use nix::libc;
 
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -279,6 +280,52 @@ pub(super) fn link_update(link: &impl AsFd, program: &impl AsFd) -> io::Result<(
         Update { link: descriptor(link), program: descriptor(program), flags: 0, old_program: 0 };
     // SAFETY: plain numbers.
     unsafe { bpf(LINK_UPDATE, &mut update) }.map(drop)
+}
+
+/// Loads a program for what the verifier says of it: statistics alone. `I` is `struct bpf_insn`.
+pub(super) fn program_log<I>(
+    instructions: &[I],
+    license: &CStr,
+    kind: u32,
+    attach_type: u32,
+) -> io::Result<String> {
+    /// `BPF_LOG_STATS`.
+    const STATISTICS: u32 = 4;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        device: u32,
+        attach_type: u32,
+    }
+    const { assert!(size_of::<I>() == 8) };
+    let mut log = vec![0_u8; 4096];
+    let mut load = Load {
+        kind,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: STATISTICS,
+        log_size: log.len() as u32,
+        log: log.as_mut_ptr() as u64,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        device: 0,
+        attach_type,
+    };
+    // SAFETY: instructions and license live during the call, and the kernel writes at most `log_size` bytes to the log.
+    drop(owned(unsafe { bpf(PROG_LOAD, &mut load) }?));
+    log.truncate(log.iter().position(|byte| *byte == 0).unwrap_or(log.len()));
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 /// The clock of `bpf_ktime_get_ns`.

@@ -8,5 +8,8 @@ mod frames;
 mod lab;
 mod lifecycle;
 mod link;
+mod load;
+mod neighbours;
 mod outside;
 mod refusal;
+mod verifier;

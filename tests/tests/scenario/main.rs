@@ -8,6 +8,7 @@ mod binding;
 mod credential;
 mod exec;
 mod foreign;
+mod full;
 mod killed;
 mod locked;
 mod names;
