@@ -13,6 +13,7 @@ pub mod destinations;
 pub mod header;
 mod numbers;
 pub mod socket_class;
+pub mod spread;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

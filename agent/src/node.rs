@@ -10,6 +10,7 @@ mod dial;
 mod life;
 mod listener;
 pub mod netns;
+mod port_block;
 mod refuse;
 pub mod resolvers;
 mod routes;

@@ -219,7 +219,16 @@ impl Agent {
         let fail = |source| Error::Workload { identity: identity.clone(), source };
         let namespace = workload.namespace.as_deref();
         let listeners = Listeners::bind(namespace).map_err(fail)?;
-        let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
+        let (listener_v4, listener_v6, listener_ports) = listeners.ports().map_err(fail)?;
+        if listeners.are_few() {
+            self.counters.listener_ports_reduced.increment();
+            tracing::warn!(
+                workload = %identity,
+                "only {listener_ports} ports of loopback in a row are free for its listener: about {} new connections a \
+                 second are possible where TIME_WAIT is not reused (net.ipv4.tcp_tw_reuse=0)",
+                u32::from(listener_ports) * 28_232 / 60
+            );
+        }
         // A namespace of our own making has no way out but the listener: nothing there is "no route".
         let families = if namespace.is_some() {
             Families { v4: true, v6: true }
@@ -230,11 +239,15 @@ impl Agent {
             workload: workload.id,
             listener_v4,
             listener_v6,
+            listener_ports,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
         };
         let cgroup = workload.open_cgroup().map_err(fail)?;
-        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
+        let listeners = listeners.into_all().map(|listener| {
+            let port = listener.local_addr()?.port();
+            Ok((TcpListener::from_std(listener)?, port))
+        });
         let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
         self.capture
             .attach(cgroup.path(), &policy)
@@ -246,8 +259,8 @@ impl Agent {
             stop: CancellationToken::new(),
         });
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
-        for listener in listeners {
-            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
+        for (listener, port) in listeners {
+            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener, port));
         }
         self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
         Ok(())

@@ -103,8 +103,9 @@ impl Agent {
     }
 }
 
-/// Accepts until the workload ends. A full descriptor table must not end the listener: it waits and goes on.
-pub(super) async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener) {
+/// Accepts at one of its listener's ports until the workload ends. A full descriptor table must not end the listener: it
+/// waits and goes on.
+pub(super) async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener, port: u16) {
     loop {
         let accepted = tokio::select! {
             () = enrolled.stop.cancelled() => return,
@@ -112,7 +113,7 @@ pub(super) async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener:
         };
         match accepted {
             Ok((stream, peer)) => {
-                let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
+                let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer, port);
                 agent.connections.spawn(served);
             }
             Err(e) => {

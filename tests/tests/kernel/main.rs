@@ -7,4 +7,5 @@ mod capture;
 mod lab;
 mod lifecycle;
 mod outside;
+mod ports;
 mod refusal;
