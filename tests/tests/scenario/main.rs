@@ -12,6 +12,7 @@ mod nginx;
 mod nothing_left;
 mod plaintext;
 mod repair;
+mod soak;
 mod walk;
 
 use std::{
