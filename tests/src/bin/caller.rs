@@ -95,7 +95,9 @@ fn call(options: &Options, begin: Instant, next: &AtomicU64) -> Outcomes {
             return outcomes;
         }
         let due = begin + Duration::from_nanos(number * 1_000_000_000 / options.rate);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        while let Some(early) = due.checked_duration_since(Instant::now()).filter(|early| !early.is_zero()) {
+            thread::park_timeout(early);
+        }
         let started = Instant::now();
         match TcpStream::connect_timeout(&options.address, PATIENCE) {
             Ok(stream) => {

@@ -60,8 +60,11 @@ struct Accepted {
     original: Option<SocketAddr>,
 }
 
-fn to(address: &str) -> Option<SocketAddr> {
-    Some(address.parse().expect("an address"))
+impl Accepted {
+    #[track_caller]
+    fn assert_went_to(&self, address: &str) {
+        assert_eq!(self.original, Some(address.parse().expect("an address")), "from {}", self.peer);
+    }
 }
 
 fn soon() -> PollTimeout {
@@ -89,7 +92,7 @@ fn connections_spread_over_the_ports() {
         for _ in 0..250 {
             assert_eq!(application.connect(address), format!("ok {address}"));
             let accepted = block.accept(&lab, soon()).expect("at one of the ports");
-            assert_eq!(accepted.original, to(original));
+            accepted.assert_went_to(original);
             *counts.entry(accepted.listener).or_insert(0) += 1;
         }
         // That one of them is missed by chance: once in 10^13 runs.
@@ -129,7 +132,8 @@ fn one_source_port_serves_destinations_on_different_ports() {
         }
         assert_eq!(answer, format!("ok {destination}"));
         let accepted = block.accept(&lab, soon()).expect("at one of the ports");
-        assert_eq!((accepted.peer.port(), accepted.original), (4001, to(destination)));
+        accepted.assert_went_to(destination);
+        assert_eq!(accepted.peer.port(), 4001);
         assert_eq!(open.insert(accepted.listener, destination), None, "two connections with the same ends");
     }
     // The spread is fixed, so this is no matter of chance; every port is somebody's.
@@ -151,7 +155,7 @@ fn storm(lab: &Lab, block: &Block, count: u32) -> String {
                 let stopping = stop.load(Ordering::Acquire);
                 match block.accept(lab, PollTimeout::from(50_u16)) {
                     Some(mut one) => {
-                        assert_eq!(one.original, to("203.0.113.7:80"));
+                        one.assert_went_to("203.0.113.7:80");
                         // Closed after its client: who closes first has the TIME_WAIT.
                         one.stream.read_to_end(&mut Vec::new()).expect("closed");
                         accepted += 1;
@@ -198,14 +202,14 @@ fn a_successor_with_other_ports_gets_everything() {
     lab.capture.attach(lab.cgroup.path(), &policy).unwrap();
     let mut application = lab.inside();
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
-    assert_eq!(old.accept(&lab, soon()).unwrap().original, to("203.0.113.7:80"));
+    old.accept(&lab, soon()).unwrap().assert_went_to("203.0.113.7:80");
 
     let new = Block::new("127.0.0.1", 63_000, PORTS);
     let policy = WorkloadPolicy { listener_v4: new.first(), listener_ports: PORTS, ..lab.policy() };
     egret::datapath::Capture::load(&lab.pins).unwrap().attach(lab.cgroup.path(), &policy).unwrap();
     for _ in 0..50 {
         assert_eq!(application.connect("203.0.113.8:80"), "ok 203.0.113.8:80");
-        assert_eq!(new.accept(&lab, soon()).unwrap().original, to("203.0.113.8:80"));
+        new.accept(&lab, soon()).unwrap().assert_went_to("203.0.113.8:80");
     }
     assert!(old.accept(&lab, PollTimeout::ZERO).is_none(), "nothing comes to the old ports any more");
 }
