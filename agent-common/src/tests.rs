@@ -40,6 +40,13 @@ fn a_mapped_address_and_its_ipv4_form_are_one_key() {
 }
 
 #[test]
+fn one_source_may_have_a_connection_to_each_listener_port() {
+    let source: Endpoint = "127.0.0.1:4242".parse::<SocketAddr>().unwrap().into();
+    assert_ne!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_001));
+    assert_eq!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_000));
+}
+
+#[test]
 fn bytes_are_in_network_order() {
     let endpoint = Endpoint::v4([192, 0, 2, 1], 0x1234);
     assert_eq!(endpoint.address()[10..], [0xff, 0xff, 192, 0, 2, 1]);
@@ -54,6 +61,13 @@ fn policy_keeps_families_apart() {
     assert_eq!((policy.workload(), policy.listener(true), policy.listener(false)), (7, 1000, 2000));
     assert!(!policy.no_route(true));
     assert!(policy.no_route(false));
+}
+
+#[test]
+fn a_policy_without_a_number_of_ports_has_one() {
+    // What an agent wrote that knew of no more: the byte was reserved, and zero.
+    assert_eq!(Policy::new(7, 1000, 2000).ports(), 1);
+    assert_eq!(Policy::new(7, 1000, 2000).with_ports(8).ports(), 8);
 }
 
 #[test]

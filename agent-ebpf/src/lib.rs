@@ -14,6 +14,7 @@ pub mod header;
 pub mod link;
 mod numbers;
 pub mod socket_class;
+pub mod spread;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

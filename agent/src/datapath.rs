@@ -59,10 +59,12 @@ impl Error {
 pub struct WorkloadPolicy {
     /// Names the workload in the original-destination map; never 0, which refuses every connection.
     pub workload: u32,
-    /// Port of the listener on 127.0.0.1; 0 refuses.
+    /// First port of the listener on 127.0.0.1; 0 refuses.
     pub listener_v4: u16,
-    /// Port of the listener on `::1`; 0 refuses.
+    /// First port of the listener on `::1`; 0 refuses.
     pub listener_v6: u16,
+    /// How many consecutive ports each of the two has; 0 means 1.
+    pub listener_ports: u8,
     /// The namespace has no IPv4 route: `connect()` fails with ENETUNREACH, as it would without us.
     pub no_route_v4: bool,
     /// The same for IPv6.
@@ -139,10 +141,15 @@ impl Capture {
             .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))
     }
 
-    /// Takes the original destination of a connection that a workload's listener accepted from `peer`: once. None: the
-    /// connection was not captured (or is gone already), and must be reset.
-    pub fn take_original_destination(&self, workload: u32, peer: SocketAddr) -> Option<SocketAddr> {
-        original_destination::take(&self.originals, workload, peer)
+    /// Takes the original destination of a connection that a workload's listener accepted from `peer` at the port
+    /// `listener`: once. None: the connection was not captured (or is gone already), and must be reset.
+    pub fn take_original_destination(
+        &self,
+        workload: u32,
+        peer: SocketAddr,
+        listener: u16,
+    ) -> Option<SocketAddr> {
+        original_destination::take(&self.originals, workload, peer, listener)
     }
 
     /// Makes the bypassed ranges equal to `ranges`. An IPv6 range never covers IPv4 destinations, not even `::/0`.

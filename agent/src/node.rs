@@ -17,6 +17,7 @@ pub mod locks;
 mod netlink;
 pub mod netns;
 mod older;
+mod port_block;
 mod presence;
 mod processes;
 mod refuse;

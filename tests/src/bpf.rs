@@ -16,7 +16,12 @@ use crate::cgroup;
 
 /// `enum bpf_cmd` in linux/bpf.h.
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_GET_NEXT_ID: libc::c_int = 31;
+/// `BPF_LINK_TYPE_CGROUP`.
+const CGROUP_LINK: u32 = 3;
 /// `BPF_F_QUERY_EFFECTIVE`: also what cgroups above have attached.
 const QUERY_EFFECTIVE: u32 = 1;
 /// `enum bpf_attach_type`, those for cgroups. For others the kernel takes the descriptor for something else.
@@ -41,7 +46,16 @@ struct Query {
     prog_attach_flags: u64,
 }
 
-/// The part of `union bpf_attr` for `BPF_PROG_GET_FD_BY_ID`.
+/// `info` of `union bpf_attr`, for as much of the answer as is wanted: the kind of a link, which comes first.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    fd: u32,
+    length: u32,
+    at: u64,
+}
+
+/// The part of `union bpf_attr` for finding objects by their ids.
 #[repr(C)]
 #[derive(Default)]
 struct ById {
@@ -72,6 +86,35 @@ pub fn is_loaded(program: u32) -> Result<bool> {
         Err(Errno::ENOENT) => Ok(false),
         Err(error) => Err(error).context("BPF_PROG_GET_FD_BY_ID"),
     }
+}
+
+/// How many programs are attached to cgroups of this machine by links, whoever did it.
+pub fn links_on_cgroups() -> Result<usize> {
+    let mut count = 0;
+    let mut attribute = ById::default();
+    loop {
+        match bpf(LINK_GET_NEXT_ID, &mut attribute) {
+            Ok(_) => attribute.id = attribute.next_id,
+            Err(Errno::ENOENT) => return Ok(count),
+            Err(error) => return Err(error).context("BPF_LINK_GET_NEXT_ID"),
+        }
+        let mut by_id = ById { id: attribute.id, ..ById::default() };
+        match bpf(LINK_GET_FD_BY_ID, &mut by_id) {
+            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+            Ok(fd) => count += usize::from(kind(&unsafe { OwnedFd::from_raw_fd(fd) })? == CGROUP_LINK),
+            // It has just gone.
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error).context("BPF_LINK_GET_FD_BY_ID"),
+        }
+    }
+}
+
+fn kind(link: &OwnedFd) -> Result<u32> {
+    let mut kind = 0_u32;
+    let at = &raw mut kind as u64;
+    let mut attribute = Info { fd: link.as_raw_fd().cast_unsigned(), length: size_of::<u32>() as u32, at };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attribute).context("BPF_OBJ_GET_INFO_BY_FD")?;
+    Ok(kind)
 }
 
 fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {

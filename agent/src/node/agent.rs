@@ -284,6 +284,17 @@ impl Agent {
         let mut presences = enrolled.presences.lock();
         let (arrivals, failures) = presences.examine(&enrolled.workload, &enrolled.stop).map_err(fail)?;
         self.counters.namespaces_not_entered.add(failures);
+        let ports = presences.ports();
+        if ports.are_few() {
+            self.counters.listener_ports_reduced.increment();
+            tracing::warn!(
+                workload = %identity,
+                "only {} ports of loopback in a row are free for its listener: about {} new connections a second are possible \
+                 where TIME_WAIT is not reused (net.ipv4.tcp_tw_reuse=0)",
+                ports.count,
+                u32::from(ports.count) * 28_232 / 60
+            );
+        }
         self.check_link(&enrolled, &presences);
         self.capture
             .attach(cgroup.path(), &presences.policy(&enrolled.workload))
@@ -304,10 +315,9 @@ impl Agent {
                     stop.run_until_cancelled(lock::watch(&enrolled, &namespace)).await;
                 });
             }
-            for listener in listeners {
-                let accepting =
-                    life::accept(Arc::clone(self), Arc::clone(enrolled), Arc::clone(&presence), listener);
-                self.connections.spawn(accepting);
+            for (listener, port) in listeners {
+                let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
+                self.connections.spawn(life::accept(agent, enrolled, Arc::clone(&presence), listener, port));
             }
         }
     }

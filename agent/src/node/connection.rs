@@ -20,15 +20,17 @@ use crate::{
 /// (`tcp_proxy.idle_timeout`); the gateway ends idle HTTP sooner.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Serves a connection that a listener of the workload accepted from `peer`.
+/// Serves a connection that a listener of the workload accepted from `peer` at `port`.
 pub(super) async fn serve(
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
     presence: Arc<Presence>,
     stream: TcpStream,
     peer: SocketAddr,
+    port: u16,
 ) {
-    let Some(original_destination) = agent.capture.take_original_destination(enrolled.workload.id, peer)
+    let Some(original_destination) =
+        agent.capture.take_original_destination(enrolled.workload.id, peer, port)
     else {
         // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
         agent.counters.original_destination_miss.increment();

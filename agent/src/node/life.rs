@@ -219,13 +219,14 @@ async fn watch_foreign(enrolled: &Enrolled, cgroup: &Cgroup) -> std::io::Result<
     }
 }
 
-/// Accepts until the workload ends or has left the namespace. A full descriptor table must not end the listener: it waits and
-/// goes on.
+/// Accepts at one of its listener's ports until the workload ends or has left the namespace. A full descriptor table must not end
+/// the listener: it waits and goes on.
 pub(super) async fn accept(
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
     presence: Arc<Presence>,
     listener: TcpListener,
+    port: u16,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -241,6 +242,7 @@ pub(super) async fn accept(
                     Arc::clone(&presence),
                     stream,
                     peer,
+                    port,
                 );
                 agent.connections.spawn(async move { gone.run_until_cancelled(served).await });
             }

@@ -41,7 +41,8 @@ pub(super) struct Presence {
 /// A namespace that was entered: its listeners are to be served.
 pub(super) struct Arrival {
     pub(super) presence: Arc<Presence>,
-    pub(super) listeners: Vec<TcpListener>,
+    /// Each with its port.
+    pub(super) listeners: Vec<(TcpListener, u16)>,
 }
 
 /// All of one workload's.
@@ -75,6 +76,7 @@ impl Presences {
             workload: workload.id,
             listener_v4: self.ports.v4,
             listener_v6: self.ports.v6,
+            listener_ports: self.ports.count,
             no_route_v4: !self.families.v4,
             no_route_v6: !self.families.v6,
         }
@@ -83,6 +85,11 @@ impl Presences {
     /// The namespaces of its own that the workload is in, held open.
     pub(super) fn own_namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
         self.entered.iter().filter_map(|presence| presence.namespace.as_ref())
+    }
+
+    /// Where its listeners are, the same in every namespace.
+    pub(super) fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Whether a process of it is in the agent's own namespace.
@@ -160,10 +167,13 @@ impl Presences {
     fn enter(&mut self, namespace: Option<Arc<Namespace>>, stop: &CancellationToken) -> io::Result<Arrival> {
         let listeners = Listeners::bind(namespace.as_deref(), self.ports)?;
         let ports = listeners.ports()?;
-        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
+        let listeners = listeners.into_all().map(|listener| {
+            let port = listener.local_addr()?.port();
+            Ok((TcpListener::from_std(listener)?, port))
+        });
         let listeners = listeners.collect::<io::Result<_>>()?;
         // The first one decides; IPv6 may be off there.
-        self.ports = Ports { v4: ports.v4, v6: if self.ports.v6 == 0 { ports.v6 } else { self.ports.v6 } };
+        self.ports = Ports { v6: if self.ports.v6 == 0 { ports.v6 } else { self.ports.v6 }, ..ports };
         let presence = Arc::new(Presence {
             tunnels: Pool::new(Arc::new(NamespaceDial { namespace: namespace.clone() })),
             namespace,

@@ -6,6 +6,8 @@
 //! - `nonblocking ADDRESS`: the same with a non-blocking socket.
 //! - `start ADDRESS`: the same, and does not wait; answers with what `connect()` said.
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
+//! - `shared PORT ADDRESS`: the same with a socket bound to a source port that others may share (`SO_REUSEPORT`).
+//! - `storm COUNT ADDRESS`: connects and closes so often; answers with how many worked, and the errno of the first that did not.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `datagram ADDRESS`: connects a UDP socket.
@@ -40,7 +42,7 @@ use nix::{
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
         setsockopt, socket,
-        sockopt::{BindToDevice, ReuseAddr, SocketError},
+        sockopt::{BindToDevice, ReuseAddr, ReusePort, SocketError},
     },
 };
 
@@ -94,6 +96,23 @@ fn run(words: &[&str]) -> Outcome {
             started(socket, &address.to_string())
         }
         ["device", name, address] => stream(&[address], SockFlag::empty(), Some(name)),
+        ["shared", port, address] => {
+            let address = parse(address)?;
+            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+            setsockopt(&socket, ReusePort, &true)?;
+            let source = SocketAddr::new(any(address).ip(), port.parse().map_err(|_| Errno::EINVAL)?);
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            peer(socket)
+        }
+        ["storm", count, address] => {
+            let count: u32 = count.parse().map_err(|_| Errno::EINVAL)?;
+            let outcomes = (0..count).map(|_| TcpStream::connect(*address).map(drop).map_err(errno));
+            let (worked, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
+            let first = failed.first().map_or(0, |failed| failed.map_or_else(|errno| errno as i32, |()| 0));
+            Ok((format!("{} errno {first}", worked.len()), None))
+        }
         ["hasty", text, address] => {
             let mut stream = TcpStream::connect(*address).map_err(errno)?;
             stream.write_all(text.as_bytes()).map_err(errno)?;

@@ -83,8 +83,7 @@ impl Lab {
             workload: WORKLOAD,
             listener_v4: port(&self.listener_v4),
             listener_v6: port(&self.listener_v6),
-            no_route_v4: false,
-            no_route_v6: false,
+            ..WorkloadPolicy::default()
         }
     }
 
@@ -102,7 +101,7 @@ impl Lab {
     pub(crate) fn take(&self, v4: bool) -> (TcpStream, Option<SocketAddr>) {
         let listener = if v4 { &self.listener_v4 } else { &self.listener_v6 };
         let (stream, peer) = listener.accept().expect("a connection at the listener");
-        (stream, self.capture.take_original_destination(WORKLOAD, peer))
+        (stream, self.capture.take_original_destination(WORKLOAD, peer, port(listener)))
     }
 
     /// The counters whose names begin so and that are not 0.

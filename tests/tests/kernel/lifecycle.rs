@@ -79,7 +79,11 @@ fn a_restarted_agent_takes_over() {
     // A new process has new listeners, the same maps, and the same links.
     let successor = Capture::load(&lab.pins).unwrap();
     let (peer, old) = (lab.listener_v4.accept().unwrap().1, "203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), Some(old), "maps are shared");
+    assert_eq!(
+        successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)),
+        Some(old),
+        "maps are shared"
+    );
     let listener = listen("127.0.0.1:0");
     let mut policy = lab.policy();
     policy.listener_v4 = port(&listener);
@@ -90,7 +94,7 @@ fn a_restarted_agent_takes_over() {
     assert_eq!(application.connect("203.0.113.8:80"), "ok 203.0.113.8:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.8:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
     assert_eq!(lab.count("captured"), 2, "each connection was seen by one set of programs");
 }
 
@@ -123,7 +127,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
 
     datapath::cleanup(&lab.pins).unwrap();
     assert!(!lab.pins.exists(), "nothing is left");
@@ -144,7 +148,7 @@ fn links_on_other_maps_are_replaced() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
     let counters = successor.counters().unwrap();
     assert!(
         counters.contains(&("captured", 1)) && counters.contains(&("already_captured", 0)),

@@ -11,5 +11,6 @@ mod link;
 mod load;
 mod neighbours;
 mod outside;
+mod ports;
 mod refusal;
 mod verifier;

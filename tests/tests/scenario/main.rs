@@ -16,6 +16,7 @@ mod nginx;
 mod nothing_left;
 mod plaintext;
 mod repair;
+mod soak;
 mod walk;
 
 use std::{
