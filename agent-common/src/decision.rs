@@ -105,4 +105,10 @@ decisions! {
     DroppedRaw = 37 "dropped_raw",
     /// Packet out: any other protocol, or not readable; dropped.
     DroppedOther = 38 "dropped_other",
+    /// `connect()` in a child of a guarded cgroup that is not classified yet; refused.
+    GuardRefused = 50 "guard_refused",
+    /// `sendto()` of UDP in such a child; refused.
+    GuardRefusedDatagram = 51 "guard_refused_datagram",
+    /// Packet out, of such a child; dropped.
+    GuardDropped = 52 "guard_dropped",
 }

@@ -12,6 +12,7 @@
 mod conversation;
 mod decision;
 mod endpoint;
+mod guard;
 pub mod names;
 mod original;
 mod policy;
@@ -22,6 +23,7 @@ pub use self::{
     conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
+    guard::Guard,
     original::{Captured, Original, OriginalKey},
     policy::Policy,
 };
@@ -32,6 +34,8 @@ mod pod {
     unsafe impl aya::Pod for crate::Endpoint {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Policy {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Guard {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.

@@ -31,6 +31,15 @@ pub const SPOKEN_OUTSIDE: u8 = 1;
 /// Value in [`SPOKEN`] of a peer that was heard on this machine only, where a workload can forge its address.
 pub const SPOKEN_HERE: u8 = 2;
 
+/// Cgroup storage of a guarded parent: key, inode of the cgroup (8 bytes); value, [`crate::Guard`].
+pub const GUARD: &str = "egret_guard";
+/// Hash: key, inode of a cgroup; value, one byte: [`CLASS_ENROLLED`] or [`CLASS_NOT_OURS`].
+pub const CLASSES: &str = "egret_classes";
+/// Value in [`CLASSES`] of a cgroup whose own programs are attached.
+pub const CLASS_ENROLLED: u8 = 1;
+/// Value in [`CLASSES`] of a cgroup that is left alone.
+pub const CLASS_NOT_OURS: u8 = 2;
+
 /// Connections between their SYN and the agent's accept, over all workloads of the node.
 pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
 /// Bypassed ranges.
@@ -41,6 +50,8 @@ pub const RESOLVERS_CAPACITY: usize = 256;
 pub const SPOKEN_CAPACITY: usize = 64 * 1024;
 /// TCP peers that are opening connections to workloads.
 pub const CALLS_CAPACITY: usize = 64 * 1024;
+/// Cgroups that are classified, of one node.
+pub const CLASSES_CAPACITY: usize = 16 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 128;
 
@@ -64,3 +75,14 @@ pub const SENDMSG6: &str = "egret_send6";
 pub const EGRESS: &str = "egret_egress";
 /// Packets that arrive.
 pub const INGRESS: &str = "egret_ingress";
+
+/// Strict start, on a parent of workloads' cgroups: `connect()` of an IPv4 socket.
+pub const GUARD_CONNECT4: &str = "egret_guard_c4";
+/// The same of an IPv6 socket.
+pub const GUARD_CONNECT6: &str = "egret_guard_c6";
+/// The same for `sendto()` and `sendmsg()` of UDP to an IPv4 address.
+pub const GUARD_SENDMSG4: &str = "egret_guard_s4";
+/// The same to an IPv6 address.
+pub const GUARD_SENDMSG6: &str = "egret_guard_s6";
+/// The same for packets that leave.
+pub const GUARD_EGRESS: &str = "egret_guard_out";

@@ -43,7 +43,9 @@ pub const fn verdict(decision: Decision) -> Verdict {
         Decision::RefusedUnclassified
         | Decision::RefusedNoListener
         | Decision::RefusedPortZero
-        | Decision::RefusedDatagram => Verdict::Refuse(ECONNREFUSED),
+        | Decision::RefusedDatagram
+        | Decision::GuardRefused
+        | Decision::GuardRefusedDatagram => Verdict::Refuse(ECONNREFUSED),
         // As tcp_v4_connect and tcp_v6_connect answer.
         Decision::RefusedMulticast | Decision::RefusedNoRoute => Verdict::Refuse(ENETUNREACH),
         // As a kernel without these protocols answers: clients go on with TCP and UDP.
@@ -62,6 +64,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::DroppedIcmp
         | Decision::DroppedRaw
         | Decision::DroppedOther
+        | Decision::GuardDropped
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn

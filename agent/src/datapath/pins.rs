@@ -1,6 +1,7 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
-//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`. Neither the kernel nor aya
+//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`, where the inode of a guarded parent
+//! is written `guard-<inode>`. Neither the kernel nor aya
 //! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::{Captured, Conversation, Endpoint, Original, OriginalKey, Policy, names};
+use agent_common::{Captured, Conversation, Endpoint, Guard, Original, OriginalKey, Policy, names};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -37,7 +38,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 11] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -103,6 +104,22 @@ const SHAPES: [Shape; 9] = [
         capacity: names::CALLS_CAPACITY,
     },
     Shape {
+        name: names::GUARD,
+        kind: MapType::CgroupStorage,
+        key: size_of::<u64>(),
+        value: size_of::<Guard>(),
+        flags: 0,
+        capacity: 0,
+    },
+    Shape {
+        name: names::CLASSES,
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: 1,
+        flags: 0,
+        capacity: names::CLASSES_CAPACITY,
+    },
+    Shape {
         name: names::DECISIONS,
         kind: MapType::PerCpuArray,
         key: size_of::<u32>(),
@@ -154,14 +171,19 @@ impl Pins {
         self.maps().join(name)
     }
 
-    /// Where a link is pinned.
-    pub(super) fn link(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}", hook.program, hook.name))
+    /// Where a link is pinned, of the cgroup whose pins begin with `key`.
+    pub(super) fn link(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}", hook.program, hook.name))
     }
 
     /// Where a link is pinned before it takes the place of another. Removed with the rest of the cgroup's.
-    pub(super) fn link_aside(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
+    pub(super) fn link_aside(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}-new", hook.program, hook.name))
+    }
+
+    /// The names of all pinned links.
+    pub(super) fn link_names(&self) -> io::Result<Vec<String>> {
+        names_in(&self.links())
     }
 
     /// Opens a pinned map for raw calls.
@@ -200,11 +222,11 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins, in the reverse of the order of
-    /// attachment: the backstop goes after connect. Tries all of them; the first error is returned.
-    pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
-        let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
-        let mut links = names_in(&self.links())?;
+    /// Detaches the links of the cgroup whose pins begin with `key` (None: of all cgroups) and removes their pins, in the
+    /// reverse of the order of attachment: the backstop goes after connect. Tries all of them; the first error is returned.
+    pub(super) fn remove_links(&self, key: Option<&str>) -> io::Result<()> {
+        let prefix = key.map(|key| format!("{key}-"));
+        let mut links = self.link_names()?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
         // What another version attached goes first.
         links.sort_by_key(|name| std::cmp::Reverse(attach::position(name).unwrap_or(usize::MAX)));

@@ -10,7 +10,7 @@ use aya::{
 
 use super::{
     Error,
-    attach::{HOOKS, open_cgroup, program_mut},
+    attach::{HOOKS, all_hooks, open_cgroup, program_mut},
     loader, syscall,
 };
 
@@ -47,7 +47,7 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
             Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
         })
     };
-    Ok(HOOKS.iter().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect())
+    Ok(all_hooks().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect())
 }
 
 /// Whether the kernel loads LSM programs for cgroups. (Whether they run depends on the list of active modules, too.)
