@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Waits until a counter is not 0 any more.
-fn wait_for_count(lab: &Lab, name: &str) {
+pub(crate) fn wait_for_count(lab: &Lab, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while lab.count(name) == 0 {
         assert!(Instant::now() < deadline, "{name} stays 0: {:?}", lab.capture.counters());

@@ -4,6 +4,7 @@
 
 mod backstop;
 mod capture;
+mod guard;
 mod lab;
 mod lifecycle;
 mod outside;
