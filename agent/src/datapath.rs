@@ -31,11 +31,11 @@ use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
+use self::pins::Pins;
 pub use self::{
     bpffs::Bpffs,
     guard::{Class, Depths},
 };
-use self::pins::Pins;
 
 /// Why the kernel half could not be set up or changed; says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -239,9 +239,14 @@ fn a_guarded_parent_may_be_enrolled_as_well() {
     lab.capture.guard(lab.cgroup.path(), Depths::CHILDREN).unwrap();
     lab.enrol();
     let mut application = Application::start(Some(&child));
-    // Its own programs run first, and send it to the listener, where everybody may go.
-    assert_eq!(application.connect("203.0.113.7:80"), errno(Errno::ECONNREFUSED));
+    // The guard wins, until the child is known; then the parent's enrolment counts.
+    assert_refused(&mut application, "203.0.113.7:80");
+    classify(&lab, &child, Class::NotOurs);
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    assert_eq!(lab.take(true).1, Some("203.0.113.7:80".parse().unwrap()));
+    // Each goes by itself.
     lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
+    lab.capture.forget(child.inode().unwrap()).unwrap();
     assert_refused(&mut application, "203.0.113.7:80");
     assert_eq!(lab.capture.guarded().unwrap(), [lab.cgroup.inode().unwrap()]);
     drop(application);
@@ -268,10 +273,10 @@ fn a_guard_outlives_the_agent_and_goes_when_it_is_told_to() {
 
     let successor = Capture::load(&pins).unwrap();
     assert_eq!(successor.guarded().unwrap(), [parent]);
-    assert_eq!(successor.classes().unwrap().into_iter().collect::<Vec<_>>(), [(
-        older.inode().unwrap(),
-        Class::NotOurs
-    )]);
+    assert_eq!(
+        successor.classes().unwrap().into_iter().collect::<Vec<_>>(),
+        [(older.inode().unwrap(), Class::NotOurs)]
+    );
     assert_eq!(successor.guard(cgroup.path(), Depths::CHILDREN).unwrap(), 0, "the links stay");
     assert_refused(&mut in_newer, &address);
     assert_direct(&mut in_older, &address, &server);

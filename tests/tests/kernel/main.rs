@@ -3,9 +3,11 @@
 //! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
 
 mod backstop;
+mod born;
 mod capture;
 mod guard;
 mod lab;
 mod lifecycle;
 mod outside;
 mod refusal;
+mod start;
