@@ -138,7 +138,12 @@ fn one_start(lab: &Lab, number: usize, births: &mpsc::Sender<Born>) -> bool {
             let process = start();
             let deadline = Instant::now() + Duration::from_secs(10);
             while lab.count("guard_refused") == before {
-                assert!(Instant::now() < deadline, "not refused {before} {:?} {:?}", lab.capture.counters(), process.outcome());
+                assert!(
+                    Instant::now() < deadline,
+                    "not refused {before} {:?} {:?}",
+                    lab.capture.counters(),
+                    process.outcome()
+                );
             }
             births.send(born).expect("somebody classifies");
             process
