@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A server outside, and its address.
-fn server(outside: &Outside, address: &str) -> (TcpListener, String) {
+pub(crate) fn server(outside: &Outside, address: &str) -> (TcpListener, String) {
     let at = format!("{address}:0");
     let listener = outside.run(move || listen(&at));
     let address = listener.local_addr().expect("address").to_string();
@@ -29,12 +29,12 @@ fn server(outside: &Outside, address: &str) -> (TcpListener, String) {
 }
 
 /// What an application that nobody has classified sees.
-fn assert_refused(application: &mut Application, address: &str) {
+pub(crate) fn assert_refused(application: &mut Application, address: &str) {
     assert_eq!(application.connect(address), errno(Errno::ECONNREFUSED), "{address}");
 }
 
 /// What an application sees that is left alone.
-fn assert_direct(application: &mut Application, address: &str, server: &TcpListener) {
+pub(crate) fn assert_direct(application: &mut Application, address: &str, server: &TcpListener) {
     assert_eq!(application.connect(address), format!("ok {address}"));
     server.accept().expect("went direct");
 }

@@ -11,3 +11,4 @@ mod lifecycle;
 mod outside;
 mod refusal;
 mod start;
+mod warden;
