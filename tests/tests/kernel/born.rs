@@ -35,7 +35,7 @@ impl Process {
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.flags = CLONE_INTO_CGROUP;
         arguments.exit_signal = libc::SIGCHLD as u64;
-        arguments.cgroup = directory.as_raw_fd() as u64;
+        arguments.cgroup = u64::from(directory.as_raw_fd().cast_unsigned());
         // SAFETY: as fork(2), without the handlers of the C library; the child calls `f`, which promises to need none of them.
         let id =
             unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };

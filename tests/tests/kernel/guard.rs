@@ -40,7 +40,7 @@ pub(crate) fn assert_direct(application: &mut Application, address: &str, server
 }
 
 fn classify(lab: &Lab, cgroup: &Cgroup, class: Class) {
-    lab.capture.classify(cgroup.inode().unwrap(), class).expect("classified");
+    lab.capture.classify(cgroup.inode().expect("inode"), class).expect("classified");
 }
 
 #[test]

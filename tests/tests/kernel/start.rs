@@ -32,10 +32,12 @@ use crate::{
 };
 
 const STARTS: usize = 300;
+/// As many as the kernel allows: everybody fits, and can be counted at the end.
+const BACKLOG: Backlog = Backlog::MAXCONN;
 /// Every so many is not ours.
 const NOT_OURS: usize = 5;
-/// How often a process tries to connect, once a millisecond.
-const TRIES: usize = 10_000;
+/// How long a process tries to connect.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Where those go that are ours, and the others.
 const PORTS: [u16; 2] = [7001, 7002];
 
@@ -69,9 +71,7 @@ fn no_first_instruction_gets_out() {
         (connections, datagrams)
     });
     for listener in witnesses.iter().map(|(connections, _)| connections).chain([&lab.listener_v4]) {
-        // All of them fit, so that they can be counted at the end.
-        nix::sys::socket::listen(listener, Backlog::new(STARTS as i32).expect("a backlog"))
-            .expect("a backlog");
+        nix::sys::socket::listen(listener, BACKLOG).expect("a backlog");
     }
     // The control: without the guard the first instruction does get out, and is seen.
     let early = lab.cgroup.child("early").unwrap();
@@ -111,7 +111,7 @@ fn address(port: u16) -> SocketAddrV4 {
 }
 
 fn is_ours(number: usize) -> bool {
-    number % NOT_OURS != 0
+    !number.is_multiple_of(NOT_OURS)
 }
 
 /// What the agent does with a new cgroup.
@@ -146,7 +146,7 @@ fn one_start(lab: &Lab, number: usize, births: &mpsc::Sender<Born>) -> bool {
         When::After => {
             let before = lab.count("guard_refused");
             let process = start();
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + PATIENCE;
             while lab.count("guard_refused") == before {
                 assert!(Instant::now() < deadline, "not refused");
             }
@@ -173,7 +173,8 @@ fn one_start(lab: &Lab, number: usize, births: &mpsc::Sender<Born>) -> bool {
 fn try_to_get_out(to: SocketAddrV4) -> [u64; 2] {
     let to = SockaddrIn::from(to);
     let mut first = None;
-    for _ in 0..TRIES {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         let connected = new_socket(SockType::Stream).and_then(|stream| connect(stream.as_raw_fd(), &to));
         let sent = new_socket(SockType::Datagram)
             .and_then(|datagram| sendto(datagram.as_raw_fd(), b"x", &to, MsgFlags::empty()));
@@ -183,7 +184,7 @@ fn try_to_get_out(to: SocketAddrV4) -> [u64; 2] {
         if connected != Err(Errno::ECONNREFUSED) {
             return [first, number(connected)];
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::yield_now();
     }
     [first.unwrap_or_default(), Errno::ETIMEDOUT as u64]
 }
