@@ -3,14 +3,18 @@
 //! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1).
 
 pub mod agent;
+pub mod binding;
 pub mod cgroup;
 mod connection;
 pub mod counters;
 mod dial;
+pub mod foreign;
 pub mod guard;
 mod life;
 mod listener;
 pub mod netns;
+mod presence;
+mod processes;
 mod refuse;
 pub mod resolvers;
 mod routes;

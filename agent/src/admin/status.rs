@@ -13,6 +13,16 @@ pub struct Ready {
     pub ready: bool,
 }
 
+/// A workload, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// What the agent knows of it.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// The network namespaces its processes are in: `host` is the agent's own.
+    pub networks: Vec<String>,
+}
+
 /// The agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
@@ -21,7 +31,10 @@ pub struct AgentStatus {
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadStatus>,
+    /// What stands in the way of WorkloadBindings, one sentence each.
+    #[serde(default)]
+    pub binding_problems: Vec<String>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

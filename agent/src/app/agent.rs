@@ -19,6 +19,7 @@ use crate::{
     mesh::MeshSettings,
     node::{
         agent::{Agent, Parts},
+        binding,
         cgroup::Hierarchy,
         resolvers,
     },
@@ -48,7 +49,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
-        cgroup: Hierarchy::find()?.instance(&instance),
+        hierarchy: Hierarchy::find()?,
     });
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
@@ -58,6 +59,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(admin::serve(
         admin_listener,
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        stop.clone(),
+    ));
+    tasks.spawn(binding::run(
+        Arc::clone(&agent),
+        configuration.clone(),
+        mesh.trust_domain.clone(),
         stop.clone(),
     ));
     let mut sweep = time::interval(SWEEP_INTERVAL);

@@ -6,9 +6,8 @@ use tokio::time;
 
 use super::Check;
 use crate::{
-    admin::{AgentStatus, Ready, client},
+    admin::{AgentStatus, Ready, WorkloadStatus, client},
     app::run_dir::RunDir,
-    node::workload::Workload,
     source::{directory, report::Severity},
 };
 
@@ -66,12 +65,14 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
 }
 
 /// Which locks hold for which workloads. `egret verify-bypass` is the proof.
-pub(super) fn workloads(enrolled: &[Workload]) -> Check {
+pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
     const NAME: &str = "workloads";
     let shared: BTreeSet<String> = enrolled
         .iter()
-        .filter(|workload| workload.namespace.is_none())
-        .map(|workload| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .filter(|status| status.networks.iter().any(|network| network == "host"))
+        .map(|WorkloadStatus { workload, .. }| {
+            format!("{}/{}", workload.identity.namespace(), workload.identity.service_account())
+        })
         .collect();
     if shared.is_empty() {
         return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
@@ -117,7 +118,13 @@ mod tests {
     use std::fs;
 
     use super::{checks, configuration, workloads};
-    use crate::{app::run_dir::RunDir, doctor::Status, mesh::SpiffeId, node::workload::Workload};
+    use crate::{
+        admin::WorkloadStatus,
+        app::run_dir::RunDir,
+        doctor::Status,
+        mesh::SpiffeId,
+        node::workload::{Origin, Workload},
+    };
 
     #[tokio::test]
     async fn an_open_directory_and_a_dead_role_are_errors() {
@@ -137,15 +144,17 @@ mod tests {
 
     #[test]
     fn workloads_of_the_host_network_are_named() {
-        let isolated = Workload {
+        let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
             cgroup: "/c".into(),
             cgroup_inode: 1,
-            namespace: Some("/n".into()),
+            namespace: None,
+            origin: Origin::Hand,
         };
+        let isolated = WorkloadStatus { workload, networks: vec!["net:[1]".to_owned()] };
         assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
-        let shared = Workload { namespace: None, ..isolated.clone() };
+        let shared = WorkloadStatus { networks: vec!["host".to_owned()], ..isolated.clone() };
         let check = workloads(&[isolated, shared]);
         assert_eq!(check.status, Status::Warning);
         assert!(check.finding.contains("default/sleep"), "{}", check.finding);

@@ -10,12 +10,15 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Check, Subject};
-use crate::{admin::AgentStatus, node::netns};
+use crate::{
+    admin::{AgentStatus, WorkloadStatus},
+    node::netns::{self, Namespace},
+};
 
 /// Everything about the network.
 pub(super) fn checks(subject: &Subject, agent: Option<&AgentStatus>) -> Vec<Check> {
     let mut checks = vec![namespaces(), reuse("this namespace", None)];
-    for workload in agent.iter().flat_map(|agent| &agent.workloads) {
+    for WorkloadStatus { workload, .. } in agent.iter().flat_map(|agent| &agent.workloads) {
         if let Some(at) = &workload.namespace {
             checks.push(reuse(&workload.identity.to_string(), Some(at)));
         }
@@ -47,7 +50,9 @@ fn namespaces() -> Check {
 /// `tcp_tw_reuse` of the namespace at `at`: connections of one workload go to one loopback port, so source ports that wait
 /// out TIME_WAIT are what limits it. Below /proc/sys the reading thread sees its own namespace.
 fn reuse(whose: &str, at: Option<&Path>) -> Check {
-    let value = netns::inside(at, || fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse"));
+    let value = at.map(Namespace::open).transpose().and_then(|namespace| {
+        netns::inside(namespace.as_ref(), || fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse"))
+    });
     judge_reuse(whose, value.as_deref().map(str::trim))
 }
 

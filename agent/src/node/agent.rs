@@ -1,23 +1,29 @@
 //! The node agent: its workloads, and how they come and go.
 //!
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
-//! is refused by the kernel, never let out: that is what every order of steps here preserves.
+//! is refused by the kernel, never let out: that is what every order of steps here preserves. Cgroups that somebody else
+//! made are enrolled by `node::foreign`.
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, time};
+use tokio::{sync::Notify, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
+    cgroup::Hierarchy,
+    counters::Counters,
+    life,
+    presence::{Arrival, Presences},
+    workload::Workload,
 };
 use crate::{
+    admin::WorkloadStatus,
     app::run_dir::RunDir,
-    datapath::{self, Capture, WorkloadPolicy},
+    datapath::{self, Capture},
     flow::FlowTable,
-    hbone::client::{Gateway, Pool},
+    hbone::client::Gateway,
     mesh::SpiffeId,
     tls::store::CertificateStore,
 };
@@ -43,6 +49,22 @@ pub enum Error {
         #[source]
         source: datapath::Error,
     },
+    /// The cgroup is none that can be enrolled, or not once more.
+    #[error("cgroup {} cannot be enrolled: {why}", cgroup.display())]
+    Cgroup {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// The cause, and what to do.
+        why: String,
+    },
+    /// The workload is not to be released like this.
+    #[error("workload {id} is not released: {why}")]
+    Release {
+        /// Its number.
+        id: u32,
+        /// The cause, and what to do.
+        why: String,
+    },
 }
 
 /// What an agent is made of.
@@ -57,8 +79,8 @@ pub struct Parts {
     pub flows: FlowTable,
     /// The run directory.
     pub run_dir: RunDir,
-    /// The cgroup under which workloads are made.
-    pub cgroup: PathBuf,
+    /// The cgroups of the machine.
+    pub hierarchy: Hierarchy,
 }
 
 /// The node agent.
@@ -68,8 +90,12 @@ pub struct Agent {
     pub(super) gateway: Gateway,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
-    run_dir: RunDir,
-    cgroup: PathBuf,
+    pub(super) run_dir: RunDir,
+    pub(super) hierarchy: Hierarchy,
+    /// Held while a foreign cgroup is enrolled, so that none is enrolled twice.
+    pub(super) enrolling: Mutex<()>,
+    /// What stands in the way of bindings, for people.
+    pub(super) binding_problems: Mutex<Vec<String>>,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
 }
@@ -83,8 +109,22 @@ pub(super) struct Workloads {
 /// An enrolled workload at work.
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
-    pub(super) tunnels: Pool,
+    /// Locked while programs are attached or detached: a check must not undo a release.
+    pub(super) presences: Mutex<Presences>,
+    /// Processes came or went.
+    pub(super) changed: Notify,
     pub(super) stop: CancellationToken,
+}
+
+impl Enrolled {
+    fn new(workload: Workload) -> Arc<Self> {
+        Arc::new(Self {
+            workload,
+            presences: Mutex::new(Presences::new()),
+            changed: Notify::new(),
+            stop: CancellationToken::new(),
+        })
+    }
 }
 
 /// What [`Agent::enroll`] needs to know.
@@ -95,13 +135,17 @@ pub struct Enrolment {
     /// Service account.
     pub service_account: String,
     /// Give it a network namespace of its own, with nothing but loopback.
+    #[serde(default)]
     pub own_network: bool,
+    /// Enrol this cgroup, which somebody else made: absolute, or below the root of the hierarchy. Absent: make one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, cgroup } = parts;
+        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy } = parts;
         Arc::new(Self {
             capture,
             certificates,
@@ -109,7 +153,9 @@ impl Agent {
             flows,
             counters: Counters::default(),
             run_dir,
-            cgroup,
+            hierarchy,
+            enrolling: Mutex::default(),
+            binding_problems: Mutex::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
         })
@@ -118,27 +164,37 @@ impl Agent {
     /// Makes a workload; the caller moves its process into the cgroup (and namespace) that the answer names.
     pub fn enroll(self: &Arc<Self>, identity: &SpiffeId, own_network: bool) -> Result<Workload, Error> {
         let fail = |source| Error::Workload { identity: identity.clone(), source };
-        let id = {
-            let mut workloads = self.workloads.lock();
-            workloads.last_id += 1;
-            workloads.last_id
-        };
+        let id = self.next_id();
+        let parent = self.hierarchy.instance(&self.run_dir.instance());
         let workload =
-            Workload::create(&self.run_dir, &self.cgroup, id, identity.clone(), own_network).map_err(fail)?;
+            Workload::create(&self.run_dir, &parent, id, identity.clone(), own_network).map_err(fail)?;
+        self.admit(workload)
+    }
+
+    /// Enrols a workload whose cgroup is there.
+    pub(super) fn admit(self: &Arc<Self>, workload: Workload) -> Result<Workload, Error> {
+        let fail = |source| Error::Workload { identity: workload.identity.clone(), source };
         // The state file comes before the first program: whatever is attached can be found and undone.
         let started = workload.save(&self.run_dir).map_err(fail).and_then(|()| self.start(workload.clone()));
         if let Err(e) = started {
             self.undo(&workload);
             return Err(e);
         }
-        tracing::info!(workload = %workload.identity, cgroup = %workload.cgroup.display(), "enrolled");
+        tracing::info!(workload = %workload.identity, cgroup = %workload.cgroup.display(), origin = %workload.origin, "enrolled");
         Ok(workload)
+    }
+
+    pub(super) fn next_id(&self) -> u32 {
+        let mut workloads = self.workloads.lock();
+        workloads.last_id += 1;
+        workloads.last_id
     }
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
     pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
         let workloads = Workload::load_all(&self.run_dir)?;
-        Workload::remove_unknown(&self.run_dir, &self.cgroup, &workloads)?;
+        let parent = self.hierarchy.instance(&self.run_dir.instance());
+        Workload::remove_unknown(&self.run_dir, &parent, &workloads)?;
         for workload in workloads {
             {
                 let mut workloads = self.workloads.lock();
@@ -156,22 +212,23 @@ impl Agent {
         Ok(())
     }
 
-    /// Releases a workload in which nothing runs (any more); `false` when something does, or it is not enrolled.
-    pub fn release_empty(&self, id: u32) -> bool {
-        let Some(enrolled) = self.workloads.lock().enrolled.get(&id).cloned() else { return false };
-        let populated = enrolled.workload.open_cgroup().and_then(|cgroup| cgroup.populated());
-        if populated.unwrap_or(false) {
-            return false;
-        }
-        self.release(&enrolled)
+    /// The workloads enrolled, by number.
+    pub fn workloads(&self) -> Vec<WorkloadStatus> {
+        let enrolled: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
+        let mut workloads: Vec<_> = enrolled
+            .iter()
+            .map(|enrolled| WorkloadStatus {
+                workload: enrolled.workload.clone(),
+                networks: enrolled.presences.lock().names(),
+            })
+            .collect();
+        workloads.sort_by_key(|status| status.workload.id);
+        workloads
     }
 
-    /// The workloads enrolled, by number.
-    pub fn workloads(&self) -> Vec<Workload> {
-        let mut workloads: Vec<_> =
-            self.workloads.lock().enrolled.values().map(|enrolled| enrolled.workload.clone()).collect();
-        workloads.sort_by_key(|workload| workload.id);
-        workloads
+    /// What stands in the way of bindings, one sentence each.
+    pub fn binding_problems(&self) -> Vec<String> {
+        self.binding_problems.lock().clone()
     }
 
     /// The flows recorded.
@@ -213,47 +270,37 @@ impl Agent {
         }
     }
 
-    /// Listener, then programs, then the tasks that serve and watch it.
-    fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
+    /// Listeners, then programs, then the tasks that serve and watch it. In place of what it was enrolled as before, if it was.
+    pub(super) fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
-        let namespace = workload.namespace.as_deref();
-        let listeners = Listeners::bind(namespace).map_err(fail)?;
-        let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
-        // A namespace of our own making has no way out but the listener: nothing there is "no route".
-        let families = if namespace.is_some() {
-            Families { v4: true, v6: true }
-        } else {
-            Families::of(None).map_err(fail)?
-        };
-        let policy = WorkloadPolicy {
-            workload: workload.id,
-            listener_v4,
-            listener_v6,
-            no_route_v4: !families.v4,
-            no_route_v6: !families.v6,
-        };
         let cgroup = workload.open_cgroup().map_err(fail)?;
-        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
-        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
+        let enrolled = Enrolled::new(workload);
+        let mut presences = enrolled.presences.lock();
+        let (arrivals, failures) = presences.examine(&enrolled.workload, &enrolled.stop).map_err(fail)?;
+        self.counters.namespaces_not_entered.add(failures);
         self.capture
-            .attach(cgroup.path(), &policy)
+            .attach(cgroup.path(), &presences.policy(&enrolled.workload))
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
-
-        let enrolled = Arc::new(Enrolled {
-            workload,
-            tunnels: Pool::new(Arc::new(HostDial)),
-            stop: CancellationToken::new(),
-        });
+        drop(presences);
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
-        for listener in listeners {
-            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
-        }
-        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
+        self.serve(&enrolled, arrivals);
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 
-    /// Takes away what was made for a workload in which nothing runs.
+    /// Serves the listeners in namespaces that the workload has come to.
+    pub(super) fn serve(self: &Arc<Self>, enrolled: &Arc<Enrolled>, arrivals: Vec<Arrival>) {
+        for Arrival { presence, listeners } in arrivals {
+            for listener in listeners {
+                let accepting =
+                    life::accept(Arc::clone(self), Arc::clone(enrolled), Arc::clone(&presence), listener);
+                self.connections.spawn(accepting);
+            }
+        }
+    }
+
+    /// Takes away what was made for a workload: one of ours in which nothing runs, or a foreign one.
     pub(super) fn undo(&self, workload: &Workload) {
         let undone = workload
             .remove_cgroup()

@@ -37,7 +37,12 @@ impl Hierarchy {
 
     /// The directory under which one Egret instance makes its workloads' cgroups.
     pub fn instance(&self, name: &str) -> PathBuf {
-        self.root.join("egret").join(name)
+        self.all_instances().join(name)
+    }
+
+    /// The directory under which every Egret instance of the machine makes cgroups.
+    pub fn all_instances(&self) -> PathBuf {
+        self.root.join("egret")
     }
 
     /// Ends everything that runs in the cgroups of an instance and removes them, and the common parent when no other
@@ -56,7 +61,7 @@ impl Hierarchy {
                 _ => break,
             }
         }
-        match fs::remove_dir(self.root.join("egret")) {
+        match fs::remove_dir(self.all_instances()) {
             Err(e)
                 if !matches!(
                     e.raw_os_error(),

@@ -36,17 +36,20 @@ pub struct Counters {
     pub programs_reattached: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
+    /// Attempts to enter a network namespace of a workload that failed: it is refused there.
+    pub namespaces_not_entered: Counter,
 }
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+    pub fn by_name(&self) -> [(&'static str, u64); 6] {
         [
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
             ("checks_failed", self.checks_failed.get()),
+            ("namespaces_not_entered", self.namespaces_not_entered.get()),
         ]
     }
 }

@@ -4,17 +4,26 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    path::Path,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::netns;
+use super::netns::{self, Namespace};
 
 /// Long enough that a burst of connects is not turned away while the agent is busy (`net.core.somaxconn` caps it).
 const BACKLOG: i32 = 4096;
 
-/// The listening sockets of one workload.
+/// Port numbers of a workload's listeners, the same in every network namespace it is in: its policy has one pair. 0 is none
+/// yet, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ports {
+    /// On 127.0.0.1.
+    pub(super) v4: u16,
+    /// On `::1`.
+    pub(super) v6: u16,
+}
+
+/// The listening sockets of one workload in one network namespace.
 #[derive(Debug)]
 pub(super) struct Listeners {
     /// On 127.0.0.1.
@@ -24,11 +33,11 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds ephemeral ports inside `namespace`.
-    pub(super) fn bind(namespace: Option<&Path>) -> io::Result<Self> {
+    /// Binds these ports inside `namespace`, or in the agent's; ephemeral ones where there is none yet.
+    pub(super) fn bind(namespace: Option<&Namespace>, ports: Ports) -> io::Result<Self> {
         netns::inside(namespace, || {
-            let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-            let v6 = match listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+            let v4 = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, ports.v4)))?;
+            let v6 = match listen(SocketAddr::from((Ipv6Addr::LOCALHOST, ports.v6))) {
                 Ok(listener) => Some(listener),
                 // IPv6 is off in this namespace: the workload has none either.
                 Err(e)
@@ -45,10 +54,10 @@ impl Listeners {
         })
     }
 
-    /// Ports on 127.0.0.1 and ::1; 0 where there is no listener.
-    pub(super) fn ports(&self) -> io::Result<(u16, u16)> {
+    /// Their ports; 0 where there is no listener.
+    pub(super) fn ports(&self) -> io::Result<Ports> {
         let v6 = self.v6.as_ref().map(TcpListener::local_addr).transpose()?;
-        Ok((self.v4.local_addr()?.port(), v6.map_or(0, |address| address.port())))
+        Ok(Ports { v4: self.v4.local_addr()?.port(), v6: v6.map_or(0, |address| address.port()) })
     }
 }
 

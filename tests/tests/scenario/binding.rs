@@ -1,0 +1,143 @@
+//! WorkloadBindings: cgroups are enrolled when they appear, and released when they go or are selected no longer.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use egret_tests::{bpf, cgroup::Cgroup, egret::Part, scenario::World, wait};
+use serde_json::Value;
+
+use crate::{
+    Rig,
+    foreign::{PATIENCE, Way, service, way},
+};
+
+const FILE: &str = "bindings.yaml";
+
+/// A document that binds cgroups below `parent`.
+fn document(name: &str, account: &str, parent: &Cgroup, glob: &str) -> String {
+    let parent = parent.path().file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "apiVersion: egret.dev/v1alpha1\nkind: WorkloadBinding\nmetadata: {{name: {name}, namespace: default}}\n\
+         spec: {{serviceAccount: {account}, cgroups: [{{path: '{parent}/{glob}'}}]}}\n---\n"
+    )
+}
+
+fn configure(world: &World, documents: &[String]) -> Result<()> {
+    world.egret.reconfigure(|| world.config.write(FILE, &documents.concat()))
+}
+
+/// The workloads: cgroup and origin.
+fn workloads(world: &World) -> Result<Vec<(PathBuf, Value)>> {
+    let status = world.egret.status()?;
+    let workloads = status["workloads"].as_array().context("no workloads in the status")?;
+    let of = |workload: &Value| {
+        (PathBuf::from(workload["cgroup"].as_str().unwrap_or_default()), workload["origin"].clone())
+    };
+    Ok(workloads.iter().map(of).collect())
+}
+
+fn wait_enrolled(world: &World, cgroup: &Path, by: &str) -> Result<()> {
+    wait::until(&format!("{} to be enrolled by {by}", cgroup.display()), PATIENCE, || {
+        let bound = |(path, origin): &(PathBuf, Value)| path == cgroup && origin["binding"] == by;
+        Ok(workloads(world)?.iter().any(bound).then_some(()))
+    })
+}
+
+fn wait_released(world: &World, cgroup: &Path) -> Result<()> {
+    wait::until(&format!("{} to be released", cgroup.display()), PATIENCE, || {
+        Ok(workloads(world)?.iter().all(|(path, _)| path != cgroup).then_some(()))
+    })
+}
+
+#[test]
+fn cgroups_are_enrolled_as_they_appear_and_released_as_they_go() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let parent = Cgroup::new()?;
+    let there = parent.child("svc-there")?;
+    let _old = service(there.path())?;
+    let other = parent.child("other")?;
+    configure(world, &[document("services", "sleep", &parent, "svc-*")])?;
+    wait_enrolled(world, there.path(), "default/services")?;
+
+    let late = parent.child("svc-late")?;
+    wait_enrolled(world, late.path(), "default/services")?;
+    let mut running = service(late.path())?;
+    assert_eq!(way(world, late.path())?, Way::Gateway);
+    assert_eq!(way(world, there.path())?, Way::Gateway);
+    assert_eq!(way(world, other.path())?, Way::Direct, "selected by nobody");
+    // By hand it would come back at once.
+    let id = world.egret.status()?["workloads"][0]["id"].to_string();
+    assert!(!world.egret.verb("release").arg(id).status()?.success());
+
+    let (gone, inode) = (there.path().to_owned(), there.inode()?);
+    drop((_old, there));
+    wait_released(world, &gone)?;
+    // The same path, another cgroup: a service that was started again.
+    let again = parent.child("svc-there")?;
+    assert_ne!(again.inode()?, inode);
+    wait_enrolled(world, &gone, "default/services")?;
+    assert_eq!(way(world, &gone)?, Way::Gateway);
+
+    world.egret.reconfigure(|| world.config.remove(FILE))?;
+    wait_released(world, late.path())?;
+    assert_eq!(way(world, late.path())?, Way::Direct);
+    assert!(bpf::attached(late.path())?.is_empty());
+    assert!(running.try_status()?.is_none(), "a release ends nothing");
+    Ok(())
+}
+
+#[test]
+fn of_two_bindings_one_gets_the_cgroup_and_says_so() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let parent = Cgroup::new()?;
+    let contested = parent.child("svc")?;
+    configure(world, &[document("b", "sleep", &parent, "svc")])?;
+    wait_enrolled(world, contested.path(), "default/b")?;
+    // Older by name: it gets the cgroup, which is captured all the while.
+    configure(world, &[document("a", "other", &parent, "s*"), document("b", "sleep", &parent, "svc")])?;
+    wait_enrolled(world, contested.path(), "default/a")?;
+    assert_eq!(way(world, contested.path())?, Way::Gateway);
+    let status = world.egret.status()?;
+    let problem = status["agent"]["binding_problems"][0].as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains("default/a gets it; default/b select it as well"), "{problem}");
+    assert_eq!(status["workloads"][0]["identity"], "spiffe://cluster.local/ns/default/sa/other");
+    assert_eq!(workloads(world)?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_broken_binding_lets_nothing_out_not_even_after_a_restart() -> Result<()> {
+    let Some(mut rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &mut rig.world;
+    let parent = Cgroup::new()?;
+    let (bound, later) = (parent.child("svc")?, parent.child("later")?);
+    configure(world, &[document("services", "sleep", &parent, "svc")])?;
+    wait_enrolled(world, bound.path(), "default/services")?;
+    // The last good version stays; a document that was never good enrols nothing.
+    let broken = [document("services", "NO", &parent, "svc"), document("never", "NO", &parent, "later")];
+    configure(world, &broken)?;
+    assert_eq!(way(world, bound.path())?, Way::Gateway);
+    let killed = world.egret.kill(Part::Agent)?;
+    wait::until("the agent to be started again", PATIENCE, || {
+        Ok(world.egret.pid(Part::Agent).is_ok_and(|pid| pid != killed).then_some(()))
+    })?;
+    wait::until("the workload to be carried again", PATIENCE, || {
+        let way = way(world, bound.path())?;
+        ensure!(way != Way::Direct, "it was let out");
+        Ok((way == Way::Gateway).then_some(()))
+    })?;
+    wait::until("the binding to be complained about", PATIENCE, || {
+        let status = world.egret.status()?;
+        let problems = status["agent"]["binding_problems"].to_string();
+        Ok(problems.contains("stays enrolled: WorkloadBinding default/services").then_some(()))
+    })?;
+    assert_eq!(workloads(world)?.len(), 1);
+    assert_eq!(way(world, later.path())?, Way::Direct);
+    let problems = world.egret.config_problems()?;
+    let said =
+        problems.iter().any(|p| p["code"] == "EG0111" && p["object"] == "WorkloadBinding default/never");
+    assert!(said, "{problems:#?}");
+    Ok(())
+}
