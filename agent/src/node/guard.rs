@@ -1,7 +1,7 @@
 //! Strict start, the node's side: sees every cgroup that is made below a guarded parent, and says at once which ones are left
 //! alone. What is to be captured is not named here: the guard refuses it until `Capture::attach` has attached its programs.
 //!
-//! Run once per agent, by [`super::agent::Agent::guard`]. What is ours is the caller's to say. What the guard refuses is in
+//! `app::agent` runs it, `node::binding` says what is wanted. What the guard refuses is in
 //! `agent/ARCHITECTURE.md`, "Strict start".
 
 use std::{
@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    agent::Agent,
     cgroup::{Hierarchy, is_gone},
     counters::Counters,
 };
@@ -48,12 +49,30 @@ pub enum Answer {
 pub struct Guards {
     /// The parents, absolute, each with the depths at which the cgroups below it are told apart.
     pub parents: BTreeMap<PathBuf, Depths>,
+    /// These are all. Otherwise it is not known whether more are wanted, and those that are there stay.
+    pub all: bool,
     /// Says of a cgroup below one of them, by its absolute path, what it is.
     pub judge: Arc<dyn Fn(&Path) -> Answer + Send + Sync>,
 }
 
-/// Guards what is wanted, also when that changes, until the sender is gone. The guards stay then: an agent that is away lets
-/// nobody start.
+impl Guards {
+    /// When nobody has said anything yet: the guards of an earlier agent stay.
+    pub fn unknown() -> Self {
+        Self { parents: BTreeMap::new(), all: false, judge: Arc::new(|_| Answer::Held) }
+    }
+}
+
+impl Agent {
+    /// Guards what is wanted, until the sender is gone.
+    pub async fn guard(self: Arc<Self>, wanted: watch::Receiver<Guards>) {
+        if let Err(e) = run(&self.capture, &self.counters, wanted).await {
+            self.counters.checks_failed.increment();
+            tracing::error!("strict start ends, what is guarded lets nothing new out: {e}");
+        }
+    }
+}
+
+/// The same, without an agent. The guards stay at the end: an agent that is away lets nobody start.
 pub async fn run(
     capture: &Capture,
     counters: &Counters,
@@ -176,7 +195,7 @@ impl Warden<'_> {
 
     /// Looks at everything there is, and brings the kernel's side in line.
     fn look(&mut self, guards: &Guards) {
-        let mut present = Some((HashSet::new(), HashSet::new()));
+        let mut present = guards.all.then(|| (HashSet::new(), HashSet::new()));
         for (parent, depths) in &guards.parents {
             let survey = Survey { judge: &*guards.judge, parent, depths: *depths };
             let outcome = match fs::metadata(parent) {
@@ -198,7 +217,7 @@ impl Warden<'_> {
             };
             self.say(parent, outcome);
         }
-        // What was not seen because of a failure is not gone.
+        // What was not seen because of a failure is not gone, nor is it when not everything is known.
         if let Some((parents, not_ours)) = present {
             let outcome = self.take_away(&parents, &not_ours).map_err(|e| e.to_string());
             self.say(Path::new("what is not wanted any more"), outcome);

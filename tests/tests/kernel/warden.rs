@@ -42,7 +42,7 @@ fn judge(path: &Path) -> Answer {
 fn guards(parents: &[(&Cgroup, Depths)]) -> Guards {
     let parents: BTreeMap<_, _> =
         parents.iter().map(|(cgroup, depths)| (cgroup.path().to_owned(), *depths)).collect();
-    Guards { parents, judge: Arc::new(judge) }
+    Guards { parents, all: true, judge: Arc::new(judge) }
 }
 
 /// The agent's part, in a thread of its own, until the sender is dropped.
