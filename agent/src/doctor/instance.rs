@@ -83,7 +83,7 @@ pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
             "in the host's network: {}; a root process there can still send frames (AF_PACKET) or leave its cgroup",
             shared.into_iter().collect::<Vec<_>>().join(", ")
         ),
-        "egret exec --netns, or run them without root",
+        "egret exec --netns, PrivateNetwork=yes for a service, or run them without root",
     )
 }
 

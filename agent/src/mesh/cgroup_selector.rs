@@ -168,14 +168,19 @@ impl CgroupSelector {
 }
 
 fn is_slice(name: &str) -> bool {
-    name.ends_with(".slice")
+    is_unit(name, ".slice")
+}
+
+/// Names of units are compared as they are, letter case too.
+fn is_unit(name: &str, kind: &str) -> bool {
+    name.strip_suffix(kind).is_some()
 }
 
 /// Whether what is below this path is named by others than root's managers.
 fn closed(path: &[&str]) -> bool {
     path.iter().enumerate().any(|(at, name)| {
         let parent = if at == 0 { "" } else { path[at - 1] };
-        name.ends_with(".service") || name.ends_with(".scope") || container(parent, name).is_some()
+        is_unit(name, ".service") || is_unit(name, ".scope") || container(parent, name).is_some()
     })
 }
 
@@ -211,15 +216,13 @@ fn unescape(text: &str) -> String {
     let mut pieces = text.split("\\x");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        match piece.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok()).filter(u8::is_ascii) {
-            Some(byte) => {
-                plain.push(byte.into());
-                plain.push_str(&piece[2..]);
-            }
-            None => {
-                plain.push_str("\\x");
-                plain.push_str(piece);
-            }
+        let code = piece.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        if let Some(byte) = code.filter(u8::is_ascii) {
+            plain.push(byte.into());
+            plain.push_str(&piece[2..]);
+        } else {
+            plain.push_str("\\x");
+            plain.push_str(piece);
         }
     }
     plain

@@ -7,7 +7,13 @@
 mod scan;
 mod strict;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -167,7 +173,7 @@ impl Binder {
         snapshot: &Snapshot,
     ) -> Result<(), String> {
         let workload = &enrolled.workload;
-        if workload.open_cgroup().is_err_and(|e| is_gone(&e)) {
+        if workload.is_gone() {
             self.agent.release(enrolled);
             return Ok(());
         }
@@ -189,10 +195,10 @@ impl Binder {
         self.agent.withdraw(enrolled).map_err(text)
     }
 
-    fn enroll(&self, cgroup: &PathBuf, binding: &WorkloadBinding) -> Result<(), String> {
+    fn enroll(&self, cgroup: &Path, binding: &WorkloadBinding) -> Result<(), String> {
         let (identity, origin) = self.as_what(binding)?;
         let is_bound = |enrolled: &Arc<Enrolled>| enrolled.workload.origin == origin;
-        let inode = match Cgroup::open(cgroup.clone()) {
+        let inode = match Cgroup::open(cgroup.to_owned()) {
             Ok(opened) => opened.inode(),
             Err(e) if is_gone(&e) => return Ok(()),
             Err(e) => return Err(e.to_string()),

@@ -5,8 +5,9 @@
 use std::{
     fs, io,
     io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -88,6 +89,8 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
 pub struct Cgroup {
     path: PathBuf,
     inode: u64,
+    /// Held open; this does not keep the kernel from removing it.
+    directory: Arc<fs::File>,
 }
 
 impl Cgroup {
@@ -102,13 +105,19 @@ impl Cgroup {
 
     /// An existing directory.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        let inode = fs::metadata(&path)?.ino();
-        Ok(Self { path, inode })
+        let directory = fs::File::open(&path)?;
+        let inode = directory.metadata()?.ino();
+        Ok(Self { path, inode, directory: Arc::new(directory) })
     }
 
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path to this very directory, whatever has its name by now.
+    pub fn path_by_descriptor(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))
     }
 
     /// Its id in the kernel: the inode of the directory.

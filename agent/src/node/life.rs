@@ -69,19 +69,29 @@ impl Agent {
             return;
         }
         let workload = &enrolled.workload;
-        if workload.origin.is_foreign() && workload.open_cgroup().is_err_and(|e| is_gone(&e)) {
-            drop(presences);
-            self.release(enrolled);
-            return;
-        }
+        let cgroup = match workload.open_cgroup() {
+            Ok(cgroup) => cgroup,
+            Err(e) if is_gone(&e) => {
+                drop(presences);
+                // Of our own making: for the watcher to see.
+                if workload.origin.is_foreign() {
+                    self.release(enrolled);
+                }
+                return;
+            }
+            Err(e) => {
+                self.counters.checks_failed.increment();
+                tracing::error!(workload = %workload.identity, "its cgroup cannot be opened: {e}");
+                return;
+            }
+        };
         let before = presences.policy(workload);
         let arrivals = match presences.examine(workload, &enrolled.stop) {
             Ok((arrivals, failures)) => {
                 self.counters.namespaces_not_entered.add(failures);
                 arrivals
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if !workload.cgroup.exists() => return,
+            Err(_) if workload.is_gone() => return,
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %workload.identity, "where its processes are cannot be found: {e}");
@@ -89,9 +99,9 @@ impl Agent {
             }
         };
         if programs {
-            self.attach_again(workload, &presences);
+            self.attach_again(workload, &cgroup, &presences);
         } else if presences.policy(workload) != before
-            && let Err(e) = self.capture.set_policy(&workload.cgroup, &presences.policy(workload))
+            && let Err(e) = self.capture.set_policy(&cgroup.path_by_descriptor(), &presences.policy(workload))
         {
             self.counters.checks_failed.increment();
             tracing::error!(workload = %workload.identity, "its policy stays as it was: {e}");
@@ -99,9 +109,10 @@ impl Agent {
         self.serve(enrolled, arrivals);
     }
 
-    fn attach_again(&self, workload: &Workload, presences: &Presences) {
-        let Workload { identity, cgroup, .. } = workload;
-        match self.capture.attach(cgroup, &presences.policy(workload)) {
+    fn attach_again(&self, workload: &Workload, cgroup: &Cgroup, presences: &Presences) {
+        let identity = &workload.identity;
+        // Not by its name: a service that is started again has another cgroup with the same one.
+        match self.capture.attach(&cgroup.path_by_descriptor(), &presences.policy(workload)) {
             Ok(0) => {}
             Ok(missing) => {
                 self.counters.programs_reattached.add(missing as u64);
@@ -111,8 +122,7 @@ impl Agent {
                      connections it made meanwhile may have gone out directly"
                 );
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if !cgroup.exists() => {}
+            Err(_) if workload.is_gone() => {}
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");

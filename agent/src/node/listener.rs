@@ -68,3 +68,22 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{Listeners, Ports};
+
+    #[test]
+    fn a_second_namespace_gets_the_same_ports_or_none() {
+        let first = Listeners::bind(None, Ports::default()).unwrap();
+        let ports = first.ports().unwrap();
+        assert_ne!(ports.v4, 0);
+        // In this namespace they are taken, as they may be in another one.
+        let taken = Listeners::bind(None, ports).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(Listeners::bind(None, ports).unwrap().ports().unwrap(), ports);
+    }
+}

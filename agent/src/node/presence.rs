@@ -122,7 +122,14 @@ impl Presences {
                 }
             }
         }
-        self.families = self.find_families()?;
+        match self.find_families() {
+            Ok(families) => self.families = families,
+            // What was known stays; at first that is "no route", which refuses.
+            Err(e) => {
+                failures += 1;
+                tracing::error!(workload = %workload.identity, "the links of its network namespaces cannot be read: {e}");
+            }
+        }
         Ok((arrivals, failures))
     }
 

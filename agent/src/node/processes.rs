@@ -73,3 +73,37 @@ pub(super) fn open(cgroup: &Path, process: u32, id: NamespaceId) -> io::Result<O
 fn namespace_of(process: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{process}/ns/net"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process};
+
+    use super::{namespaces, of_cgroup, open};
+    use crate::node::netns::NamespaceId;
+
+    #[test]
+    fn processes_of_the_whole_tree_and_the_namespaces_they_are_in() {
+        // A directory that looks like a cgroup: nothing here needs a real one.
+        let cgroup = tempfile::tempdir().unwrap();
+        fs::create_dir_all(cgroup.path().join("a/b")).unwrap();
+        // 0 is nobody, and no process has the last number.
+        fs::write(cgroup.path().join("cgroup.procs"), "0\n4194304\n").unwrap();
+        fs::write(cgroup.path().join("a/cgroup.procs"), "").unwrap();
+        fs::write(cgroup.path().join("a/b/cgroup.procs"), format!("{}\n", process::id())).unwrap();
+        assert_eq!(of_cgroup(cgroup.path()).unwrap(), [4_194_304, process::id()]);
+        let own = NamespaceId::of_agent().unwrap();
+        let found = namespaces(cgroup.path()).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(own, process::id())]);
+
+        assert_eq!(open(cgroup.path(), process::id(), own).unwrap().unwrap().id(), own);
+        assert!(open(cgroup.path(), 4_194_304, own).unwrap().is_none(), "it has ended");
+        fs::write(cgroup.path().join("a/b/cgroup.procs"), "").unwrap();
+        assert!(open(cgroup.path(), process::id(), own).unwrap().is_none(), "it has left the cgroup");
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_an_error_and_not_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(of_cgroup(&directory.path().join("gone")).is_err());
+    }
+}

@@ -102,6 +102,11 @@ impl Workload {
         }
     }
 
+    /// Whether its cgroup has been removed.
+    pub(super) fn is_gone(&self) -> bool {
+        self.open_cgroup().is_err_and(|e| is_gone(&e))
+    }
+
     /// Writes the state file.
     pub(super) fn save(&self, run_dir: &RunDir) -> io::Result<()> {
         let file = self.file(run_dir);

@@ -1,6 +1,9 @@
 //! WorkloadBindings: cgroups are enrolled when they appear, and released when they go or are selected no longer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use egret_tests::{bpf, cgroup::Cgroup, egret::Part, scenario::World, wait};
@@ -59,7 +62,7 @@ fn cgroups_are_enrolled_as_they_appear_and_released_as_they_go() -> Result<()> {
     let world = &rig.world;
     let parent = Cgroup::new()?;
     let there = parent.child("svc-there")?;
-    let _old = service(there.path())?;
+    let old = service(there.path())?;
     let other = parent.child("other")?;
     configure(world, &[document("services", "sleep", &parent, "svc-*")])?;
     wait_enrolled(world, there.path(), "default/services")?;
@@ -72,10 +75,14 @@ fn cgroups_are_enrolled_as_they_appear_and_released_as_they_go() -> Result<()> {
     assert_eq!(way(world, other.path())?, Way::Direct, "selected by nobody");
     // By hand it would come back at once.
     let id = world.egret.status()?["workloads"][0]["id"].to_string();
-    assert!(!world.egret.verb("release").arg(id).status()?.success());
+    let refused = world.egret.verb("release").arg(id).output()?;
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("WorkloadBinding default/services selects it"),
+        "{refused:?}"
+    );
 
     let (gone, inode) = (there.path().to_owned(), there.inode()?);
-    drop((_old, there));
+    drop((old, there));
     wait_released(world, &gone)?;
     // The same path, another cgroup: a service that was started again.
     let again = parent.child("svc-there")?;
@@ -92,6 +99,27 @@ fn cgroups_are_enrolled_as_they_appear_and_released_as_they_go() -> Result<()> {
 }
 
 #[test]
+fn units_and_containers_are_found_by_their_names() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let (slice, name) = (Cgroup::slice()?, Cgroup::name());
+    let id = format!("{:0>64x}", process::id());
+    let binding = format!(
+        "apiVersion: egret.dev/v1alpha1\nkind: WorkloadBinding\nmetadata: {{name: names, namespace: default}}\n\
+         spec:\n  serviceAccount: sleep\n  cgroups:\n  - systemdUnit: '{name}-*.service'\n  - container: '{id}'\n"
+    );
+    configure(world, &[binding])?;
+    let unit = slice.child(&format!("{name}-1.service"))?;
+    wait_enrolled(world, unit.path(), "default/names")?;
+    let container = slice.child(&format!("docker-{id}.scope"))?;
+    wait_enrolled(world, container.path(), "default/names")?;
+    assert_eq!(way(world, unit.path())?, Way::Gateway);
+    assert_eq!(way(world, container.path())?, Way::Gateway);
+    assert_eq!(way(world, slice.path())?, Way::Direct);
+    Ok(())
+}
+
+#[test]
 fn of_two_bindings_one_gets_the_cgroup_and_says_so() -> Result<()> {
     let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
     let world = &rig.world;
@@ -99,9 +127,11 @@ fn of_two_bindings_one_gets_the_cgroup_and_says_so() -> Result<()> {
     let contested = parent.child("svc")?;
     configure(world, &[document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/b")?;
-    // Older by name: it gets the cgroup, which is captured all the while.
+    let programs = bpf::attached(contested.path())?;
+    // First by name: it gets the cgroup, which is captured all the while.
     configure(world, &[document("a", "other", &parent, "s*"), document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/a")?;
+    assert_eq!(bpf::attached(contested.path())?, programs, "they are not attached anew");
     assert_eq!(way(world, contested.path())?, Way::Gateway);
     let status = world.egret.status()?;
     let problem = status["agent"]["binding_problems"][0].as_str().unwrap_or_default().to_owned();

@@ -4,7 +4,7 @@
 //! The configuration goes to port 443 with mutual TLS, for which only the gateway has the key: a request on the plain port was
 //! direct.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 use egret_tests::{
@@ -115,11 +115,16 @@ fn a_service_is_enrolled_and_released_and_outlives_egret() -> Result<()> {
     assert_eq!(way(world, cgroup.path())?, Way::Direct);
     assert!(service.try_status()?.is_none(), "a release ends nothing");
 
-    // Egret itself is never enrolled, nor a cgroup of its own making, nor all.
-    let egret = bpf::own_cgroup()?;
-    for refused in [egret.to_string_lossy().as_ref(), "egret", "", "no/such"] {
+    // Nor is all, a cgroup of Egret's own making, or one with Egret in it.
+    for refused in ["", "egret", "no/such"] {
         assert!(enroll(world, ["--cgroup", refused]).is_err(), "{refused}");
     }
+    let role = world.egret.pid(Part::Ca)?;
+    cgroup.add(role.as_raw().unsigned_abs())?;
+    let itself = enroll(world, ["--cgroup", &path]);
+    fs::write(bpf::own_cgroup()?.join("cgroup.procs"), role.to_string())?;
+    let itself = itself.unwrap_err().to_string();
+    assert!(itself.contains(&format!("process {role} of Egret itself")), "{itself}");
 
     enroll(world, ["--cgroup", &path])?;
     assert_eq!(way(world, cgroup.path())?, Way::Gateway);
@@ -135,7 +140,7 @@ fn a_service_stays_captured_while_the_agent_is_killed() -> Result<()> {
     let Some(mut rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
     let world = &mut rig.world;
     let cgroup = Cgroup::new()?;
-    let _service = service(cgroup.path())?;
+    let mut service = service(cgroup.path())?;
     enroll(world, ["--cgroup", &cgroup.path().to_string_lossy()])?;
     world.egret.kill(Part::Supervisor)?;
     world.egret.process().wait(PATIENCE)?;
@@ -145,7 +150,36 @@ fn a_service_stays_captured_while_the_agent_is_killed() -> Result<()> {
         let way = way(world, cgroup.path())?;
         ensure!(way != Way::Direct, "it was let out");
         Ok((way == Way::Gateway).then_some(()))
-    })
+    })?;
+
+    // Taken away after a crash: said, and it goes on.
+    world.egret.kill(Part::Supervisor)?;
+    world.egret.process().wait(PATIENCE)?;
+    let cleanup = Command::new(world.egret.binary())
+        .args(["agent", "--cleanup", "--run-dir"])
+        .arg(world.egret.run_dir())
+        .output()?;
+    let said = String::from_utf8_lossy(&cleanup.stdout);
+    assert!(said.contains(&format!("released {}", cgroup.path().display())), "{cleanup:?}");
+    assert_eq!(way(world, cgroup.path())?, Way::Direct);
+    assert!(service.try_status()?.is_none(), "it ends no service");
+    Ok(())
+}
+
+#[test]
+fn a_unit_is_enrolled_by_its_name() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let (slice, unit) = (Cgroup::slice()?, format!("{}.service", Cgroup::name()));
+    assert!(enroll(world, ["--unit", &unit]).unwrap_err().to_string().contains("is it running?"));
+    let service = slice.child(&unit)?;
+    // Whoever runs in a service can make cgroups below it, with any name.
+    let _forged = service.child(&unit)?;
+    enroll(world, ["--unit", unit.trim_end_matches(".service")])?;
+    assert_eq!(world.egret.status()?["workloads"][0]["cgroup"], service.path().to_string_lossy().as_ref());
+    assert_eq!(way(world, service.path())?, Way::Gateway);
+    assert_eq!(way(world, slice.path())?, Way::Direct);
+    Ok(())
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Reads Egret's own WorkloadBinding.
 
+use std::sync::Arc;
+
 use crate::{
     mesh::{CgroupSelector, SpiffeId, WorkloadBinding},
     source::{
@@ -36,7 +38,7 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding>
     spec.finish();
     Some(WorkloadBinding {
         object: meta.object.clone(),
-        created: meta.created.clone(),
+        created: Arc::clone(&meta.created),
         service_account: account?.into(),
         cgroups: cgroups?,
         strict_start,
