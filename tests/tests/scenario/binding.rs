@@ -214,6 +214,33 @@ fn with_a_strict_start_nothing_connects_before_it_is_known() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn with_a_strict_start_none_is_direct_while_agents_come_and_go() -> Result<()> {
+    const STARTS: usize = 30;
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let parent = Cgroup::new()?;
+    let strict =
+        document("services", "sleep", &parent, "svc-*").replace("spec: {", "spec: {strictStart: true, ");
+    configure(world, &[strict])?;
+    wait::until("the parent to be guarded", PATIENCE, || Ok((guards(&parent)? == 5).then_some(())))?;
+    let mut seen = Vec::new();
+    for number in 0..STARTS {
+        if number % 10 == 5 {
+            world.egret.kill(Part::Agent)?;
+        }
+        let cgroup = parent.child(&format!("svc-{number}"))?;
+        seen.push(way(world, cgroup.path())?);
+        if number % 10 == 9 {
+            // By then the next agent is there.
+            wait_for_way(world, &cgroup, &Way::Gateway)?;
+        }
+    }
+    ensure!(!seen.contains(&Way::Direct), "{seen:?}");
+    ensure!(seen.contains(&Way::Nowhere), "the agent was never away: {seen:?}");
+    Ok(())
+}
+
 /// A process that does nothing until this is dropped.
 struct Paused(Pid);
 
