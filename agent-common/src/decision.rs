@@ -125,4 +125,10 @@ decisions! {
     LinkDroppedHeader = 48 "link_dropped_header",
     /// Lock on the link, out: not IP, a VLAN tag, another protocol, or not readable; dropped.
     LinkDroppedOther = 49 "link_dropped_other",
+    /// `connect()` in a child of a guarded cgroup that is not classified yet; refused.
+    GuardRefused = 50 "guard_refused",
+    /// `sendto()` of UDP in such a child; refused.
+    GuardRefusedDatagram = 51 "guard_refused_datagram",
+    /// Packet out, of such a child; dropped.
+    GuardDropped = 52 "guard_dropped",
 }

@@ -13,6 +13,7 @@ mod conversation;
 mod decision;
 mod endpoint;
 mod flow;
+mod guard;
 pub mod names;
 mod original;
 mod policy;
@@ -24,6 +25,7 @@ pub use self::{
     decision::Decision,
     endpoint::Endpoint,
     flow::{Flow, Heard, LinkSource},
+    guard::Guard,
     original::{Captured, Original, OriginalKey},
     policy::Policy,
 };
@@ -34,6 +36,8 @@ mod pod {
     unsafe impl aya::Pod for crate::Endpoint {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Policy {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Guard {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.

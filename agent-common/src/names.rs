@@ -42,6 +42,14 @@ pub const GATEWAYS: &str = "egret_gateways";
 pub const FLOWS: &str = "egret_flows";
 /// LRU hash, the same of all that takes no proof from who sends: SYNs, UDP, echo requests, neighbours.
 pub const HEARD: &str = "egret_heard";
+/// Cgroup storage of a guarded parent: key, inode of the cgroup (8 bytes); value, [`crate::Guard`].
+pub const GUARD: &str = "egret_guard";
+/// Hash: key, inode of a cgroup; value, one byte: [`CLASS_ENROLLED`] or [`CLASS_NOT_OURS`].
+pub const CLASSES: &str = "egret_classes";
+/// Value in [`CLASSES`] of a cgroup whose own programs are attached.
+pub const CLASS_ENROLLED: u8 = 1;
+/// Value in [`CLASSES`] of a cgroup that is left alone.
+pub const CLASS_NOT_OURS: u8 = 2;
 
 /// Connections between their SYN and the agent's accept, over all workloads of the node.
 pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
@@ -63,6 +71,8 @@ pub const GATEWAYS_CAPACITY: usize = 1024;
 pub const FLOWS_CAPACITY: usize = 64 * 1024;
 /// The rest of what has been heard by locked links.
 pub const HEARD_CAPACITY: usize = 64 * 1024;
+/// Cgroups that are classified, of one node.
+pub const CLASSES_CAPACITY: usize = 16 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 128;
 
@@ -90,3 +100,14 @@ pub const INGRESS: &str = "egret_ingress";
 pub const LINK_OUT: &str = "egret_link_out";
 /// Packets to a workload, at the host's side of its link.
 pub const LINK_IN: &str = "egret_link_in";
+
+/// Strict start, on a parent of workloads' cgroups: `connect()` of an IPv4 socket.
+pub const GUARD_CONNECT4: &str = "egret_guard_c4";
+/// The same of an IPv6 socket.
+pub const GUARD_CONNECT6: &str = "egret_guard_c6";
+/// The same for `sendto()` and `sendmsg()` of UDP to an IPv4 address.
+pub const GUARD_SENDMSG4: &str = "egret_guard_s4";
+/// The same to an IPv6 address.
+pub const GUARD_SENDMSG6: &str = "egret_guard_s6";
+/// The same for packets that leave.
+pub const GUARD_EGRESS: &str = "egret_guard_out";

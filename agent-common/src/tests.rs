@@ -7,13 +7,15 @@ use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
 use crate::{
-    Captured, Conversation, Decision, Endpoint, Flow, Heard, LinkSource, Original, OriginalKey, Policy, names,
+    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Original, OriginalKey,
+    Policy, names,
 };
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Endpoint>(), align_of::<Endpoint>()), (20, 1));
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
+    assert_eq!((size_of::<Guard>(), align_of::<Guard>()), (16, 4));
     assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
     assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
@@ -109,6 +111,13 @@ fn names_fit_the_kernel() {
         names::HEARD,
         names::LINK_OUT,
         names::LINK_IN,
+        names::GUARD,
+        names::CLASSES,
+        names::GUARD_CONNECT4,
+        names::GUARD_CONNECT6,
+        names::GUARD_SENDMSG4,
+        names::GUARD_SENDMSG6,
+        names::GUARD_EGRESS,
     ] {
         assert!(name.len() <= 15, "{name}");
     }

@@ -21,7 +21,7 @@ const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// Return values of the hook: refuse, or go on.
 const REFUSE: i32 = 0;
-const PASS: i32 = 1;
+pub(crate) const PASS: i32 = 1;
 
 /// `connect()` of an IPv4 socket.
 #[inline(always)]
@@ -64,9 +64,9 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     answer(decision)
 }
 
-/// What both hooks read.
-struct Fields {
-    port: u16,
+/// What both hooks read, here and for a guarded parent.
+pub(crate) struct Fields {
+    pub(crate) port: u16,
     kind: u32,
     protocol: u32,
     device: u32,
@@ -79,7 +79,7 @@ impl Fields {
     /// # Safety
     /// `addr` is the kernel's context.
     #[inline(always)]
-    unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
+    pub(crate) unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
         // SAFETY: the context's fields at their fixed offsets; the socket is never null in these hooks (Linux 5.3).
         unsafe {
             let socket = read_volatile(addr_of!((*addr).__bindgen_anon_1.sk));
@@ -95,7 +95,7 @@ impl Fields {
     }
 
     #[inline(always)]
-    fn attempt(&self, destination: Endpoint) -> Attempt {
+    pub(crate) fn attempt(&self, destination: Endpoint) -> Attempt {
         Attempt { kind: self.kind, protocol: self.protocol, device: self.device, destination }
     }
 }

@@ -10,6 +10,7 @@ pub mod backstop;
 pub mod classify;
 pub mod datagram;
 pub mod destinations;
+pub mod guard;
 pub mod header;
 pub mod link;
 mod numbers;

@@ -1,5 +1,6 @@
 //! Egret's kernel programs: entry points only. Loaded and attached by `agent::datapath`, to the cgroups of enrolled
-//! workloads and the host's side of their links, never to anything else. Every decision is listed in `agent/ARCHITECTURE.md`, "Capture".
+//! workloads, to the host's side of their links and, for strict start, to a parent of them, never to anything else. Every decision is
+//! listed in `agent/ARCHITECTURE.md`, "Capture".
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -22,6 +23,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod parent;
+#[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
 mod sendmsg;
@@ -38,7 +41,7 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
     };
 
-    use crate::{connect, lock, packet, peername, sendmsg, sock_create, sock_ops};
+    use crate::{connect, lock, packet, parent, peername, sendmsg, sock_create, sock_ops};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -83,6 +86,31 @@ mod hooks {
     #[cgroup_skb(ingress)]
     fn egret_ingress(ctx: SkBuffContext) -> i32 {
         packet::ingress(&ctx)
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    fn egret_guard_c4(ctx: SockAddrContext) -> i32 {
+        parent::connect4(&ctx)
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    fn egret_guard_c6(ctx: SockAddrContext) -> i32 {
+        parent::connect6(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    fn egret_guard_s4(ctx: SockAddrContext) -> i32 {
+        parent::sendmsg4(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    fn egret_guard_s6(ctx: SockAddrContext) -> i32 {
+        parent::sendmsg6(&ctx)
+    }
+
+    #[cgroup_skb(egress)]
+    fn egret_guard_out(ctx: SkBuffContext) -> i32 {
+        parent::egress(&ctx)
     }
 
     #[sock_ops]

@@ -48,7 +48,9 @@ pub const fn verdict(decision: Decision) -> Verdict {
         Decision::RefusedUnclassified
         | Decision::RefusedNoListener
         | Decision::RefusedPortZero
-        | Decision::RefusedDatagram => Verdict::Refuse(ECONNREFUSED),
+        | Decision::RefusedDatagram
+        | Decision::GuardRefused
+        | Decision::GuardRefusedDatagram => Verdict::Refuse(ECONNREFUSED),
         // As tcp_v4_connect and tcp_v6_connect answer.
         Decision::RefusedMulticast | Decision::RefusedNoRoute => Verdict::Refuse(ENETUNREACH),
         // As a kernel without these protocols answers: clients go on with TCP and UDP.
@@ -72,6 +74,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::LinkDroppedDestination
         | Decision::LinkDroppedHeader
         | Decision::LinkDroppedOther
+        | Decision::GuardDropped
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn

@@ -7,6 +7,7 @@ mod attach;
 mod bpffs;
 mod bypass;
 mod counters;
+mod guard;
 mod link;
 mod loader;
 mod original_destination;
@@ -20,6 +21,7 @@ mod tests;
 mod verifier;
 
 use std::{
+    collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
@@ -35,6 +37,7 @@ use parking_lot::Mutex;
 use self::pins::Pins;
 pub use self::{
     bpffs::Bpffs,
+    guard::{Class, Depths},
     link::{Connection, Device},
 };
 
@@ -80,6 +83,8 @@ pub struct Capture {
     /// Only for attaching.
     programs: Mutex<Ebpf>,
     policies: OwnedFd,
+    guards: OwnedFd,
+    classes: OwnedFd,
     originals: OwnedFd,
 }
 
@@ -107,6 +112,8 @@ impl Capture {
         let programs = loader::load(&pins)?;
         Ok(Self {
             policies: pins.open_map(names::POLICY)?,
+            guards: pins.open_map(names::GUARD)?,
+            classes: pins.open_map(names::CLASSES)?,
             originals: pins.open_map(names::ORIGINAL)?,
             programs: Mutex::new(programs),
             pins,
@@ -137,8 +144,42 @@ impl Capture {
     /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
         self.pins
-            .remove_links(Some(cgroup_inode))
-            .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))
+            .remove_links(Some(&cgroup_inode.to_string()))
+            .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))?;
+        self.forget(cgroup_inode)
+    }
+
+    /// Strict start: from now on whoever is below `parent`, and not in a cgroup that is classified, goes only where everybody
+    /// may go. Classify what is there first. On a parent that is guarded already, the programs are brought up to date.
+    /// Returns how many programs were not attached before.
+    pub fn guard(&self, parent: &Path, depths: Depths) -> Result<usize, Error> {
+        guard::attach(self, parent, depths)
+    }
+
+    /// Takes the guard from the parent with this inode. Its directory may be gone; no guard is not an error.
+    pub fn unguard(&self, parent_inode: u64) -> Result<(), Error> {
+        guard::detach(self, parent_inode)
+    }
+
+    /// The inodes of the guarded parents, an earlier agent's too.
+    pub fn guarded(&self) -> Result<Vec<u64>, Error> {
+        guard::guarded(self)
+    }
+
+    /// Says what a cgroup below a guarded parent is: from now on the guard lets it pass. [`Capture::attach`] says it by
+    /// itself, when its programs are attached.
+    pub fn classify(&self, cgroup_inode: u64, class: Class) -> Result<(), Error> {
+        guard::classify(self, cgroup_inode, class)
+    }
+
+    /// Takes back what was said of a cgroup. [`Capture::detach`] does it by itself. Nothing said is not an error.
+    pub fn forget(&self, cgroup_inode: u64) -> Result<(), Error> {
+        guard::forget(self, cgroup_inode)
+    }
+
+    /// Every cgroup that is classified, by inode.
+    pub fn classes(&self) -> Result<HashMap<u64, Class>, Error> {
+        guard::classes(self)
     }
 
     /// Takes the original destination of a connection that a workload's listener accepted from `peer` at the port

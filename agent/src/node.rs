@@ -9,6 +9,7 @@ mod connection;
 pub mod counters;
 mod dial;
 pub mod foreign;
+pub mod guard;
 mod life;
 mod links;
 mod listener;

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::time::{self, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{self, MissedTickBehavior},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -21,6 +24,7 @@ use crate::{
         agent::{Agent, Parts},
         binding,
         cgroup::Hierarchy,
+        guard::Guards,
         resolvers,
     },
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
@@ -62,12 +66,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
         stop.clone(),
     ));
+    let (guards, wanted) = watch::channel(Guards::unknown());
     tasks.spawn(binding::run(
         Arc::clone(&agent),
         configuration.clone(),
         mesh.trust_domain.clone(),
+        guards,
         stop.clone(),
     ));
+    tasks.spawn(Arc::clone(&agent).guard(wanted));
     let mut sweep = time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -1,7 +1,7 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
-//! `<directory>/maps/<map>`, `<directory>/links/<cgroup inode>-<program>-<attach type>`, and for the lock on a device
-//! `<directory>/links/lock-<device>-<program>-<attach type>`. Neither the kernel nor aya
+//! `<directory>/maps/<map>`, and `<directory>/links/<key>-<program>-<attach type>`, where the key is the inode of a cgroup,
+//! `guard-<inode>` of a guarded parent, or `lock-<index>` of a device. Neither the kernel nor aya
 //! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 use agent_common::{
-    Captured, Conversation, Endpoint, Flow, Heard, LinkSource, Original, OriginalKey, Policy, names,
+    Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Original, OriginalKey, Policy, names,
 };
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -42,7 +42,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
 const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 14] = [
+const SHAPES: [Shape; 16] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -106,6 +106,22 @@ const SHAPES: [Shape; 14] = [
         value: 1,
         flags: 0,
         capacity: names::CALLS_CAPACITY,
+    },
+    Shape {
+        name: names::GUARD,
+        kind: MapType::CgroupStorage,
+        key: size_of::<u64>(),
+        value: size_of::<Guard>(),
+        flags: 0,
+        capacity: 0,
+    },
+    Shape {
+        name: names::CLASSES,
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: 1,
+        flags: 0,
+        capacity: names::CLASSES_CAPACITY,
     },
     Shape {
         name: names::DECISIONS,
@@ -199,14 +215,19 @@ impl Pins {
         self.maps().join(name)
     }
 
-    /// Where a link is pinned.
-    pub(super) fn link(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}", hook.program, hook.name))
+    /// Where a link is pinned, of the cgroup whose pins begin with `key`.
+    pub(super) fn link(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}", hook.program, hook.name))
     }
 
     /// Where a link is pinned before it takes the place of another. Removed with the rest of the cgroup's.
-    pub(super) fn link_aside(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
+    pub(super) fn link_aside(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}-new", hook.program, hook.name))
+    }
+
+    /// The names of all pinned links.
+    pub(super) fn link_names(&self) -> io::Result<Vec<String>> {
+        names_in(&self.links())
     }
 
     /// Where the lock on a device is pinned, one of its two links.
@@ -255,11 +276,11 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches the links of a cgroup (None: all links) and removes their pins, in the reverse of the order of attachment: the
-    /// backstop goes after connect, and locks on devices last. Tries all of them; the first error is returned.
-    pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
-        let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
-        let mut links = names_in(&self.links())?;
+    /// Detaches the links whose pins begin with `key` (None: all links) and removes their pins, in the reverse of the order of
+    /// attachment: the backstop goes after connect, and locks on devices last. Tries all of them; the first error is returned.
+    pub(super) fn remove_links(&self, key: Option<&str>) -> io::Result<()> {
+        let prefix = key.map(|key| format!("{key}-"));
+        let mut links = self.link_names()?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
         // What another version attached goes first.
         links.sort_by_key(|name| {

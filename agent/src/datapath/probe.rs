@@ -11,7 +11,7 @@ use aya::{
 pub use super::verifier::Statistics;
 use super::{
     Error,
-    attach::{HOOKS, Hook, open_cgroup, program_mut},
+    attach::{HOOKS, Hook, all_hooks, open_cgroup, program_mut},
     link, loader, syscall,
     verifier::Instructions,
 };
@@ -48,7 +48,7 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
         Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
     let mut taken = Vec::new();
-    for hook in &HOOKS {
+    for hook in all_hooks() {
         let info = program_mut(&mut object, hook).and_then(|mut program| {
             program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
         });

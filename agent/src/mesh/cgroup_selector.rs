@@ -125,6 +125,24 @@ impl CgroupSelector {
         Ok(Self::Path(parts))
     }
 
+    /// The cgroup above all those that it can select, by its path, and how far below it they are, if that is one or two; None
+    /// also where that is the root.
+    pub fn parent(&self) -> Option<(String, u32)> {
+        let Self::Path(parts) = self else { return None };
+        let names: Option<Vec<&Glob>> = parts
+            .iter()
+            .map(|part| match part {
+                Part::Name(glob) => Some(glob),
+                Part::Any => None,
+            })
+            .collect();
+        let (_, above) = names.as_ref()?.split_last()?;
+        let above: Vec<&str> =
+            above.iter().map(|glob| glob.0.as_str()).take_while(|name| !name.contains('*')).collect();
+        let depth = parts.len() - above.len();
+        (!above.is_empty() && depth <= 2).then(|| (above.join("/"), depth as u32))
+    }
+
     /// Whether this is the path of a cgroup it selects.
     pub fn matches(&self, path: &[&str]) -> bool {
         let Some((last, above)) = path.split_last() else { return false };

@@ -17,6 +17,8 @@ pub struct WorkloadBinding {
     pub service_account: Arc<str>,
     /// Which cgroups; one is enough.
     pub cgroups: Vec<CgroupSelector>,
+    /// Whatever starts beside them cannot get out until it is known whether it is one of them. Every selector has a parent then.
+    pub strict_start: bool,
 }
 
 impl WorkloadBinding {

@@ -5,6 +5,7 @@
 //! enrolled. Which cgroups a binding selects is `mesh`'s to say, how one is enrolled `node::foreign`'s.
 
 mod scan;
+mod strict;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ use self::scan::{Tree, Watched};
 use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, Hierarchy, is_gone},
+    guard::Guards,
     workload::Origin,
 };
 use crate::{
@@ -35,11 +37,13 @@ use crate::{
 /// The tree is looked through this often without any event: an event may be lost, and an enrolment that failed is tried again.
 const RESCAN: Duration = Duration::from_secs(5);
 
-/// Follows configuration and cgroups until `stop`. What was enrolled stays so.
+/// Follows configuration and cgroups until `stop`. What was enrolled stays so. Says what is to be guarded after every look, so
+/// that what was released is left alone at once.
 pub async fn run(
     agent: Arc<Agent>,
     mut configuration: watch::Receiver<Loaded>,
     trust_domain: String,
+    guards: watch::Sender<Guards>,
     stop: CancellationToken,
 ) {
     let mut rescan = time::interval(RESCAN);
@@ -48,9 +52,12 @@ pub async fn run(
     loop {
         let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
         // Reads directories, and attaches programs.
-        let worked = task::spawn_blocking(move || {
-            binder.work(&snapshot);
-            binder
+        let worked = task::spawn_blocking({
+            let snapshot = Arc::clone(&snapshot);
+            move || {
+                binder.work(&snapshot);
+                binder
+            }
         });
         binder = match worked.await {
             Ok(binder) => binder,
@@ -59,6 +66,7 @@ pub async fn run(
                 return;
             }
         };
+        guards.send_modify(|guards| strict::update(guards, binder.agent.hierarchy.root(), &snapshot));
         tokio::select! {
             () = stop.cancelled() => return,
             changed = configuration.changed() => {
@@ -82,6 +90,7 @@ pub fn find(selector: CgroupSelector) -> io::Result<Vec<PathBuf>> {
         created: "".into(),
         service_account: "".into(),
         cgroups: vec![selector],
+        strict_start: false,
     });
     let tree = Tree::new(hierarchy.root().to_owned(), hierarchy.all_instances())?;
     Ok(tree.scan(&[asked])?.selected.into_keys().collect())

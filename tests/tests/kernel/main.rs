@@ -3,8 +3,10 @@
 //! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
 
 mod backstop;
+mod born;
 mod capture;
 mod frames;
+mod guard;
 mod lab;
 mod lifecycle;
 mod link;
@@ -13,4 +15,6 @@ mod neighbours;
 mod outside;
 mod ports;
 mod refusal;
+mod start;
 mod verifier;
+mod warden;

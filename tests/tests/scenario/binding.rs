@@ -7,6 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use egret_tests::{bpf, cgroup::Cgroup, egret::Part, scenario::World, wait};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::{
@@ -170,4 +174,99 @@ fn a_broken_binding_lets_nothing_out_not_even_after_a_restart() -> Result<()> {
         problems.iter().any(|p| p["code"] == "EG0111" && p["object"] == "WorkloadBinding default/never");
     assert!(said, "{problems:#?}");
     Ok(())
+}
+
+#[test]
+fn with_a_strict_start_nothing_connects_before_it_is_known() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let parent = Cgroup::new()?;
+    let (ours, other) = (parent.child("svc-there")?, parent.child("other")?);
+    let strict =
+        document("services", "sleep", &parent, "svc-*").replace("spec: {", "spec: {strictStart: true, ");
+    configure(world, &[strict])?;
+    wait_enrolled(world, ours.path(), "default/services")?;
+    wait::until("the parent to be guarded", PATIENCE, || Ok((guards(&parent)? == 5).then_some(())))?;
+    assert_eq!(way(world, ours.path())?, Way::Gateway);
+    assert_eq!(way(world, other.path())?, Way::Direct, "what was there has not noticed");
+    let stranger = parent.child("stranger")?;
+    wait_for_way(world, &stranger, &Way::Direct)?;
+    let late = parent.child("svc-late")?;
+    wait_for_way(world, &late, &Way::Gateway)?;
+
+    // While nobody can say what is new, it cannot get out; what is known goes on.
+    let paused = Paused::new(world.egret.pid(Part::Supervisor)?)?;
+    world.egret.kill(Part::Agent)?;
+    let [unknown, svc_unknown] = [parent.child("unknown")?, parent.child("svc-unknown")?];
+    assert_eq!(way(world, unknown.path())?, Way::Nowhere);
+    assert_eq!(way(world, svc_unknown.path())?, Way::Nowhere);
+    assert_eq!(way(world, other.path())?, Way::Direct);
+    drop(paused);
+    wait_for_way(world, &unknown, &Way::Direct)?;
+    wait_for_way(world, &svc_unknown, &Way::Gateway)?;
+
+    // A document that cannot be read takes no guard away; without the binding all is as before.
+    world.egret.reconfigure(|| world.config.write(FILE, "a: ["))?;
+    assert_eq!(guards(&parent)?, 5);
+    world.egret.reconfigure(|| world.config.remove(FILE))?;
+    wait::until("the guard to go", PATIENCE, || Ok((guards(&parent)? == 0).then_some(())))?;
+    assert_eq!(way(world, parent.child("new")?.path())?, Way::Direct);
+    Ok(())
+}
+
+#[test]
+fn with_a_strict_start_none_is_direct_while_agents_come_and_go() -> Result<()> {
+    const STARTS: usize = 30;
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let world = &rig.world;
+    let parent = Cgroup::new()?;
+    let strict =
+        document("services", "sleep", &parent, "svc-*").replace("spec: {", "spec: {strictStart: true, ");
+    configure(world, &[strict])?;
+    wait::until("the parent to be guarded", PATIENCE, || Ok((guards(&parent)? == 5).then_some(())))?;
+    let mut seen = Vec::new();
+    for number in 0..STARTS {
+        if number % 10 == 5 {
+            world.egret.kill(Part::Agent)?;
+        }
+        let cgroup = parent.child(&format!("svc-{number}"))?;
+        seen.push(way(world, cgroup.path())?);
+        if number % 10 == 9 {
+            // By then the next agent is there.
+            wait_for_way(world, &cgroup, &Way::Gateway)?;
+        }
+    }
+    ensure!(!seen.contains(&Way::Direct), "{seen:?}");
+    ensure!(seen.contains(&Way::Nowhere), "the agent was never away: {seen:?}");
+    Ok(())
+}
+
+/// A process that does nothing until this is dropped.
+struct Paused(Pid);
+
+impl Paused {
+    fn new(process: Pid) -> Result<Self> {
+        kill(process, Signal::SIGSTOP)?;
+        Ok(Self(process))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+/// How many programs are attached to it.
+fn guards(parent: &Cgroup) -> Result<usize> {
+    Ok(bpf::attached(parent.path())?.len())
+}
+
+fn wait_for_way(world: &World, cgroup: &Cgroup, expected: &Way) -> Result<()> {
+    wait::until(&format!("{} to be known", cgroup.path().display()), PATIENCE, || {
+        let way = way(world, cgroup.path())?;
+        ensure!(way == *expected || way == Way::Nowhere, "{way:?} instead of {expected:?}");
+        Ok((way == *expected).then_some(()))
+    })
 }

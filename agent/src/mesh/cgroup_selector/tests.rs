@@ -111,3 +111,23 @@ proptest! {
         prop_assert_eq!(Glob::parse(&glob).unwrap().matches(&name), pattern.is_match(&name));
     }
 }
+
+#[test]
+fn strict_start_needs_a_parent_close_by() {
+    for (path, expected) in [
+        ("machine.slice/*", Some(("machine.slice", 1))),
+        ("/kubepods.slice/kubepods-*/pod*", Some(("kubepods.slice", 2))),
+        ("system.slice/nginx.service", Some(("system.slice", 1))),
+        ("a/b/*/c", Some(("a/b", 2))),
+        ("a/b*/*/c", None),
+        ("a/**/b", None),
+        ("a/b/**/c", None),
+        ("*/a", None),
+        ("a", None),
+    ] {
+        let expected = expected.map(|(parent, depth)| (parent.to_owned(), depth));
+        assert_eq!(CgroupSelector::path(path).unwrap().parent(), expected, "{path}");
+    }
+    assert_eq!(CgroupSelector::systemd_unit("nginx.service").unwrap().parent(), None);
+    assert_eq!(CgroupSelector::container("db").unwrap().parent(), None);
+}

@@ -18,12 +18,22 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding>
     let account = spec
         .need("serviceAccount")
         .and_then(|field| field.parse(|text| SpiffeId::new("any", namespace, text).map(|_| text.to_owned())));
+    let strict_start = spec.take("strictStart").is_some_and(|field| field.flag() == Some(true));
     let cgroups = spec.need("cgroups").map(|list| {
         let items = list.items();
         if items.is_empty() {
             list.refuse("is empty: such a binding enrols nothing");
         }
-        items.iter().filter_map(selector).collect()
+        let read = |item: &Field<'_>| {
+            let selector = selector(item)?;
+            if strict_start && selector.parent().is_none() {
+                item.refuse(
+                    "strictStart needs a path that has no wildcard but in its last two names, and a parent other than the root",
+                );
+            }
+            Some(selector)
+        };
+        items.iter().filter_map(read).collect()
     });
     spec.finish();
     Some(WorkloadBinding {
@@ -31,6 +41,7 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding>
         created: Arc::clone(&meta.created),
         service_account: account?.into(),
         cgroups: cgroups?,
+        strict_start,
     })
 }
 
@@ -98,6 +109,17 @@ mod tests {
                 "{serviceAccount: b, cgroups: [{unit: a.service}]}",
                 "spec.cgroups[0].unit",
                 codes::UNKNOWN_FIELD,
+            ),
+            ("{serviceAccount: b, strictStart: 1, cgroups: [{path: a/b}]}", "spec.strictStart", codes::TYPE),
+            (
+                "{serviceAccount: b, strictStart: true, cgroups: [{path: a/b}, {path: a/**/b}]}",
+                "spec.cgroups[1]",
+                codes::VALUE,
+            ),
+            (
+                "{serviceAccount: b, strictStart: true, cgroups: [{systemdUnit: a.service}]}",
+                "spec.cgroups[0]",
+                codes::VALUE,
             ),
             ("{serviceAccount: b, cgroup: []}", "spec.cgroup", codes::UNKNOWN_FIELD),
         ] {
