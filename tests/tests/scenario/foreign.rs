@@ -187,7 +187,8 @@ fn a_unit_is_enrolled_by_its_name() -> Result<()> {
     assert!(enroll(world, ["--unit", &unit]).unwrap_err().to_string().contains("is it running?"));
     let service = slice.child(&unit)?;
     // Whoever runs in a service can make cgroups below it, with any name.
-    let _forged = service.child(&unit)?;
+    let other = slice.child(&format!("{}.service", Cgroup::name()))?;
+    let _forged = other.child(&unit)?;
     enroll(world, ["--unit", unit.trim_end_matches(".service")])?;
     assert_eq!(world.egret.status()?["workloads"][0]["cgroup"], service.path().to_string_lossy().as_ref());
     assert_eq!(way(world, service.path())?, Way::Gateway);
