@@ -195,7 +195,9 @@ impl Agent {
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
     pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
-        let workloads = Workload::load_all(&self.run_dir)?;
+        let mut workloads = Workload::load_all(&self.run_dir)?;
+        // Of two with one cgroup the later one counts.
+        workloads.sort_by_key(|workload| std::cmp::Reverse(workload.id));
         let parent = self.hierarchy.instance(&self.run_dir.instance());
         Workload::remove_unknown(&self.run_dir, &parent, &workloads)?;
         for workload in workloads {
@@ -203,8 +205,11 @@ impl Agent {
                 let mut workloads = self.workloads.lock();
                 workloads.last_id = workloads.last_id.max(workload.id);
             }
-            if workload.open_cgroup().is_err() {
+            if workload.is_gone() {
                 self.undo(&workload);
+            } else if self.by_inode(workload.cgroup_inode).is_some() {
+                // An earlier agent could not take it over, and enrolled its cgroup again.
+                workload.remove(&self.run_dir)?;
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
                 tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));

@@ -26,9 +26,13 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is checked that a workload is still captured.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How soon it is looked for the namespaces of a foreign workload, after it was enrolled or its processes came or went. Doubles up
-/// to [`CHECK_INTERVAL`]: a container enters its namespace some time after its cgroup was made, and nothing tells.
+/// How soon it is looked for the namespaces of a foreign workload, after it was enrolled or its processes came or went: a
+/// container enters its namespace some time after its cgroup was made, and nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
+
+/// Later looks come after this part of the time since then, up to [`CHECK_INTERVAL`]: who took a while to enter its namespace
+/// waits little longer.
+const PART: u32 = 8;
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
@@ -40,12 +44,15 @@ pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgro
 
 /// Checks again and again. Never returns.
 async fn keep_captured(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
-    let mut pause = if enrolled.workload.origin.is_foreign() { FIRST_LOOK } else { CHECK_INTERVAL };
-    let mut attached = Instant::now();
+    let (mut changed, mut attached) = (Instant::now(), Instant::now());
     loop {
-        match time::timeout(pause, enrolled.changed.notified()).await {
-            Ok(()) => pause = FIRST_LOOK,
-            Err(_) => pause = (pause * 2).min(CHECK_INTERVAL),
+        let pause = if enrolled.workload.origin.is_foreign() {
+            (changed.elapsed() / PART).clamp(FIRST_LOOK, CHECK_INTERVAL)
+        } else {
+            CHECK_INTERVAL
+        };
+        if time::timeout(pause, enrolled.changed.notified()).await.is_ok() {
+            changed = Instant::now();
         }
         let programs = attached.elapsed() >= CHECK_INTERVAL;
         if programs {

@@ -1,11 +1,16 @@
 //! WorkloadBindings: cgroups are enrolled when they appear, and released when they go or are selected no longer.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use egret::app::run_dir::RunDir;
 use egret_tests::{bpf, cgroup::Cgroup, egret::Part, scenario::World, wait};
 use nix::{
     sys::signal::{Signal, kill},
@@ -41,6 +46,17 @@ fn workloads(world: &World) -> Result<Vec<(PathBuf, Value)>> {
         (PathBuf::from(workload["cgroup"].as_str().unwrap_or_default()), workload["origin"].clone())
     };
     Ok(workloads.iter().map(of).collect())
+}
+
+/// The pinned links, each as the very one it is.
+fn links(world: &World) -> Result<BTreeSet<(OsString, u64)>> {
+    let instance = RunDir::new(world.egret.run_dir()).instance();
+    let entries = fs::read_dir(Path::new("/sys/fs/bpf/egret").join(instance).join("links"))?;
+    entries
+        .map(|entry| {
+            entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?.ino()))).map_err(Into::into)
+        })
+        .collect()
 }
 
 fn wait_enrolled(world: &World, cgroup: &Path, by: &str) -> Result<()> {
@@ -127,11 +143,11 @@ fn of_two_bindings_one_gets_the_cgroup_and_says_so() -> Result<()> {
     let contested = parent.child("svc")?;
     configure(world, &[document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/b")?;
-    let programs = bpf::attached(contested.path())?;
+    let links = links(world)?;
     // First by name: it gets the cgroup, which is captured all the while.
     configure(world, &[document("a", "other", &parent, "s*"), document("b", "sleep", &parent, "svc")])?;
     wait_enrolled(world, contested.path(), "default/a")?;
-    assert_eq!(bpf::attached(contested.path())?, programs, "they are not attached anew");
+    assert_eq!(self::links(world)?, links, "nothing is attached anew");
     assert_eq!(way(world, contested.path())?, Way::Gateway);
     let status = world.egret.status()?;
     let problem = status["agent"]["binding_problems"][0].as_str().unwrap_or_default().to_owned();

@@ -107,10 +107,23 @@ fn a_service_is_enrolled_and_released_and_outlives_egret() -> Result<()> {
     let inner = enroll(world, ["--cgroup", &nested.path().to_string_lossy()])?;
     assert_eq!(way(world, nested.path())?, Way::Gateway);
 
+    // What was captured before the release goes on.
+    let (address, seen) = (world.external.address(), world.external.log().mark());
+    let mut slow = Process::spawn(
+        "a slow request",
+        &mut inside(
+            cgroup.path(),
+            &format!("curl -q -sSf -o /dev/null --noproxy '*' -H host:test.com http://{address}/delay/3"),
+        ),
+    )?;
+    let carried = |line: &Value| line["path"] == "/delay/3" && line["tls"] == true;
+    world.external.log().wait_since(seen, PATIENCE, carried)?;
     for id in [inner, id] {
         let released = world.egret.verb("release").arg(id.to_string()).output()?;
         assert!(released.status.success(), "{released:?}");
     }
+    assert!(slow.try_status()?.is_none(), "it was over before");
+    assert!(slow.wait(PATIENCE)?.success(), "{:?}", slow.stderr());
     assert!(!captured(cgroup.path())?);
     assert_eq!(way(world, cgroup.path())?, Way::Direct);
     assert!(service.try_status()?.is_none(), "a release ends nothing");
@@ -174,7 +187,8 @@ fn a_unit_is_enrolled_by_its_name() -> Result<()> {
     assert!(enroll(world, ["--unit", &unit]).unwrap_err().to_string().contains("is it running?"));
     let service = slice.child(&unit)?;
     // Whoever runs in a service can make cgroups below it, with any name.
-    let _forged = service.child(&unit)?;
+    let other = slice.child(&format!("{}.service", Cgroup::name()))?;
+    let _forged = other.child(&unit)?;
     enroll(world, ["--unit", unit.trim_end_matches(".service")])?;
     assert_eq!(world.egret.status()?["workloads"][0]["cgroup"], service.path().to_string_lossy().as_ref());
     assert_eq!(way(world, service.path())?, Way::Gateway);
@@ -210,6 +224,20 @@ fn a_network_namespace_of_its_own_is_found_and_dialled_from() -> Result<()> {
     );
     let networks = world.egret.status()?["workloads"][0]["networks"].to_string();
     assert!(networks.contains("net:["), "{networks}");
+
+    // Its successor finds it again.
+    let killed = world.egret.kill(Part::Agent)?;
+    wait::until("the agent to be started again", PATIENCE, || {
+        Ok(world.egret.pid(Part::Agent).is_ok_and(|pid| pid != killed).then_some(()))
+    })?;
+    let before = world.egret.access_log().mark();
+    wait::until("the service to be carried again", PATIENCE, || {
+        let way = way_within(world, cgroup.path(), &within)?;
+        ensure!(way != Way::Direct, "it was let out");
+        Ok((way == Way::Gateway).then_some(()))
+    })?;
+    let lines = world.egret.access_log().since(before)?;
+    assert!(!lines.is_empty() && lines.iter().all(|line| passed_by(line, &place)), "{lines:#?}");
 
     // Our sockets must not keep it alive: its link goes when the last process has.
     let link = network.host_link().to_owned();
