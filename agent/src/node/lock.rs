@@ -165,7 +165,8 @@ pub(super) async fn keep(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
             None
         }
     };
-    let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+    // The first check is at once: something may have changed before changes were told.
+    let mut interval = time::interval(CHECK_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
