@@ -15,7 +15,6 @@ use super::{
     dial::HostDial,
     life,
     listener::Listeners,
-    lock,
     locks::{Lock, Locks},
     routes::Families,
     workload::Workload,
@@ -79,6 +78,8 @@ pub struct Agent {
     cgroup: PathBuf,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
+    /// Held while locks on links are changed.
+    pub(super) links: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -120,6 +121,7 @@ impl Agent {
             cgroup,
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
+            links: Mutex::default(),
         })
     }
 
@@ -251,7 +253,7 @@ impl Agent {
             stop: CancellationToken::new(),
             locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
         });
-        self.check_link(&enrolled);
+        self.check_link(&enrolled, true);
         self.capture
             .attach(cgroup.path(), &policy)
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
@@ -270,7 +272,7 @@ impl Agent {
             .remove_cgroup()
             .map_err(|e| e.to_string())
             .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
-            .and_then(|()| lock::release(&self.capture, workload.id).map_err(|e| e.to_string()));
+            .and_then(|()| self.release_links(workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

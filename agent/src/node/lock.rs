@@ -36,7 +36,7 @@ const HERE: &str = "/proc/thread-self/ns/net";
 
 /// Why nobody knows whether the lock holds.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+enum Error {
     /// The kernel was asked about devices.
     #[error("its network namespace cannot be examined: {0}")]
     Network(#[from] io::Error),
@@ -46,14 +46,15 @@ pub(super) enum Error {
 }
 
 /// What was found and done.
-pub(super) struct Outcome {
-    pub(super) lock: Lock,
+struct Outcome {
+    lock: Lock,
     /// Programs of the lock that somebody had taken away, or put another before; they are back.
-    pub(super) missing: usize,
+    missing: usize,
 }
 
-/// Locks every link of the workload that can be locked.
-pub(super) fn check(capture: &Capture, workload: &Workload) -> Result<Outcome, Error> {
+/// Locks every link of the workload that can be locked. `older`: its connections go on, by links that had no lock before. Not
+/// by links that appear later: nothing has gone by them, whatever its table of sockets says.
+fn check(capture: &Capture, workload: &Workload, older: bool) -> Result<Outcome, Error> {
     let host_network = Outcome { lock: Lock::Open("host network".to_owned()), missing: 0 };
     let Some(namespace) = workload.namespace.as_deref() else { return Ok(host_network) };
     let Some(inside) = Inside::of(namespace)? else { return Ok(host_network) };
@@ -65,19 +66,32 @@ pub(super) fn check(capture: &Capture, workload: &Workload) -> Result<Outcome, E
             Way::Host(index) => {
                 // None: it is just going, and its other end with it.
                 let Some(host) = netlink::link(index)? else { continue };
+                let older = || {
+                    if older { netns::inside(Some(namespace), older::connections) } else { Ok(Vec::new()) }
+                };
                 let device = Device { index, name: host.name.clone() };
-                missing += capture
-                    .lock(&device, workload.id, || netns::inside(Some(namespace), older::connections))?;
+                match capture.lock(&device, workload.id, older) {
+                    Ok(were_missing) => missing += were_missing,
+                    Err(e) => {
+                        open.push(e.to_string());
+                        continue;
+                    }
+                }
                 let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
                 own(capture, &host, addresses.map(|(_, address)| *address))?;
                 found.push(index);
             }
         }
     }
-    for gone in capture.locked(workload.id)? {
-        // The workload may have moved its end into another namespace: while the device is there, it stays locked.
-        if !found.contains(&gone) && netlink::link(gone)?.is_none() {
-            capture.unlock(gone)?;
+    for device in capture.locked(workload.id)? {
+        if found.contains(&device) {
+            continue;
+        }
+        if netlink::link(device)?.is_none() {
+            capture.unlock(device)?;
+        } else {
+            // The workload may have moved its end into another namespace: while the device is there, it stays locked.
+            found.push(device);
         }
     }
     let lock = if !open.is_empty() {
@@ -88,11 +102,6 @@ pub(super) fn check(capture: &Capture, workload: &Workload) -> Result<Outcome, E
         Lock::Holds
     };
     Ok(Outcome { lock, missing })
-}
-
-/// Takes the locks of a workload away: the last thing that goes.
-pub(super) fn release(capture: &Capture, workload: u32) -> Result<(), datapath::Error> {
-    capture.locked(workload)?.into_iter().try_for_each(|device| capture.unlock(device))
 }
 
 /// Lets packets out that come from the workload's addresses. What it has when it is first seen is its own. What it adds later is
@@ -175,7 +184,7 @@ pub(super) async fn keep(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
         }
         let (agent, enrolled) = (Arc::clone(agent), Arc::clone(enrolled));
         // Enters the namespace and asks the kernel.
-        if tokio::task::spawn_blocking(move || agent.check_link(&enrolled)).await.is_err() {
+        if tokio::task::spawn_blocking(move || agent.check_link(&enrolled, false)).await.is_err() {
             tracing::error!("the check of a link panicked");
         }
     }
@@ -192,10 +201,21 @@ async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
 }
 
 impl Agent {
-    /// Checks the lock of a workload once, and notes what holds.
-    pub(super) fn check_link(&self, enrolled: &Enrolled) {
+    /// Takes the locks of a workload away: the last thing that goes, and no check brings them back.
+    pub(super) fn release_links(&self, workload: u32) -> Result<(), datapath::Error> {
+        let _one_at_a_time = self.links.lock();
+        let mut devices = self.capture.locked(workload)?.into_iter();
+        devices.try_for_each(|device| self.capture.unlock(device))
+    }
+
+    /// Checks the lock of a workload once, and notes what holds. `older`: connections that it has go on.
+    pub(super) fn check_link(&self, enrolled: &Enrolled, older: bool) {
         let identity = &enrolled.workload.identity;
-        let lock = match check(&self.capture, &enrolled.workload) {
+        let _one_at_a_time = self.links.lock();
+        if enrolled.stop.is_cancelled() {
+            return;
+        }
+        let lock = match check(&self.capture, &enrolled.workload, older) {
             Ok(Outcome { lock, missing }) => {
                 if missing > 0 {
                     self.counters.programs_reattached.add(missing as u64);
@@ -207,8 +227,6 @@ impl Agent {
                 }
                 lock
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if enrolled.stop.is_cancelled() => return,
             Err(e) => {
                 self.counters.checks_failed.increment();
                 Lock::Open(e.to_string())
