@@ -72,18 +72,13 @@ impl Locked {
     /// Remembers that a peer has spoken. Should it fail, the answer is dropped.
     #[inline(always)]
     pub(crate) fn remember(&self, protocol: u8, local: Endpoint, peer: Endpoint) {
-        self.keep(&Flow::new(self.device, protocol, local, peer));
+        let _ = HEARD.insert(Flow::new(self.device, protocol, local, peer), Heard::new(now()), BPF_ANY);
     }
 
     /// The same of a neighbour.
     #[inline(always)]
     pub(crate) fn remember_neighbour(&self, address: [u8; 16]) {
-        self.keep(&Flow::neighbour(self.device, address));
-    }
-
-    #[inline(always)]
-    fn keep(&self, flow: &Flow) {
-        let _ = HEARD.insert(flow, Heard::new(now()), BPF_ANY);
+        let _ = HEARD.insert(Flow::neighbour(self.device, address), Heard::new(now()), BPF_ANY);
     }
 
     /// A TCP connection goes on: nothing that is not known. `proves` says whether the packet shows that its sender is who
@@ -105,7 +100,7 @@ impl Locked {
             // SAFETY: as in `kept`.
             unsafe { place.write(heard) };
             if proves(&heard) {
-                let _ = FLOWS.insert(&flow, heard, BPF_ANY);
+                let _ = FLOWS.insert(flow, heard, BPF_ANY);
             }
         }
     }

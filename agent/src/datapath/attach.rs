@@ -46,6 +46,13 @@ pub(super) struct Hook {
     pub(super) attach_type: u32,
 }
 
+impl Hook {
+    /// Whether the link with this pin's name is attached here.
+    pub(super) fn is_in(&self, pin: &str) -> bool {
+        pin.contains(&format!("-{}-{}", self.program, self.name))
+    }
+}
+
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
 /// refused after it is there.
 pub(super) const HOOKS: [Hook; 10] = [
@@ -308,7 +315,7 @@ pub(super) fn all_hooks() -> impl Iterator<Item = &'static Hook> {
 
 /// Where the link with this pin's name is in the order of attachment; None: it is not one of ours.
 pub(super) fn position(pin: &str) -> Option<usize> {
-    all_hooks().position(|hook| pin.contains(&format!("-{}-{}", hook.program, hook.name)))
+    all_hooks().position(|hook| hook.is_in(pin))
 }
 
 /// Takes back what was attached by a call that fails, last first: connect before what it needs.

@@ -39,6 +39,11 @@ pub(super) const HOOKS: [Hook; 2] = [
     Hook { program: names::LINK_OUT, name: "tcx_ingress", attach_type: BPF_TCX_INGRESS },
 ];
 
+/// Where the link with this pin's name is in the order of attachment; None: it is not one of ours.
+pub(super) fn position(pin: &str) -> Option<usize> {
+    HOOKS.iter().position(|hook| hook.is_in(pin))
+}
+
 /// The host's device at a workload's link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {

@@ -5,6 +5,7 @@
 //! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
+    cmp::Reverse,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -19,7 +20,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{
     Error,
     attach::{self, Hook},
-    syscall,
+    link, syscall,
 };
 
 /// The layout under one directory of a bpffs.
@@ -282,10 +283,7 @@ impl Pins {
         let prefix = key.map(|key| format!("{key}-"));
         let mut links = self.link_names()?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
-        // What another version attached goes first.
-        links.sort_by_key(|name| {
-            std::cmp::Reverse((!name.starts_with(LOCK), attach::position(name).unwrap_or(usize::MAX)))
-        });
+        links.sort_by_key(|name| Reverse(position(name)));
         let mut outcome = Ok(());
         for name in links {
             outcome = outcome.and(remove_link(&self.links().join(name)));
@@ -304,6 +302,14 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Where a link comes in the order of attachment, which is that of removal backwards: locks on devices before all, and what
+/// another version attached last.
+pub(super) fn position(pin: &str) -> (bool, usize) {
+    let on_device = pin.starts_with(LOCK);
+    let position = if on_device { link::position(pin) } else { attach::position(pin) };
+    (!on_device, position.unwrap_or(usize::MAX))
 }
 
 /// The names in a directory, none when it does not exist.

@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     cgroup::Hierarchy,
     counters::Counters,
-    life, lock,
+    life,
+    lock::{self, Users},
     locks::{Lock, Locks},
     presence::{Arrival, Presences},
     workload::Workload,
@@ -99,6 +100,8 @@ pub struct Agent {
     pub(super) binding_problems: Mutex<Vec<String>>,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
+    /// Held while locks on links are changed.
+    pub(super) links: Mutex<Users>,
 }
 
 #[derive(Default)]
@@ -161,6 +164,7 @@ impl Agent {
             binding_problems: Mutex::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
+            links: Mutex::default(),
         })
     }
 
@@ -300,7 +304,7 @@ impl Agent {
                 u32::from(ports.count) * 28_232 / 60
             );
         }
-        self.check_link(&enrolled, &presences);
+        self.check_link(&enrolled, &presences, true);
         self.capture
             .attach(cgroup.path(), &presences.policy(&enrolled.workload))
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
@@ -333,7 +337,7 @@ impl Agent {
             .remove_cgroup()
             .map_err(|e| e.to_string())
             .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
-            .and_then(|()| lock::release(&self.capture, workload.id).map_err(|e| e.to_string()));
+            .and_then(|()| self.release_links(workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

@@ -105,7 +105,7 @@ impl Agent {
                 Vec::new()
             }
         };
-        self.check_link(enrolled, &presences);
+        self.check_link(enrolled, &presences, false);
         if programs {
             self.attach_again(enrolled, &cgroup, &presences);
         } else if presences.policy(workload) != before

@@ -3,7 +3,13 @@
 //! `node::agent` calls it before a workload can send and when it has gone, `node::life` every two seconds and when something changes
 //! in one of its network namespaces.
 
-use std::{fs::File, io, net::IpAddr, os::fd::OwnedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+};
 
 use nix::ifaddrs::getifaddrs;
 use tokio::io::unix::AsyncFd;
@@ -44,8 +50,18 @@ struct Outcome {
     missing: usize,
 }
 
-/// Locks every link of the workload that can be locked, in all the namespaces it is in.
-fn check(capture: &Capture, workload: u32, presences: &Presences) -> Result<Outcome, Error> {
+/// Which workloads are behind a device: several may share a network namespace, and the lock goes with the last of them.
+pub(super) type Users = HashMap<u32, HashSet<u32>>;
+
+/// Locks every link of the workload that can be locked, in all the namespaces it is in. `older`: its connections go on, by links
+/// that had no lock before. Not by links that appear later: nothing has gone by them, whatever its table of sockets says.
+fn check(
+    capture: &Capture,
+    users: &mut Users,
+    workload: u32,
+    presences: &Presences,
+    older: bool,
+) -> Result<Outcome, Error> {
     let (mut open, mut missing, mut found) = (Vec::new(), 0, Vec::new());
     if presences.in_agents() {
         open.push("host network".to_owned());
@@ -59,8 +75,16 @@ fn check(capture: &Capture, workload: u32, presences: &Presences) -> Result<Outc
                 Way::Host(index) => {
                     // None: it is just going, and its other end with it.
                     let Some(host) = netlink::link(index)? else { continue };
+                    let older = || if older { namespace.inside(older::connections) } else { Ok(Vec::new()) };
                     let device = Device { index, name: host.name.clone() };
-                    missing += capture.lock(&device, workload, || namespace.inside(older::connections))?;
+                    match capture.lock(&device, workload, older) {
+                        Ok(were_missing) => missing += were_missing,
+                        Err(e) => {
+                            open.push(e.to_string());
+                            continue;
+                        }
+                    }
+                    users.entry(index).or_default().insert(workload);
                     let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
                     own(capture, &host, addresses.map(|(_, address)| *address))?;
                     found.push(index);
@@ -68,10 +92,17 @@ fn check(capture: &Capture, workload: u32, presences: &Presences) -> Result<Outc
             }
         }
     }
-    for gone in capture.locked(workload)? {
-        // The workload may have moved its end into another namespace: while the device is there, it stays locked.
-        if !found.contains(&gone) && netlink::link(gone)?.is_none() {
-            capture.unlock(gone)?;
+    for device in capture.locked(workload)? {
+        if found.contains(&device) {
+            continue;
+        }
+        if netlink::link(device)?.is_none() {
+            users.remove(&device);
+            capture.unlock(device)?;
+        } else {
+            // The workload may have moved its end into another namespace: while the device is there, it stays locked.
+            users.entry(device).or_default().insert(workload);
+            found.push(device);
         }
     }
     let lock = if !open.is_empty() {
@@ -82,11 +113,6 @@ fn check(capture: &Capture, workload: u32, presences: &Presences) -> Result<Outc
         Lock::Holds
     };
     Ok(Outcome { lock, missing })
-}
-
-/// Takes the locks of a workload away: the last thing that goes.
-pub(super) fn release(capture: &Capture, workload: u32) -> Result<(), datapath::Error> {
-    capture.locked(workload)?.into_iter().try_for_each(|device| capture.unlock(device))
 }
 
 /// Lets packets out that come from the workload's addresses. What it has when it is first seen is its own. What it adds later is
@@ -172,10 +198,32 @@ async fn changed(changes: &AsyncFd<OwnedFd>) -> io::Result<()> {
 }
 
 impl Agent {
-    /// Checks the lock of a workload once, and notes what holds.
-    pub(super) fn check_link(&self, enrolled: &Enrolled, presences: &Presences) {
+    /// Takes the locks of a workload away, where no other is behind them: the last thing that goes, and no check brings them back.
+    pub(super) fn release_links(&self, workload: u32) -> Result<(), datapath::Error> {
+        let mut users = self.links.lock();
+        let mut devices: HashSet<u32> = self.capture.locked(workload)?.into_iter().collect();
+        devices.extend(users.iter().filter(|(_, of)| of.contains(&workload)).map(|(device, _)| *device));
+        devices.into_iter().try_for_each(|device| {
+            let others = users.get_mut(&device).is_some_and(|of| {
+                of.remove(&workload);
+                !of.is_empty()
+            });
+            if others {
+                return Ok(());
+            }
+            users.remove(&device);
+            self.capture.unlock(device)
+        })
+    }
+
+    /// Checks the lock of a workload once, and notes what holds. `older`: connections that it has go on.
+    pub(super) fn check_link(&self, enrolled: &Enrolled, presences: &Presences, older: bool) {
         let Workload { id, identity, .. } = &enrolled.workload;
-        let lock = match check(&self.capture, *id, presences) {
+        let mut users = self.links.lock();
+        if enrolled.stop.is_cancelled() {
+            return;
+        }
+        let lock = match check(&self.capture, &mut users, *id, presences, older) {
             Ok(Outcome { lock, missing }) => {
                 if missing > 0 {
                     self.counters.programs_reattached.add(missing as u64);
@@ -187,8 +235,6 @@ impl Agent {
                 }
                 lock
             }
-            // The end of the workload is the watcher's to see.
-            Err(_) if enrolled.stop.is_cancelled() => return,
             Err(e) => {
                 self.counters.checks_failed.increment();
                 Lock::Open(e.to_string())

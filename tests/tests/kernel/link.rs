@@ -44,7 +44,7 @@ impl Node {
             ip(&format!("route add default via {v4}"));
             ip(&format!("-6 route add default via {}", v6.trim_matches(['[', ']'])));
         });
-        let device = Device { index: if_nametoindex("inner").unwrap(), name: "inner".to_owned() };
+        let device = Device { index: if_nametoindex("inner").expect("the link"), name: "inner".to_owned() };
         Some(Self { lab, workload, device })
     }
 
@@ -52,8 +52,8 @@ impl Node {
     fn lock(&self) {
         assert_eq!(self.lock_by(&self.lab.capture), 0);
         for address in OUTSIDE {
-            let address = format!("{address}:0").parse::<SocketAddr>().unwrap().ip();
-            self.lab.capture.add_source(self.device.index, address).unwrap();
+            let address = format!("{address}:0").parse::<SocketAddr>().expect("an address").ip();
+            self.lab.capture.add_source(self.device.index, address).expect("its address");
         }
     }
 
@@ -79,21 +79,21 @@ impl Node {
 }
 
 fn v4(address: &str, port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(address.parse().unwrap(), port)
+    SocketAddrV4::new(address.parse().expect("an address"), port)
 }
 
 /// A UDP server of the host that gives up after a while.
 fn server(address: &str) -> UdpSocket {
-    let socket = UdpSocket::bind(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let socket = UdpSocket::bind(address).expect("socket");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
     socket
 }
 
 /// Sends a datagram with this text to the server, from the host itself, and expects it to be the first that arrives.
 fn assert_nothing_came(server: &UdpSocket) {
-    let at = server.local_addr().unwrap();
-    let own = UdpSocket::bind(SocketAddr::new(at.ip(), 0)).unwrap();
-    own.send_to(b"nothing before", at).unwrap();
+    let at = server.local_addr().expect("address");
+    let own = UdpSocket::bind(SocketAddr::new(at.ip(), 0)).expect("socket");
+    own.send_to(b"nothing before", at).expect("sent");
     assert_eq!(receive(server).0, "nothing before");
 }
 
@@ -232,8 +232,7 @@ fn servers_behind_the_lock_answer() {
         ip("neighbour flush dev inner");
         node.workload.run(|| ip("neighbour flush dev outer"));
 
-        let at = application.run(&format!("keep listener {address}:0"));
-        let at: SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
+        let at = address_of(&application.run(&format!("keep listener {address}:0")));
         let client = thread::spawn({
             let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).expect("connected");
             move || {
@@ -246,8 +245,7 @@ fn servers_behind_the_lock_answer() {
         assert_eq!(application.run(&format!("serve {BYTES}")), "ok done");
         assert_eq!(client.join().unwrap(), BYTES);
 
-        let at = application.run(&format!("keep server {address}:0"));
-        let at: SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
+        let at = address_of(&application.run(&format!("keep server {address}:0")));
         let client = server(if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
         client.send_to(b"ping", at).unwrap();
         assert_eq!(application.run("answer pong"), "ok done");
@@ -370,12 +368,16 @@ fn neighbour_discovery_does_not_leave_the_link() {
     node.lab.wait_for_count("link_dropped_destination", 1);
 }
 
-/// A connection from the host to a server of the workload: both ends.
+/// Where a socket of the application is, by what it answered.
+fn address_of(answer: &str) -> SocketAddr {
+    answer.strip_prefix("ok ").expect("a socket").parse().expect("an address")
+}
+
+/// A connection from the host to a server of the workload.
 fn accepted(application: &mut Application) -> TcpStream {
-    let at = application.run(&format!("keep listener {}:0", OUTSIDE[0]));
-    let at: SocketAddr = at.strip_prefix("ok ").unwrap().parse().unwrap();
+    let at = address_of(&application.run(&format!("keep listener {}:0", OUTSIDE[0])));
     let client = TcpStream::connect_timeout(&at, Duration::from_secs(10)).expect("connected");
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
     client
 }
 
@@ -440,6 +442,37 @@ fn a_restarted_agent_keeps_the_lock_and_repairs_it() {
     let successor = Capture::load(&node.lab.pins).unwrap();
     node.lock_by(&successor);
     is_locked(&mut application, &successor);
+}
+
+#[test]
+fn a_flood_pushes_no_established_connection_out() {
+    let Some(node) = Node::new("a_flood_pushes_no_established_connection_out") else { return };
+    node.lock();
+    let (mut serving, mut answering) = (node.application(), node.application());
+    let mut client = accepted(&mut serving);
+    let at = address_of(&answering.run(&format!("keep server {}:0", OUTSIDE[0])));
+    let peer = server("0.0.0.0:0");
+    peer.send_to(b"ping", at).unwrap();
+    // More than the table of what has been heard can hold.
+    for _ in 0..3 {
+        let stranger = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in (1..=u16::MAX).filter(|port| *port != at.port()) {
+            stranger.send_to(b"x", (at.ip(), port)).unwrap();
+        }
+    }
+    let serve = thread::spawn(move || serving.run("serve 1000") == "ok done");
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    assert!(serve.join().unwrap());
+    assert_eq!(bytes.len(), 1000);
+
+    // A quiet UDP peer is forgotten, and has to speak again.
+    let before = node.lab.count("link_dropped_destination");
+    assert_eq!(answering.run("answer pong"), "ok done");
+    node.lab.wait_for_count("link_dropped_destination", before + 1);
+    peer.send_to(b"ping", at).unwrap();
+    assert_eq!(answering.run("answer again"), "ok done");
+    assert_eq!(receive(&peer).0, "again");
 }
 
 #[test]
