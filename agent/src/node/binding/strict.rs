@@ -67,11 +67,11 @@ mod tests {
 
     #[test]
     fn strict_bindings_have_their_parents_guarded() {
-        let mut snapshot = Snapshot::default();
-        snapshot.bindings = vec![
+        let bindings = vec![
             binding(&["pods/*/pod*", "pods/pod*", "m/*"], true),
             binding(&["system.slice/x.service", "pods/slice/other"], false),
         ];
+        let snapshot = Snapshot { bindings, ..Snapshot::default() };
         let mut guards = Guards::unknown();
         update(&mut guards, Path::new("/cg"), &snapshot);
         assert!(guards.all);
@@ -91,8 +91,7 @@ mod tests {
 
     #[test]
     fn a_broken_document_takes_no_guard_away() {
-        let mut snapshot = Snapshot::default();
-        snapshot.bindings = vec![binding(&["m/*"], true)];
+        let mut snapshot = Snapshot { bindings: vec![binding(&["m/*"], true)], ..Snapshot::default() };
         let mut guards = Guards::unknown();
         update(&mut guards, Path::new("/cg"), &snapshot);
         snapshot.bindings.clear();
