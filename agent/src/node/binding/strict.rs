@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     datapath::Depths,
-    mesh::{Snapshot, WorkloadBinding},
+    mesh::{CgroupSelector, Snapshot, WorkloadBinding},
     node::guard::{Answer, Guards},
 };
 
@@ -16,7 +16,8 @@ pub(super) fn update(guards: &mut Guards, root: &Path, snapshot: &Snapshot) {
     if guards.all {
         guards.parents.clear();
     }
-    for (parent, depth) in strict(&snapshot.bindings).flat_map(|b| &b.cgroups).filter_map(|c| c.parent()) {
+    let selectors = strict(&snapshot.bindings).flat_map(|binding| &binding.cgroups);
+    for (parent, depth) in selectors.filter_map(CgroupSelector::parent) {
         let wanted = if depth == 1 { Depths::CHILDREN } else { Depths::TWO };
         let depths = guards.parents.entry(root.join(parent)).or_insert(wanted);
         if wanted == Depths::TWO {
@@ -49,7 +50,7 @@ fn judge(bindings: &[Arc<WorkloadBinding>], cgroup: &Path) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::{CgroupSelector, Kind, ObjectRef};
+    use crate::mesh::{Kind, ObjectRef};
 
     fn binding(paths: &[&str], strict_start: bool) -> Arc<WorkloadBinding> {
         Arc::new(WorkloadBinding {
