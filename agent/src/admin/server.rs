@@ -78,6 +78,7 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
         gateway: agent.gateway().address,
         workloads: agent.workloads(),
         binding_problems: agent.binding_problems(),
+        guards: agent.guards(),
         counters,
     })
 }

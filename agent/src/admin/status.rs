@@ -1,6 +1,6 @@
 //! What the roles say of themselves: the JSON of `egret status -o json`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct AgentStatus {
     /// What stands in the way of WorkloadBindings, one sentence each.
     #[serde(default)]
     pub binding_problems: Vec<String>,
+    /// Parents of cgroups with a strict start, with what is in the way of guarding them.
+    #[serde(default)]
+    pub guards: BTreeMap<PathBuf, Option<String>>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

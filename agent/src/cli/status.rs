@@ -106,6 +106,11 @@ fn human(status: &Status) -> String {
     }
     if let Some(agent) = &status.agent {
         lines.extend(agent.binding_problems.iter().map(|problem| format!("binding  {problem}")));
+        lines.extend(agent.guards.iter().map(|(parent, problem)| {
+            let standing =
+                problem.as_deref().unwrap_or("nothing that starts in it gets out before it is known");
+            format!("guard    {}: {standing}", parent.display())
+        }));
         lines.push(String::new());
         let mut table = output::table(&["COUNTER", "COUNT"]);
         for (name, count) in agent.counters.iter().filter(|(_, count)| **count > 0) {

@@ -4,7 +4,13 @@
 //! is refused by the kernel, never let out: that is what every order of steps here preserves. Cgroups that somebody else
 //! made are enrolled by `node::foreign`.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -14,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     cgroup::Hierarchy,
     counters::Counters,
+    guard::Standing,
     life,
     lock::{self, Users},
     locks::{Lock, Locks},
@@ -98,6 +105,7 @@ pub struct Agent {
     pub(super) enrolling: Mutex<()>,
     /// What stands in the way of bindings, for people.
     pub(super) binding_problems: Mutex<Vec<String>>,
+    pub(super) guards: Standing,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
     /// Held while locks on links are changed.
@@ -162,6 +170,7 @@ impl Agent {
             hierarchy,
             enrolling: Mutex::default(),
             binding_problems: Mutex::default(),
+            guards: Standing::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
             links: Mutex::default(),
@@ -242,6 +251,11 @@ impl Agent {
     /// What stands in the way of bindings, one sentence each.
     pub fn binding_problems(&self) -> Vec<String> {
         self.binding_problems.lock().clone()
+    }
+
+    /// The parents that are to be guarded, with what is in the way.
+    pub fn guards(&self) -> BTreeMap<PathBuf, Option<String>> {
+        self.guards.lock().clone()
     }
 
     /// The flows recorded.

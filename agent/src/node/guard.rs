@@ -4,31 +4,28 @@
 //! `app::agent` runs it, `node::binding` says what is wanted. What the guard refuses is in
 //! `agent/ARCHITECTURE.md`, "Strict start".
 
+mod warden;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt, fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    collections::BTreeMap,
+    fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
-};
+use nix::sys::inotify::{InitFlags, Inotify};
+use parking_lot::Mutex;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
     time,
 };
 
-use super::{
-    agent::Agent,
-    cgroup::{Hierarchy, is_gone},
-    counters::Counters,
-};
-use crate::datapath::{Capture, Class, Depths, Error};
+use self::warden::Warden;
+use super::{agent::Agent, cgroup::Hierarchy, counters::Counters};
+use crate::datapath::{Capture, Depths};
 
 /// How often it is looked whether the guards are still attached, and whether anything was missed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,6 +40,9 @@ pub enum Answer {
     /// It only holds cgroups that are one or the other.
     Between,
 }
+
+/// How it stands with each parent that is to be guarded: what is in the way, if anything. For people.
+pub type Standing = Mutex<BTreeMap<PathBuf, Option<String>>>;
 
 /// What is to be guarded.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ impl Guards {
 impl Agent {
     /// Guards what is wanted, until the sender is gone.
     pub async fn guard(self: Arc<Self>, wanted: watch::Receiver<Guards>) {
-        if let Err(e) = run(&self.capture, &self.counters, wanted).await {
+        if let Err(e) = run(&self.capture, &self.counters, &self.guards, wanted).await {
             self.counters.checks_failed.increment();
             tracing::error!("strict start ends, what is guarded lets nothing new out: {e}");
         }
@@ -76,6 +76,7 @@ impl Agent {
 pub async fn run(
     capture: &Capture,
     counters: &Counters,
+    standing: &Standing,
     mut wanted: watch::Receiver<Guards>,
 ) -> io::Result<()> {
     let events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -83,15 +84,7 @@ pub async fn run(
     // SAFETY: the AsyncFd owns it.
     let readiness =
         unsafe { AsyncFd::register_with_interest(events.as_fd().try_clone_to_owned()?, Interest::READABLE) }?;
-    let mut warden = Warden {
-        capture,
-        counters,
-        own: own_cgroup()?,
-        events,
-        watched: HashMap::new(),
-        guarded: HashSet::new(),
-        failing: HashSet::new(),
-    };
+    let mut warden = Warden::new(capture, counters, own_cgroup()?, events);
     let mut interval = time::interval(CHECK_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -108,7 +101,7 @@ pub async fn run(
         };
         if all {
             let guards = wanted.borrow_and_update().clone();
-            warden.look(&guards);
+            *standing.lock() = warden.look(&guards);
         }
     }
 }
@@ -118,219 +111,4 @@ fn own_cgroup() -> io::Result<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup")?;
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     Ok(Hierarchy::find()?.root().join(path))
-}
-
-struct Warden<'a> {
-    capture: &'a Capture,
-    counters: &'a Counters,
-    own: PathBuf,
-    events: Inotify,
-    /// Directories whose children are told apart, with the parent that is guarded and the depth of those children.
-    watched: HashMap<WatchDescriptor, (PathBuf, PathBuf, u32)>,
-    /// Parents that were found guarded, or were guarded here.
-    guarded: HashSet<u64>,
-    /// What has been said to fail, so that it is said once.
-    failing: HashSet<PathBuf>,
-}
-
-/// What a look has found.
-struct Found {
-    not_ours: HashSet<u64>,
-    /// The first failure. Each cgroup is tried.
-    outcome: Result<(), String>,
-}
-
-impl Default for Found {
-    fn default() -> Self {
-        Self { not_ours: HashSet::new(), outcome: Ok(()) }
-    }
-}
-
-impl Found {
-    fn fail(&mut self, at: &Path, why: &dyn fmt::Display) {
-        if self.outcome.is_ok() {
-            self.outcome = Err(format!("{}: {why}", at.display()));
-        }
-    }
-}
-
-impl Warden<'_> {
-    /// Takes what has happened. `true`: something may have been missed.
-    fn read(&mut self, guards: &Guards) -> bool {
-        loop {
-            let events = match self.events.read_events() {
-                Err(Errno::EAGAIN) => return false,
-                Err(e) => {
-                    self.say(Path::new("new cgroups"), Err(format!("cannot be read: {e}")));
-                    return true;
-                }
-                Ok(events) => events,
-            };
-            for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    return true;
-                }
-                self.happened(guards, &event);
-            }
-        }
-    }
-
-    fn happened(&mut self, guards: &Guards, event: &InotifyEvent) {
-        if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-            self.watched.remove(&event.wd);
-            return;
-        }
-        let (Some((directory, parent, depth)), Some(name)) = (self.watched.get(&event.wd), &event.name)
-        else {
-            return;
-        };
-        let (path, parent, depth) = (directory.join(name), parent.clone(), *depth);
-        if let Some(depths) = guards.parents.get(&parent) {
-            let whole = Survey { judge: &*guards.judge, parent: &parent, depths: *depths };
-            let mut found = Found::default();
-            self.meet(&whole, &path, depth, &mut found);
-            self.say(&path, found.outcome);
-        }
-    }
-
-    /// Looks at everything there is, and brings the kernel's side in line.
-    fn look(&mut self, guards: &Guards) {
-        let mut present = guards.all.then(|| (HashSet::new(), HashSet::new()));
-        for (parent, depths) in &guards.parents {
-            let survey = Survey { judge: &*guards.judge, parent, depths: *depths };
-            let outcome = match fs::metadata(parent) {
-                Ok(directory) => {
-                    let (found, outcome) = self.guard(&survey, directory.ino());
-                    present = present.filter(|_| found.outcome.is_ok()).map(|(mut parents, mut not_ours)| {
-                        parents.insert(directory.ino());
-                        not_ours.extend(found.not_ours);
-                        (parents, not_ours)
-                    });
-                    found.outcome.and(outcome)
-                }
-                // It may come back.
-                Err(e) if is_gone(&e) => Ok(()),
-                Err(e) => {
-                    present = None;
-                    Err(e.to_string())
-                }
-            };
-            self.say(parent, outcome);
-        }
-        // What was not seen because of a failure is not gone, nor is it when not everything is known.
-        if let Some((parents, not_ours)) = present {
-            let outcome = self.take_away(&parents, &not_ours).map_err(|e| e.to_string());
-            self.say(Path::new("what is not wanted any more"), outcome);
-        }
-    }
-
-    /// Names what is below a parent, then guards it: nothing that was there is refused.
-    fn guard(&mut self, survey: &Survey<'_>, inode: u64) -> (Found, Result<(), String>) {
-        let mut found = Found::default();
-        self.survey(survey, survey.parent, 1, &mut found);
-        let cgroup = survey.parent.display();
-        let missing = match self.capture.guard(survey.parent, survey.depths) {
-            Ok(missing) => missing,
-            Err(e) => return (found, Err(e.to_string())),
-        };
-        let known = !self.guarded.insert(inode);
-        if known && missing > 0 {
-            self.counters.programs_reattached.add(missing as u64);
-            tracing::error!(
-                %cgroup,
-                "{missing} programs of its guard had been detached by somebody and are attached again; what started \
-                 meanwhile may have connected before it was captured"
-            );
-        } else if !known {
-            tracing::info!(%cgroup, "guarded: what starts in it cannot get out until it is known");
-        }
-        (found, Ok(()))
-    }
-
-    /// Looks at what is in `directory`, whose children are `depth` below the guarded parent, now and when more is made.
-    fn survey(&mut self, survey: &Survey<'_>, directory: &Path, depth: u32, found: &mut Found) {
-        // Before it is read, so that nothing is missed in between.
-        let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
-        match self.events.add_watch(directory, flags) {
-            Ok(watch) => {
-                self.watched.insert(watch, (directory.to_owned(), survey.parent.to_owned(), depth));
-            }
-            Err(Errno::ENOENT) => return,
-            Err(e) => found.fail(directory, &format!("what is made there is seen late: {e}")),
-        }
-        let entries = match fs::read_dir(directory) {
-            Err(e) if is_gone(&e) => return,
-            Err(e) => return found.fail(directory, &e),
-            Ok(entries) => entries,
-        };
-        for entry in entries {
-            match entry {
-                Ok(entry) => self.meet(survey, &entry.path(), depth, found),
-                Err(e) => found.fail(directory, &e),
-            }
-        }
-    }
-
-    /// Says what one cgroup is.
-    fn meet(&mut self, survey: &Survey<'_>, path: &Path, depth: u32, found: &mut Found) {
-        let inode = match fs::symlink_metadata(path) {
-            Ok(entry) if entry.is_dir() => entry.ino(),
-            Ok(_) => return,
-            Err(e) if is_gone(&e) => return,
-            Err(e) => return found.fail(path, &e),
-        };
-        let Depths { first, second } = survey.depths;
-        let answer = if depth < first.get() { Answer::Between } else { (survey.judge)(path) };
-        match answer {
-            Answer::Between if depth < second.unwrap_or(first).get() => {
-                return self.survey(survey, path, depth + 1, found);
-            }
-            // But for our own: whoever judges must be able to ask others.
-            Answer::Held if !self.own.starts_with(path) => return,
-            Answer::Held | Answer::NotOurs | Answer::Between => {}
-        }
-        found.not_ours.insert(inode);
-        if let Err(e) = self.capture.classify(inode, Class::NotOurs) {
-            found.fail(path, &e);
-        }
-    }
-
-    /// Takes away guards that nobody wants, and names of cgroups that are gone or not left alone any more.
-    fn take_away(&mut self, parents: &HashSet<u64>, not_ours: &HashSet<u64>) -> Result<(), Error> {
-        for inode in self.capture.guarded()? {
-            if !parents.contains(&inode) {
-                self.capture.unguard(inode)?;
-                self.guarded.remove(&inode);
-                tracing::info!(inode, "guarded no more");
-            }
-        }
-        for (inode, class) in self.capture.classes()? {
-            if class == Class::NotOurs && !not_ours.contains(&inode) {
-                self.capture.forget(inode)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Says that something fails, once, and counts it every time.
-    fn say(&mut self, what: &Path, outcome: Result<(), String>) {
-        match outcome {
-            Ok(()) => {
-                self.failing.remove(what);
-            }
-            Err(why) => {
-                self.counters.checks_failed.increment();
-                if self.failing.insert(what.to_owned()) {
-                    tracing::error!(cgroup = %what.display(), "strict start: {why}");
-                }
-            }
-        }
-    }
-}
-
-/// A guarded parent, and how what is below it is told apart.
-struct Survey<'a> {
-    judge: &'a (dyn Fn(&Path) -> Answer + Send + Sync),
-    parent: &'a Path,
-    depths: Depths,
 }

@@ -13,7 +13,7 @@ use egret::{
     datapath::{Class, Depths},
     node::{
         counters::Counters,
-        guard::{self, Answer, Guards},
+        guard::{self, Answer, Guards, Standing},
     },
 };
 use egret_tests::{cgroup::Cgroup, wait};
@@ -50,11 +50,12 @@ fn watch_over<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     lab: &'scope Lab,
     counters: &'scope Counters,
+    standing: &'scope Standing,
     wanted: watch::Receiver<Guards>,
 ) -> ScopedJoinHandle<'scope, ()> {
     scope.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(guard::run(&lab.capture, counters, wanted)).expect("ran to its end");
+        runtime.block_on(guard::run(&lab.capture, counters, standing, wanted)).expect("ran to its end");
     })
 }
 
@@ -74,10 +75,10 @@ fn what_is_not_ours_is_let_through_as_soon_as_it_is_made() {
     let (older, slice) = (lab.cgroup.child("older").unwrap(), lab.cgroup.child("slice").unwrap());
     let deep = slice.child("older").unwrap();
     let mut applications = [&older, &deep].map(|cgroup| Application::start(Some(cgroup)));
-    let counters = Counters::default();
+    let (counters, standing) = (Counters::default(), Standing::default());
     let (sender, wanted) = watch::channel(guards(&[(&lab.cgroup, Depths::TWO)]));
     thread::scope(|scope| {
-        let agent = watch_over(scope, &lab, &counters, wanted);
+        let agent = watch_over(scope, &lab, &counters, &standing, wanted);
         wait_for("the guard", || lab.capture.guarded().unwrap() == [lab.cgroup.inode().unwrap()]);
         // What was there has not noticed.
         for application in &mut applications {
@@ -122,7 +123,7 @@ fn what_is_not_ours_is_let_through_as_soon_as_it_is_made() {
 
         // Its successor takes them away if nobody wants them.
         let (sender, wanted) = watch::channel(guards(&[]));
-        let agent = watch_over(scope, &lab, &counters, wanted);
+        let agent = watch_over(scope, &lab, &counters, &standing, wanted);
         wait_for("the guard to go", || lab.capture.guarded().unwrap().is_empty());
         assert_direct(&mut Application::start(Some(&unseen)), &address, &server);
         wait_for("its names to go", || lab.capture.classes().unwrap().len() == 1);
@@ -142,16 +143,19 @@ fn a_parent_that_cannot_be_guarded_is_counted_and_the_others_are() {
     let child = other.child("child").unwrap();
     // Directly in it, so it cannot be guarded.
     let application = lab.inside();
-    let counters = Counters::default();
+    let (counters, standing) = (Counters::default(), Standing::default());
     let (sender, wanted) =
         watch::channel(guards(&[(&lab.cgroup, Depths::CHILDREN), (&other, Depths::CHILDREN)]));
     thread::scope(|scope| {
-        watch_over(scope, &lab, &counters, wanted);
+        watch_over(scope, &lab, &counters, &standing, wanted);
         wait_for("the other guard", || lab.capture.guarded().unwrap() == [other.inode().unwrap()]);
         assert_eq!(class(&lab, &child), Some(Class::NotOurs));
-        wait_for("the failure to be counted", || counters.checks_failed.get() > 0);
+        let problem = || standing.lock().get(lab.cgroup.path()).cloned().flatten();
+        wait_for("the failure to be said", || problem().is_some_and(|why| why.contains("directly in it")));
+        assert!(counters.checks_failed.get() > 0);
         drop(application);
         wait_for("both guards", || lab.capture.guarded().unwrap().len() == 2);
+        wait_for("the failure to be over", || standing.lock().values().all(Option::is_none));
         drop(sender);
     });
     drop(child);

@@ -203,6 +203,8 @@ fn with_a_strict_start_nothing_connects_before_it_is_known() -> Result<()> {
     configure(world, &[strict])?;
     wait_enrolled(world, ours.path(), "default/services")?;
     wait::until("the parent to be guarded", PATIENCE, || Ok((guards(&parent)? == 5).then_some(())))?;
+    let shown = world.egret.status()?["agent"]["guards"].clone();
+    assert_eq!(shown, serde_json::json!({ parent.path().display().to_string(): null }));
     assert_eq!(way(world, ours.path())?, Way::Gateway);
     assert_eq!(way(world, other.path())?, Way::Direct, "what was there has not noticed");
     let stranger = parent.child("stranger")?;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     datapath::Depths,
-    mesh::{Snapshot, WorkloadBinding},
+    mesh::{CgroupSelector, Snapshot, WorkloadBinding},
     node::guard::{Answer, Guards},
 };
 
@@ -16,7 +16,8 @@ pub(super) fn update(guards: &mut Guards, root: &Path, snapshot: &Snapshot) {
     if guards.all {
         guards.parents.clear();
     }
-    for (parent, depth) in strict(&snapshot.bindings).flat_map(|b| &b.cgroups).filter_map(|c| c.parent()) {
+    let selectors = strict(&snapshot.bindings).flat_map(|binding| &binding.cgroups);
+    for (parent, depth) in selectors.filter_map(CgroupSelector::parent) {
         let wanted = if depth == 1 { Depths::CHILDREN } else { Depths::TWO };
         let depths = guards.parents.entry(root.join(parent)).or_insert(wanted);
         if wanted == Depths::TWO {
@@ -49,7 +50,7 @@ fn judge(bindings: &[Arc<WorkloadBinding>], cgroup: &Path) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::{CgroupSelector, Kind, ObjectRef};
+    use crate::mesh::{Kind, ObjectRef};
 
     fn binding(paths: &[&str], strict_start: bool) -> Arc<WorkloadBinding> {
         Arc::new(WorkloadBinding {
@@ -67,11 +68,11 @@ mod tests {
 
     #[test]
     fn strict_bindings_have_their_parents_guarded() {
-        let mut snapshot = Snapshot::default();
-        snapshot.bindings = vec![
+        let bindings = vec![
             binding(&["pods/*/pod*", "pods/pod*", "m/*"], true),
             binding(&["system.slice/x.service", "pods/slice/other"], false),
         ];
+        let snapshot = Snapshot { bindings, ..Snapshot::default() };
         let mut guards = Guards::unknown();
         update(&mut guards, Path::new("/cg"), &snapshot);
         assert!(guards.all);
@@ -91,8 +92,7 @@ mod tests {
 
     #[test]
     fn a_broken_document_takes_no_guard_away() {
-        let mut snapshot = Snapshot::default();
-        snapshot.bindings = vec![binding(&["m/*"], true)];
+        let mut snapshot = Snapshot { bindings: vec![binding(&["m/*"], true)], ..Snapshot::default() };
         let mut guards = Guards::unknown();
         update(&mut guards, Path::new("/cg"), &snapshot);
         snapshot.bindings.clear();
