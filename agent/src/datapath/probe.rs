@@ -11,7 +11,7 @@ use aya::{
 pub use super::verifier::Statistics;
 use super::{
     Error,
-    attach::{HOOKS, Hook, open_cgroup, program_mut},
+    attach::{HOOKS, open_cgroup, program_mut},
     loader, syscall,
     verifier::Instructions,
 };
@@ -51,18 +51,19 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
             Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
         })
     };
-    let taken: Vec<_> = HOOKS.iter().map(|hook| (hook, load(hook))).collect();
-    let infos = taken.iter().filter_map(|(_, info)| info.as_ref().ok());
+    let taken: Vec<_> = HOOKS.iter().map(|hook| (hook.program, hook.attach_type, load(hook))).collect();
+    let infos = taken.iter().filter_map(|(.., info)| info.as_ref().ok());
     let maps: HashSet<u32> = infos.filter_map(|info| info.map_ids().ok()??.into()).flatten().collect();
     let instructions =
         Instructions::of(loader::OBJECT, maps).map_err(|error| Error::new(what, loader::hint(&error)))?;
-    let trial = |(hook, info): (&Hook, Result<ProgramInfo, Error>)| {
+    let trial = |(program, attach_type, info): (_, _, Result<ProgramInfo, Error>)| {
         let outcome = info.and_then(|info| {
-            instructions.statistics(hook, info.program_type() as u32).map_err(|error| {
-                Error::new(format_args!("statistics of {}", hook.program), loader::hint(&error))
-            })
+            let kind = info.program_type() as u32;
+            instructions
+                .statistics(program, kind, attach_type)
+                .map_err(|error| Error::new(format_args!("statistics of {program}"), loader::hint(&error)))
         });
-        Trial { program: hook.program, outcome }
+        Trial { program, outcome }
     };
     Ok(taken.into_iter().map(trial).collect())
 }
