@@ -52,25 +52,26 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
         let info = program_mut(&mut object, hook).and_then(|mut program| {
             program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
         });
-        taken.push((hook, info));
+        taken.push((hook.program, hook.attach_type, info));
     }
     for hook in &link::HOOKS {
         let info = link::classifier(&mut object, hook).and_then(|program| {
             program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
         });
-        taken.push((hook, info));
+        taken.push((hook.program, hook.attach_type, info));
     }
-    let infos = taken.iter().filter_map(|(_, info)| info.as_ref().ok());
+    let infos = taken.iter().filter_map(|(.., info)| info.as_ref().ok());
     let maps: HashSet<u32> = infos.filter_map(|info| info.map_ids().ok()??.into()).flatten().collect();
     let instructions =
         Instructions::of(loader::OBJECT, maps).map_err(|error| Error::new(what, loader::hint(&error)))?;
-    let trial = |(hook, info): (&Hook, Result<ProgramInfo, Error>)| {
+    let trial = |(program, attach_type, info): (_, _, Result<ProgramInfo, Error>)| {
         let outcome = info.and_then(|info| {
-            instructions.statistics(hook, info.program_type() as u32).map_err(|error| {
-                Error::new(format_args!("statistics of {}", hook.program), loader::hint(&error))
-            })
+            let kind = info.program_type() as u32;
+            instructions
+                .statistics(program, kind, attach_type)
+                .map_err(|error| Error::new(format_args!("statistics of {program}"), loader::hint(&error)))
         });
-        Trial { program: hook.program, outcome }
+        Trial { program, outcome }
     };
     Ok(taken.into_iter().map(trial).collect())
 }

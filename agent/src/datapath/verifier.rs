@@ -11,7 +11,7 @@ use std::{
 use aya::maps::{MapFd, MapInfo};
 use aya_obj::Object;
 
-use super::{attach::Hook, syscall};
+use super::syscall;
 
 /// The verifier's statistics of one program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,14 +54,14 @@ impl Instructions {
         Ok(Self { object, _maps: opened })
     }
 
-    /// Loads the program of a hook, of this kernel type, and throws it away.
-    pub(super) fn statistics(&self, hook: &Hook, kind: u32) -> io::Result<Statistics> {
-        let program = self.object.programs.get(hook.program);
+    /// Loads a program, of this type and for this attach type, and throws it away.
+    pub(super) fn statistics(&self, program: &str, kind: u32, attach_type: u32) -> io::Result<Statistics> {
+        let program = self.object.programs.get(program);
         let found = program.and_then(|program| {
             Some((self.object.functions.get(&program.function_key())?, program.license.as_c_str()))
         });
         let (function, license) = found.ok_or_else(|| io::Error::other("not in the object"))?;
-        let log = syscall::program_log(&function.instructions, license, kind, hook.attach_type)?;
+        let log = syscall::program_log(&function.instructions, license, kind, attach_type)?;
         let read = || {
             let processed = number(&log, "processed")?;
             let (states, peak_states) = (number(&log, "total_states")?, number(&log, "peak_states")?);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use egret_tests::{process::Process, wait};
 
 use crate::{
@@ -209,6 +209,13 @@ fn without_enrolment_everything_gets_out_of_an_own_namespace_with_a_link() -> Re
     Ok(())
 }
 
+/// What the lock on the link has dropped.
+fn dropped_at_the_link(rig: &Rig) -> Result<u64> {
+    let status = rig.world.egret.status()?;
+    let dropped = status["agent"]["counters"]["link_dropped_destination"].as_u64();
+    dropped.with_context(|| format!("no such counter: {status}"))
+}
+
 #[test]
 fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
     let Some(rig) = Rig::start("an_own_namespace_with_a_locked_link_lets_nothing_out")? else {
@@ -217,6 +224,7 @@ fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
     let linked = Linked::start(&rig)?;
     let workload = linked.enrol(&rig)?;
     for (privileges, excused) in [(Privileges::Root, &[][..]), (Privileges::Container, &PRIVILEGED)] {
+        let before = dropped_at_the_link(&rig)?;
         let battery = linked.battery(&rig, privileges)?;
         show(privileges, &battery);
         assert_eq!(battery.report["watched"], true, "{}", battery.report);
@@ -233,6 +241,10 @@ fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
             let seen = &battery.vectors[vector].1;
             assert!(absent || seen.starts_with("captured: the witness talked to"), "{vector}: {seen}");
         }
+        // What nothing else holds was dropped there, and did not get lost on the way.
+        let needed = ONLY_WITH_AN_OWN_NAMESPACE.iter().filter(|vector| battery.verdict(vector) == "held");
+        let (needed, dropped) = (needed.count() as u64, dropped_at_the_link(&rig)? - before);
+        assert!(dropped >= needed, "{dropped} packets of at least {needed}");
     }
     drop(workload);
     Ok(())
