@@ -16,6 +16,7 @@ mod storage;
 mod syscall;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::{
     fmt, io,
@@ -68,6 +69,9 @@ pub struct WorkloadPolicy {
 ///
 /// Dropping it changes nothing in the kernel: see [`Capture::detach`] and [`cleanup`].
 pub struct Capture {
+    /// The directory of the instance, with one below it per layout version.
+    root: PathBuf,
+    /// What our version has there.
     pins: Pins,
     /// Only for attaching.
     programs: Mutex<Ebpf>,
@@ -82,22 +86,26 @@ impl fmt::Debug for Capture {
 }
 
 impl Capture {
-    /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this version.
+    /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this layout version.
     /// `pin_directory` is made if it is missing, and must be in a bpffs (see [`Bpffs`]).
     pub fn load(pin_directory: &Path) -> Result<Self, Error> {
-        let fresh = !pin_directory.exists();
-        let result = Self::load_at(pin_directory);
-        if fresh && result.is_err() {
+        let ours = versions::ours(pin_directory);
+        let (fresh, fresh_version) = (!pin_directory.exists(), !ours.exists());
+        Self::load_at(pin_directory.to_owned(), &ours).inspect_err(|_| {
             // What was made until then is of no use to anybody. The first error is the one that matters.
-            let _ = cleanup(pin_directory);
-        }
-        result
+            if fresh {
+                let _ = cleanup(pin_directory);
+            } else if fresh_version {
+                let _ = Pins::at(ours).remove_all();
+            }
+        })
     }
 
-    fn load_at(pin_directory: &Path) -> Result<Self, Error> {
-        let pins = Pins::open(pin_directory)?;
+    fn load_at(root: PathBuf, ours: &Path) -> Result<Self, Error> {
+        let pins = Pins::open(ours)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
+            root,
             policies: pins.open_map(agent_common::names::POLICY)?,
             originals: pins.open_map(agent_common::names::ORIGINAL)?,
             programs: Mutex::new(programs),
@@ -107,10 +115,24 @@ impl Capture {
 
     /// Attaches every program to `cgroup`, in the order that leaves no window, and pins the links. On a cgroup that is
     /// attached already (a restarted agent), the links stay, the programs behind them are brought up to date, and the policy
-    /// is written. When it fails, what it attached is detached again. Returns how many programs were not attached before: on
+    /// is written. When it fails, what it attached is detached again. When all of ours are there, what another layout version
+    /// has attached goes: at no time is the cgroup without. Returns how many programs were not attached before: on
     /// an enrolled cgroup anything but 0 means that somebody detached them.
     pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
-        attach::attach(self, cgroup, policy)
+        let missing = attach::attach(self, cgroup, policy)?;
+        let (_, inode) = attach::open_cgroup(cgroup)?;
+        versions::others(&self.root)
+            .and_then(|others| others.iter().try_for_each(|other| other.remove_links(Some(inode))))
+            .map_err(|error| {
+                Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
+            })?;
+        Ok(missing)
+    }
+
+    /// Removes what other layout versions have pinned and no workload needs any more. To be called when every workload is
+    /// attached. Returns how many versions went.
+    pub fn retire_other_versions(&self) -> Result<usize, Error> {
+        versions::retire_others(&self.root)
     }
 
     /// Replaces the policy of an attached cgroup.
@@ -128,8 +150,7 @@ impl Capture {
     /// Detaches every program from the cgroup with this inode. Its directory may be gone already; nothing attached is not
     /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
-        self.pins
-            .remove_links(Some(cgroup_inode))
+        versions::detach(&self.root, cgroup_inode)
             .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))
     }
 
@@ -165,11 +186,8 @@ impl Capture {
     }
 }
 
-/// Removes every pin under `pin_directory`, which detaches the programs, and the directory. Traffic is direct again. A
-/// directory that does not exist is fine.
+/// Removes every pin of every layout version under `pin_directory`, which detaches the programs, and the directory. Traffic is
+/// direct again. A directory that does not exist is fine.
 pub fn cleanup(pin_directory: &Path) -> io::Result<()> {
-    if !pin_directory.exists() {
-        return Ok(());
-    }
-    Pins::at(PathBuf::from(pin_directory)).remove_all()
+    versions::remove_all(pin_directory)
 }

@@ -1,7 +1,8 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
-//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`. Neither the kernel nor aya
-//! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
+//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`, one directory per layout version
+//! (`versions`). Neither the kernel nor aya compares the shape of a pinned map, or the attach type of a link, with what a
+//! program expects: this module does.
 
 use std::{
     fs, io,
@@ -192,8 +193,8 @@ impl Pins {
             if !shape.fits(&info) {
                 return Err(self.map_error(
                     shape.name,
-                    "another version of Egret pinned a map of another shape here: give this one a directory of its own, or run \
-                     `egret agent --cleanup` (enrolled workloads connect directly until the agent is back)",
+                    "another program, or a version of Egret that forgot to raise its layout version, pinned a map of another shape \
+                     here: `egret agent --cleanup` takes it away (it ends the workloads)",
                 ));
             }
         }
@@ -215,6 +216,11 @@ impl Pins {
         outcome
     }
 
+    /// The pins of all links.
+    pub(super) fn link_paths(&self) -> io::Result<Vec<PathBuf>> {
+        Ok(names_in(&self.links())?.into_iter().map(|name| self.links().join(name)).collect())
+    }
+
     /// Removes everything, links first, and the directory; also what another version pinned here.
     pub(super) fn remove_all(&self) -> io::Result<()> {
         self.remove_links(None)?;
@@ -229,7 +235,7 @@ impl Pins {
 }
 
 /// The names in a directory, none when it does not exist.
-fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+pub(super) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -245,7 +251,7 @@ pub(super) fn remove_link(path: &Path) -> io::Result<()> {
     ignore_missing(fs::remove_file(path))
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -26,7 +26,7 @@ fn after_detach_nothing_is_captured() {
     let captured = lab.count("captured");
     assert_direct(&mut application);
     assert_eq!(lab.count("captured"), captured);
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0, "no pin is left");
     lab.capture.detach(lab.cgroup.inode().unwrap()).expect("detaching twice is fine");
 }
 
@@ -37,7 +37,7 @@ fn a_removed_cgroup_can_be_detached() {
     let inode = lab.cgroup.inode().unwrap();
     lab.cgroup = egret_tests::cgroup::Cgroup::new().unwrap();
     lab.capture.detach(inode).unwrap();
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0, "no pin is left");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_restarted_agent_takes_over() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let pinned = || {
         let mut names: Vec<_> =
-            fs::read_dir(lab.pins.join("links")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            fs::read_dir(lab.links()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };
@@ -101,7 +101,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     lab.enrol();
     let mut application = lab.inside();
     // What an agent without the backstop leaves behind.
-    let links = lab.pins.join("links");
+    let links = lab.links();
     for entry in fs::read_dir(&links).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -110,7 +110,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
         }
     }
     for map in ["egret_resolvers", "egret_accepted", "egret_spoken", "egret_calls"] {
-        fs::remove_file(lab.pins.join("maps").join(map)).unwrap();
+        fs::remove_file(lab.maps().join(map)).unwrap();
     }
     assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
     let successor = Capture::load(&lab.pins).unwrap();
@@ -135,10 +135,10 @@ fn links_on_other_maps_are_replaced() {
     lab.enrol();
     let mut application = lab.inside();
     // The maps' pins are lost, so a new agent makes new maps, and the links' programs cannot be kept.
-    fs::remove_dir_all(lab.pins.join("maps")).unwrap();
+    fs::remove_dir_all(lab.maps()).unwrap();
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 10);
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 10);
 
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
@@ -156,11 +156,11 @@ fn a_failed_attach_leaves_nothing_behind() {
     let Some(lab) = Lab::new("a_failed_attach_leaves_nothing_behind") else { return };
     let inode = lab.cgroup.inode().unwrap();
     // The last link cannot be pinned here.
-    let obstacle = lab.pins.join("links").join(format!("{inode}-egret_connect6-connect6"));
+    let obstacle = lab.links().join(format!("{inode}-egret_connect6-connect6"));
     fs::create_dir(&obstacle).unwrap();
     let error = lab.capture.attach(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
     assert!(error.contains("egret_connect6"), "{error}");
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 1, "only the obstacle");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 1, "only the obstacle");
     assert_direct(&mut lab.inside());
 
     fs::remove_dir(&obstacle).unwrap();
@@ -171,7 +171,7 @@ fn a_failed_attach_leaves_nothing_behind() {
 #[test]
 fn a_pinned_map_of_another_shape_is_refused() {
     let Some(lab) = Lab::new("a_pinned_map_of_another_shape_is_refused") else { return };
-    let maps = lab.pins.join("maps");
+    let maps = lab.maps();
     fs::remove_file(maps.join("egret_bypass")).unwrap();
     fs::rename(maps.join("egret_original"), maps.join("egret_bypass")).unwrap();
     let error = Capture::load(&lab.pins).unwrap_err().to_string();

@@ -8,3 +8,4 @@ mod lab;
 mod lifecycle;
 mod outside;
 mod refusal;
+mod upgrade;
