@@ -7,6 +7,7 @@ pub mod cgroup;
 mod connection;
 pub mod counters;
 mod dial;
+mod handover;
 mod life;
 mod listener;
 pub mod netns;

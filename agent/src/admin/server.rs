@@ -87,6 +87,7 @@ async fn enroll(
 ) -> Result<Json<Workload>, Failure> {
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+    let _acting = agent.acting().await.ok_or_else(moved)?;
     // Namespaces, mounts and programs: system calls that may take milliseconds.
     tokio::task::spawn_blocking(move || agent.enroll(&identity, own_network))
         .await
@@ -96,8 +97,17 @@ async fn enroll(
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(e))))
 }
 
-async fn release(State(AgentState { agent, .. }): State<AgentState>, Path(id): Path<u32>) -> Json<bool> {
-    Json(agent.release_empty(id))
+async fn release(
+    State(AgentState { agent, .. }): State<AgentState>,
+    Path(id): Path<u32>,
+) -> Result<Json<bool>, Failure> {
+    let _acting = agent.acting().await.ok_or_else(moved)?;
+    Ok(Json(agent.release_empty(id)))
+}
+
+/// Another agent has taken over: the client asks again, and finds that one.
+fn moved() -> Failure {
+    (StatusCode::MISDIRECTED_REQUEST, "another agent has taken over".to_owned())
 }
 
 async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> Json<GatewayStatus> {

@@ -41,13 +41,14 @@ pub(super) fn detach(root: &Path, cgroup_inode: u64) -> io::Result<()> {
 /// Removes the directories of other versions that refuse nobody any more: those whose links are all of cgroups that are gone.
 /// A workload that could not be taken over keeps the links of its version, and stays refused. Returns how many were removed.
 pub(super) fn retire_others(root: &Path) -> Result<usize, Error> {
-    let fail =
-        |error: io::Error| Error::new(format_args!("older programs under {}", root.display()), error);
+    let fail = |error: io::Error| Error::new(format_args!("older programs under {}", root.display()), error);
     let mut retired = 0;
     for pins in others(root).map_err(fail)? {
         let in_force = pins.link_paths().map_err(fail)?.into_iter().any(|path| {
             // What cannot be asked counts as in force.
-            syscall::open_pin(&path).and_then(|link| syscall::link_info(&link)).map_or(true, |info| info.cgroup != 0)
+            syscall::open_pin(&path)
+                .and_then(|link| syscall::link_info(&link))
+                .map_or(true, |info| info.cgroup != 0)
         });
         if !in_force {
             pins.remove_all().map_err(fail)?;

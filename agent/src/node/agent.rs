@@ -7,7 +7,7 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, time};
+use tokio::{net::TcpListener, sync::RwLock, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -72,17 +72,22 @@ pub struct Agent {
     cgroup: PathBuf,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
+    /// Taken for reading by whoever changes workloads; see `handover`.
+    pub(super) changes: Arc<RwLock<()>>,
+    /// Another agent has taken over.
+    pub(super) moved: CancellationToken,
 }
 
 #[derive(Default)]
 pub(super) struct Workloads {
     pub(super) enrolled: HashMap<u32, Arc<Enrolled>>,
-    last_id: u32,
+    pub(super) last_id: u32,
 }
 
 /// An enrolled workload at work.
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
+    pub(super) policy: WorkloadPolicy,
     pub(super) tunnels: Pool,
     pub(super) stop: CancellationToken,
 }
@@ -112,6 +117,8 @@ impl Agent {
             cgroup,
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
+            changes: Arc::default(),
+            moved: CancellationToken::new(),
         })
     }
 
@@ -136,7 +143,9 @@ impl Agent {
     }
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
-    pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
+    /// Returns how many could not be taken over.
+    pub fn adopt(self: &Arc<Self>) -> io::Result<usize> {
+        let mut refused = 0;
         let workloads = Workload::load_all(&self.run_dir)?;
         Workload::remove_unknown(&self.run_dir, &self.cgroup, &workloads)?;
         for workload in workloads {
@@ -148,12 +157,13 @@ impl Agent {
                 self.undo(&workload);
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
+                refused += 1;
                 tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));
             } else {
                 tracing::info!(workload = %workload.identity, "taken over");
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Releases a workload in which nothing runs (any more); `false` when something does, or it is not enrolled.
@@ -182,6 +192,11 @@ impl Agent {
     /// The gateway in use.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// What the kernel programs are to know of a workload.
+    pub(super) fn policy(&self, enrolled: &Enrolled) -> WorkloadPolicy {
+        enrolled.policy
     }
 
     /// Counters of kernel programs and agent, by name.
@@ -242,6 +257,7 @@ impl Agent {
 
         let enrolled = Arc::new(Enrolled {
             workload,
+            policy,
             tunnels: Pool::new(Arc::new(HostDial)),
             stop: CancellationToken::new(),
         });
@@ -249,7 +265,7 @@ impl Agent {
         for listener in listeners {
             self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
         }
-        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 

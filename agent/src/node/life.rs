@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
 
 use super::{
     agent::{Agent, Enrolled},
@@ -12,8 +15,6 @@ use super::{
     connection,
     workload::Workload,
 };
-use crate::datapath::WorkloadPolicy;
-
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -21,24 +22,25 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
-pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup, policy: WorkloadPolicy) {
+pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life =
-        async { tokio::join!(agent.keep_captured(&enrolled, &policy), agent.watch(&enrolled, &cgroup)) };
+    let life = async { tokio::join!(agent.keep_captured(&enrolled), agent.watch(&enrolled, &cgroup)) };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
 impl Agent {
     /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
-    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
-    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
+    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Returns when another agent
+    /// has taken over.
+    async fn keep_captured(&self, enrolled: &Enrolled) {
         let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
+            let Some(_acting) = self.acting().await else { return };
             let Workload { identity, cgroup, .. } = &enrolled.workload;
-            match self.capture.attach(cgroup, policy) {
+            match self.capture.attach(cgroup, &self.policy(enrolled)) {
                 Ok(0) => {}
                 Ok(missing) => {
                     self.counters.programs_reattached.add(missing as u64);
@@ -72,6 +74,7 @@ impl Agent {
                 }
                 _ => {}
             }
+            let Some(_acting) = self.acting().await else { return };
             // A process that entered just now keeps it.
             if self.release(enrolled) || !cgroup.populated().unwrap_or(false) {
                 return;
@@ -103,22 +106,31 @@ impl Agent {
     }
 }
 
-/// Accepts until the workload ends. A full descriptor table must not end the listener: it waits and goes on.
+/// Accepts until the workload ends, or another agent has taken over; then what has come until then. A full descriptor table
+/// must not end the listener: it waits and goes on.
 pub(super) async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener) {
+    let serve = |stream, peer| {
+        let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
+        agent.connections.spawn(served);
+    };
     loop {
         let accepted = tokio::select! {
-            () = enrolled.stop.cancelled() => return,
+            () = enrolled.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
-                agent.connections.spawn(served);
-            }
+            Ok((stream, peer)) => serve(stream, peer),
             Err(e) => {
                 tracing::warn!(workload = %enrolled.workload.identity, "accept: {e}");
                 time::sleep(Duration::from_millis(50)).await;
             }
+        }
+    }
+    // Closing the listener would reset what waits. It does not block, so this ends with the queue.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            serve(stream, peer);
         }
     }
 }

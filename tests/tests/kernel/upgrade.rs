@@ -28,7 +28,12 @@ struct Seen {
 }
 
 /// Accepts until `end`, and takes every original destination.
-fn serve(capture: Arc<Capture>, listener: TcpListener, seen: Arc<Seen>, end: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+fn serve(
+    capture: Arc<Capture>,
+    listener: TcpListener,
+    seen: Arc<Seen>,
+    end: Arc<AtomicBool>,
+) -> thread::JoinHandle<()> {
     listener.set_nonblocking(true).unwrap();
     thread::spawn(move || {
         let expected: SocketAddr = "203.0.113.7:80".parse().unwrap();

@@ -1,0 +1,65 @@
+//! Who acts on the workloads while one agent takes over from another: at no time both.
+//!
+//! Enrolling, releasing and repairing take the right to act, each for a moment. An agent that is being taken over gives it up
+//! (`freeze`), and gets it back when the successor fails, or never again. `app::take_over` talks to the other process.
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+
+use super::agent::{Agent, Enrolled};
+use crate::datapath::WorkloadPolicy;
+
+/// The right to change workloads; others may have it as well.
+pub(super) type Acting = OwnedRwLockReadGuard<()>;
+
+/// Nobody in this process changes workloads as long as this lives.
+pub(super) type Frozen = OwnedRwLockWriteGuard<()>;
+
+impl Agent {
+    /// Waits for the right to change workloads. None: another agent has taken over, for good.
+    pub async fn acting(&self) -> Option<Acting> {
+        self.moved.run_until_cancelled(std::sync::Arc::clone(&self.changes).read_owned()).await
+    }
+
+    /// Waits for what is being changed, and stops all changes.
+    pub async fn freeze(&self) -> Frozen {
+        std::sync::Arc::clone(&self.changes).write_owned().await
+    }
+
+    /// Leaves the workloads to another agent, for good. What was accepted, and still is, goes on.
+    pub fn hand_over(&self, frozen: Frozen) {
+        // Before the lock goes: whoever waits for it learns that there is nothing to wait for.
+        self.moved.cancel();
+        drop(frozen);
+    }
+
+    /// Puts every workload back on our listeners and programs, after a successor gave up. Returns how many stay refused.
+    pub fn restore(&self) -> usize {
+        let enrolled: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
+        enrolled.iter().filter(|enrolled| !self.restore_one(enrolled)).count()
+    }
+
+    fn restore_one(&self, enrolled: &Enrolled) -> bool {
+        let policy: WorkloadPolicy = self.policy(enrolled);
+        let workload = &enrolled.workload;
+        match self.capture.attach(&workload.cgroup, &policy) {
+            Ok(_) => true,
+            // Its end is the watcher's to see.
+            Err(_) if !workload.cgroup.exists() => true,
+            Err(e) => {
+                tracing::error!(workload = %workload.identity, "not taken back, its connections are refused: {e}");
+                false
+            }
+        }
+    }
+
+    /// The highest number that a workload has had.
+    pub fn last_id(&self) -> u32 {
+        self.workloads.lock().last_id
+    }
+
+    /// Numbers new workloads from the one after `id`: a late release must not meet another workload of the same number.
+    pub fn number_after(&self, id: u32) {
+        let mut workloads = self.workloads.lock();
+        workloads.last_id = workloads.last_id.max(id);
+    }
+}
