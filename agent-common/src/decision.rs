@@ -105,4 +105,8 @@ decisions! {
     DroppedRaw = 37 "dropped_raw",
     /// Packet out: any other protocol, or not readable; dropped.
     DroppedOther = 38 "dropped_other",
+    /// `connect()`: nobody listens at the workload's listener, and its policy says to go out directly then; left alone.
+    BypassedAgentDown = 60 "bypassed_agent_down",
+    /// Packet out: of a connection that was let out because the agent was down.
+    PassedAgentDown = 61 "passed_agent_down",
 }

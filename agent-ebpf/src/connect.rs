@@ -14,7 +14,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::maps::{self, CAPTURED, POLICY, Reachable};
+use crate::{
+    listening::listens,
+    maps::{self, CAPTURED, LET_OUT, POLICY, Reachable},
+};
 
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -106,7 +109,15 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (D
     let decision = classify(policy, attempt, &reachable);
     match decision {
         Decision::Captured => {
-            let listener = policy.listener(attempt.destination.address_v4().is_some());
+            let v4 = attempt.destination.address_v4().is_some();
+            let listener = policy.listener(v4);
+            if policy.bypass_when_down() {
+                // SAFETY: the kernel's context.
+                if !unsafe { listens(ctx.sock_addr, v4, listener) } {
+                    return (let_out(socket), 0);
+                }
+                LET_OUT.remove(socket);
+            }
             if CAPTURED.set(socket, Captured::new(attempt.destination, policy.workload(), listener)) {
                 (Decision::Captured, listener)
             } else {
@@ -124,6 +135,14 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (D
         }
         refused => (refused, 0),
     }
+}
+
+/// Marks a socket for the backstop: nobody listens for it, and its policy says that it goes out directly then.
+#[inline(always)]
+fn let_out(socket: *mut bpf_sock) -> Decision {
+    // An earlier connect() of this socket may have been captured.
+    CAPTURED.remove(socket);
+    if LET_OUT.set(socket, 1) { Decision::BypassedAgentDown } else { Decision::RefusedNoMemory }
 }
 
 /// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are

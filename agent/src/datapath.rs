@@ -62,6 +62,8 @@ pub struct WorkloadPolicy {
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
+    /// While nobody listens at the listener, connections go out directly instead of being refused.
+    pub bypass_when_down: bool,
 }
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process

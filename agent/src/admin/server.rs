@@ -121,6 +121,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
         pid: std::process::id(),
         trust_domain: settings.trust_domain.clone(),
         outbound_traffic_policy: policy.to_owned(),
+        on_agent_down: settings.on_agent_down.name().to_owned(),
         config_version: loaded.snapshot.version,
         report: loaded.report,
     })

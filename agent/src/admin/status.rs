@@ -35,6 +35,8 @@ pub struct GatewayStatus {
     pub trust_domain: String,
     /// `ALLOW_ANY` or `REGISTRY_ONLY`.
     pub outbound_traffic_policy: String,
+    /// What happens to connections of workloads while no agent runs: `REFUSE` or `BYPASS`.
+    pub on_agent_down: String,
     /// Version of the configuration in force; counts up with every change.
     pub config_version: u64,
     /// What the last load found.

@@ -129,6 +129,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
 /// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.
 fn begin(agent: &Arc<Agent>, mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> anyhow::Result<usize> {
     set_direct(agent.capture(), mesh, machine_resolvers)?;
+    agent.set_on_agent_down(mesh.on_agent_down);
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")
 }
 
@@ -166,6 +167,7 @@ fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine
     if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
         tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
+    agent.set_on_agent_down(now.on_agent_down);
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {

@@ -38,7 +38,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -81,6 +81,14 @@ const SHAPES: [Shape; 9] = [
     },
     Shape {
         name: names::ACCEPTED,
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<u32>(),
+        flags: BPF_F_NO_PREALLOC,
+        capacity: 0,
+    },
+    Shape {
+        name: names::LET_OUT,
         kind: MapType::SkStorage,
         key: size_of::<i32>(),
         value: size_of::<u32>(),

@@ -3,7 +3,16 @@
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
 //! is refused by the kernel, never let out: that is what every order of steps here preserves.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,7 +27,7 @@ use crate::{
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::{Gateway, Pool},
-    mesh::SpiffeId,
+    mesh::{OnAgentDown, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -76,6 +85,8 @@ pub struct Agent {
     pub(super) changes: Arc<RwLock<()>>,
     /// Another agent has taken over.
     pub(super) moved: CancellationToken,
+    /// Connections go out directly while no agent runs.
+    pub(super) bypass_when_down: AtomicBool,
 }
 
 #[derive(Default)]
@@ -119,6 +130,7 @@ impl Agent {
             connections: TaskTracker::new(),
             changes: Arc::default(),
             moved: CancellationToken::new(),
+            bypass_when_down: AtomicBool::new(false),
         })
     }
 
@@ -196,7 +208,22 @@ impl Agent {
 
     /// What the kernel programs are to know of a workload.
     pub(super) fn policy(&self, enrolled: &Enrolled) -> WorkloadPolicy {
-        enrolled.policy
+        WorkloadPolicy { bypass_when_down: self.bypass_when_down.load(Relaxed), ..enrolled.policy }
+    }
+
+    /// Says what happens to connections while no agent runs, for workloads that are enrolled and those to come.
+    pub fn set_on_agent_down(&self, chosen: OnAgentDown) {
+        let bypass = chosen == OnAgentDown::Bypass;
+        if self.bypass_when_down.swap(bypass, Relaxed) == bypass {
+            return;
+        }
+        tracing::warn!("onAgentDown is now {}", chosen.name());
+        for enrolled in self.workloads.lock().enrolled.values() {
+            if let Err(e) = self.capture.set_policy(&enrolled.workload.cgroup, &self.policy(enrolled)) {
+                // The next check writes it again.
+                tracing::warn!(workload = %enrolled.workload.identity, "onAgentDown is not in force yet: {e}");
+            }
+        }
     }
 
     /// Counters of kernel programs and agent, by name.
@@ -247,6 +274,7 @@ impl Agent {
             listener_v6,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
+            bypass_when_down: self.bypass_when_down.load(Relaxed),
         };
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
