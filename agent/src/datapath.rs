@@ -20,7 +20,7 @@ mod versions;
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -165,6 +165,11 @@ impl Capture {
     /// Makes the bypassed ranges equal to `ranges`. An IPv6 range never covers IPv4 destinations, not even `::/0`.
     pub fn set_bypass(&self, ranges: &[IpNet]) -> Result<(), Error> {
         bypass::set(&self.pins, ranges)
+    }
+
+    /// Whether an address is in a bypassed range.
+    pub fn is_bypassed(&self, address: IpAddr) -> Result<bool, Error> {
+        bypass::contains(&self.pins, address)
     }
 
     /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.

@@ -4,10 +4,12 @@
 
 pub mod agent;
 pub mod cgroup;
+mod check;
 mod connection;
 pub mod counters;
 mod dial;
 mod handover;
+mod hop;
 mod life;
 mod listener;
 pub mod netns;

@@ -20,7 +20,13 @@ use tokio::{net::TcpListener, sync::RwLock, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
+    counters::Counters,
+    dial::HostDial,
+    hop::Hop,
+    life::{self, Serving},
+    listener::Listeners,
+    routes::Families,
+    workload::Workload,
 };
 use crate::{
     app::run_dir::RunDir,
@@ -98,7 +104,9 @@ pub(super) struct Workloads {
 /// An enrolled workload at work.
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
-    pub(super) policy: WorkloadPolicy,
+    pub(super) policy: Mutex<WorkloadPolicy>,
+    pub(super) serving: Mutex<Option<Serving>>,
+    pub(super) hop: Hop,
     pub(super) tunnels: Pool,
     pub(super) stop: CancellationToken,
 }
@@ -208,7 +216,7 @@ impl Agent {
 
     /// What the kernel programs are to know of a workload.
     pub(super) fn policy(&self, enrolled: &Enrolled) -> WorkloadPolicy {
-        WorkloadPolicy { bypass_when_down: self.bypass_when_down.load(Relaxed), ..enrolled.policy }
+        WorkloadPolicy { bypass_when_down: self.bypass_when_down.load(Relaxed), ..*enrolled.policy.lock() }
     }
 
     /// Says what happens to connections while no agent runs, for workloads that are enrolled and those to come.
@@ -257,7 +265,27 @@ impl Agent {
 
     /// Listener, then programs, then the tasks that serve and watch it.
     fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
-        let identity = workload.identity.clone();
+        let cgroup = workload
+            .open_cgroup()
+            .map_err(|source| Error::Workload { identity: workload.identity.clone(), source })?;
+        let enrolled = Arc::new(Enrolled {
+            workload,
+            policy: Mutex::default(),
+            serving: Mutex::default(),
+            hop: Hop::default(),
+            tunnels: Pool::new(Arc::new(HostDial)),
+            stop: CancellationToken::new(),
+        });
+        self.listen(&enrolled)?;
+        self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
+        Ok(())
+    }
+
+    /// Gives a workload listeners, and sends its connections there; those it had before serve what has come to them.
+    pub(super) fn listen(self: &Arc<Self>, enrolled: &Arc<Enrolled>) -> Result<(), Error> {
+        let workload = &enrolled.workload;
+        let identity = &workload.identity;
         let fail = |source| Error::Workload { identity: identity.clone(), source };
         let namespace = workload.namespace.as_deref();
         let listeners = Listeners::bind(namespace).map_err(fail)?;
@@ -268,32 +296,20 @@ impl Agent {
         } else {
             Families::of(None).map_err(fail)?
         };
-        let policy = WorkloadPolicy {
+        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
+        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
+        *enrolled.policy.lock() = WorkloadPolicy {
             workload: workload.id,
             listener_v4,
             listener_v6,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
-            bypass_when_down: self.bypass_when_down.load(Relaxed),
+            ..WorkloadPolicy::default()
         };
-        let cgroup = workload.open_cgroup().map_err(fail)?;
-        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
-        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
         self.capture
-            .attach(cgroup.path(), &policy)
+            .attach(&workload.cgroup, &self.policy(enrolled))
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
-
-        let enrolled = Arc::new(Enrolled {
-            workload,
-            policy,
-            tunnels: Pool::new(Arc::new(HostDial)),
-            stop: CancellationToken::new(),
-        });
-        self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
-        for listener in listeners {
-            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
-        }
-        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
+        *enrolled.serving.lock() = Some(Serving::start(self, enrolled, listeners));
         Ok(())
     }
 

@@ -21,8 +21,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Serves a connection that the workload's listener accepted from `peer`.
 pub(super) async fn serve(agent: Arc<Agent>, enrolled: Arc<Enrolled>, stream: TcpStream, peer: SocketAddr) {
-    let Some(original_destination) = agent.capture.take_original_destination(enrolled.workload.id, peer)
-    else {
+    let original_destination = agent.capture.take_original_destination(enrolled.workload.id, peer);
+    if enrolled.hop.arrived(peer, original_destination) {
+        // Of the self-check, and at its end here: no traffic.
+        return;
+    }
+    let Some(original_destination) = original_destination else {
         // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
         agent.counters.original_destination_miss.increment();
         tracing::debug!(workload = %enrolled.workload.identity, %peer, "no original destination; connection reset");

@@ -34,18 +34,27 @@ pub struct Counters {
     pub original_destination_miss: Counter,
     /// Programs that somebody detached from a workload, attached again.
     pub programs_reattached: Counter,
+    /// Workloads that got new listeners, because theirs had died or nothing arrived there.
+    pub listeners_reopened: Counter,
+    /// Probes of the self-check that took the workload's way to us.
+    pub hops: Counter,
+    /// Probes that did not.
+    pub hops_failed: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
 }
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+    pub fn by_name(&self) -> [(&'static str, u64); 8] {
         [
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
+            ("listeners_reopened", self.listeners_reopened.get()),
+            ("hops", self.hops.get()),
+            ("hops_failed", self.hops_failed.get()),
             ("checks_failed", self.checks_failed.get()),
         ]
     }

@@ -1,4 +1,4 @@
-//! The life of an enrolled workload: its connections are accepted, its programs are checked, its end is seen.
+//! The life of an enrolled workload: its connections are accepted, its end is seen; `check` looks after it meanwhile.
 //!
 //! `node::agent` starts these tasks, one set per workload, and ends them by the workload's token.
 
@@ -6,20 +6,18 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::JoinHandle,
     time,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, is_gone},
     connection,
-    workload::Workload,
 };
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How often it is checked that a workload is still captured.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
@@ -30,36 +28,6 @@ pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgro
 }
 
 impl Agent {
-    /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
-    /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Returns when another agent
-    /// has taken over.
-    async fn keep_captured(&self, enrolled: &Enrolled) {
-        let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
-        interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            let Some(_acting) = self.acting().await else { return };
-            let Workload { identity, cgroup, .. } = &enrolled.workload;
-            match self.capture.attach(cgroup, &self.policy(enrolled)) {
-                Ok(0) => {}
-                Ok(missing) => {
-                    self.counters.programs_reattached.add(missing as u64);
-                    tracing::error!(
-                        workload = %identity,
-                        "{missing} of its programs had been detached by somebody and are attached again; \
-                         connections it made meanwhile may have gone out directly"
-                    );
-                }
-                // The end of the workload is the watcher's to see.
-                Err(_) if !cgroup.exists() => {}
-                Err(e) => {
-                    self.counters.checks_failed.increment();
-                    tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
-                }
-            }
-        }
-    }
-
     /// Releases the workload when its last process has ended.
     async fn watch(&self, enrolled: &Enrolled, cgroup: &Cgroup) {
         if time::timeout(ENTER_DEADLINE, cgroup.wait_populated(true)).await.is_err() {
@@ -106,20 +74,54 @@ impl Agent {
     }
 }
 
-/// Accepts until the workload ends, or another agent has taken over; then what has come until then. A full descriptor table
-/// must not end the listener: it waits and goes on.
-pub(super) async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener) {
+/// The tasks that accept a workload's connections, and their end.
+pub(super) struct Serving {
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Starts them.
+    pub(super) fn start(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>, listeners: Vec<TcpListener>) -> Self {
+        let stop = enrolled.stop.child_token();
+        let accept = |listener| {
+            let accepting = accept(Arc::clone(agent), Arc::clone(enrolled), listener, stop.clone());
+            agent.connections.spawn(accepting)
+        };
+        Self { tasks: listeners.into_iter().map(accept).collect(), stop }
+    }
+
+    /// Whether every listener is there and served.
+    pub(super) fn is_alive(&self) -> bool {
+        self.tasks.iter().all(|task| !task.is_finished())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Accepts until it is stopped: the workload has ended, another agent has taken over, or there are new listeners; then what has
+/// come until then. A full descriptor table must not end the listener: it waits and goes on.
+async fn accept(agent: Arc<Agent>, enrolled: Arc<Enrolled>, listener: TcpListener, stop: CancellationToken) {
     let serve = |stream, peer| {
         let served = connection::serve(Arc::clone(&agent), Arc::clone(&enrolled), stream, peer);
         agent.connections.spawn(served);
     };
     loop {
         let accepted = tokio::select! {
-            () = enrolled.stop.cancelled() => break,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => serve(stream, peer),
+            // Somebody has shut it down, from outside: the self-check sees that we end.
+            Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => {
+                tracing::error!(workload = %enrolled.workload.identity, "a listener does not listen any more");
+                return;
+            }
             Err(e) => {
                 tracing::warn!(workload = %enrolled.workload.identity, "accept: {e}");
                 time::sleep(Duration::from_millis(50)).await;
