@@ -3,6 +3,8 @@
 //! Enrolling, releasing and repairing take the right to act, each for a moment. An agent that is being taken over gives it up
 //! (`freeze`), and gets it back when the successor fails, or never again. `app::take_over` talks to the other process.
 
+use std::sync::Arc;
+
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
 use super::agent::{Agent, Enrolled};
@@ -17,12 +19,14 @@ pub(super) type Frozen = OwnedRwLockWriteGuard<()>;
 impl Agent {
     /// Waits for the right to change workloads. None: another agent has taken over, for good.
     pub async fn acting(&self) -> Option<Acting> {
-        self.moved.run_until_cancelled(std::sync::Arc::clone(&self.changes).read_owned()).await
+        let acting = self.moved.run_until_cancelled(Arc::clone(&self.changes).read_owned()).await?;
+        // The lock may have come free by the very hand-over.
+        (!self.moved.is_cancelled()).then_some(acting)
     }
 
     /// Waits for what is being changed, and stops all changes.
     pub async fn freeze(&self) -> Frozen {
-        std::sync::Arc::clone(&self.changes).write_owned().await
+        Arc::clone(&self.changes).write_owned().await
     }
 
     /// Leaves the workloads to another agent, for good. What was accepted, and still is, goes on.

@@ -96,10 +96,10 @@ fn another_layout_version_takes_over_without_a_gap() {
         let successor = Arc::new(Capture::load(&pins).unwrap());
         let listener = listen("127.0.0.1:0");
         servers.push(serving(&successor, &listener));
-        let policy = egret::datapath::WorkloadPolicy {
+        let policy = datapath::WorkloadPolicy {
             workload: WORKLOAD,
             listener_v4: port(&listener),
-            ..egret::datapath::WorkloadPolicy::default()
+            ..datapath::WorkloadPolicy::default()
         };
         assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), 10);
         assert_eq!(fs::read_dir(other.join("links")).unwrap().count(), 0, "the older set is gone");

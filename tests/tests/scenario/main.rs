@@ -12,6 +12,8 @@ mod nginx;
 mod nothing_left;
 mod plaintext;
 mod repair;
+mod take_over;
+mod traffic;
 mod walk;
 
 use std::{
@@ -37,12 +39,17 @@ struct Rig {
 impl Rig {
     /// Everything started; nothing when the test has to be left out.
     fn start() -> Result<Option<Self>> {
+        Self::start_with(binary()?)
+    }
+
+    /// The same with the product at another place.
+    fn start_with(egret: PathBuf) -> Result<Option<Self>> {
         if !privileges::kernel_or_skip("the scenario") {
             return Ok(None);
         }
         let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
         let places = Places {
-            egret: binary()?,
+            egret,
             external: PathBuf::from(env!("CARGO_BIN_EXE_egret-external")),
             steps: workspace().join("deploy/demo"),
             work: directory.path().join("files"),
