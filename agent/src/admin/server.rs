@@ -35,7 +35,7 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
 
 /// What every role answers.
 pub fn base() -> Router {
-    Router::new().route("/ready", get(|| async { Json(Ready { ready: true }) }))
+    Router::new().route("/ready", get(|| async { Json(Ready { ready: true, pid: std::process::id() }) }))
 }
 
 /// The agent's: status, flows, enrolment.

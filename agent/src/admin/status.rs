@@ -11,6 +11,8 @@ use crate::{node::workload::Workload, source::report::Report};
 pub struct Ready {
     /// Always true: a role that is not ready does not answer.
     pub ready: bool,
+    /// Who answers: while an agent takes over from another, there are two.
+    pub pid: u32,
 }
 
 /// The agent.

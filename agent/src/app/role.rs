@@ -75,6 +75,17 @@ impl Candidate {
     }
 }
 
+/// Whether a process has the role.
+pub(super) fn is_held(run_dir: &RunDir, role: &str) -> anyhow::Result<bool> {
+    let path = run_dir.pid_file(role);
+    let held = File::open(&path).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(e)) => Err(e),
+    });
+    held.with_context(|| format!("pid file {}", path.display()))
+}
+
 /// Locks the pid file of `role` and writes it; the process that has it, if there is one.
 fn lock(run_dir: &RunDir, role: &str) -> anyhow::Result<Result<Announced, String>> {
     run_dir.create().with_context(|| format!("run directory {} cannot be made", run_dir.path().display()))?;
@@ -136,7 +147,7 @@ pub(super) fn log_problems(loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, announce};
+    use super::{Candidate, announce, is_held};
     use crate::app::run_dir::RunDir;
 
     #[test]
@@ -155,11 +166,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(directory.path().join("run"));
         let old = Candidate::stand(&run_dir).unwrap().announce().unwrap().unwrap();
+        assert!(is_held(&run_dir, "agent").unwrap());
         let successor = Candidate::stand(&run_dir).unwrap();
         assert_eq!(successor.announce().unwrap().unwrap_err(), std::process::id().to_string());
         let error = Candidate::stand(&run_dir).unwrap_err().to_string();
         assert!(error.contains("just being started"), "{error}");
         drop(old);
+        assert!(!is_held(&run_dir, "agent").unwrap());
         assert!(Candidate::stand(&run_dir).is_err(), "between the two nobody else gets it");
         let _role = successor.announce().unwrap().unwrap();
         drop(successor);

@@ -290,6 +290,10 @@ impl Agent {
         let namespace = workload.namespace.as_deref();
         let listeners = Listeners::bind(namespace).map_err(fail)?;
         let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
+        if listener_v6 == 0 && enrolled.policy.lock().listener_v6 != 0 {
+            // Loopback is down, and has lost its IPv6 address for now.
+            return Err(fail(io::ErrorKind::AddrNotAvailable.into()));
+        }
         // A namespace of our own making has no way out but the listener: nothing there is "no route".
         let families = if namespace.is_some() {
             Families { v4: true, v6: true }

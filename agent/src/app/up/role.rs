@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
-    app::{Settings, settings::DRAIN_DEADLINE},
+    app::{Settings, role::is_held, settings::DRAIN_DEADLINE},
 };
 
 /// How long a role may take until it serves.
@@ -55,13 +55,7 @@ impl Role {
 
     /// Waits until it answers on its admin socket.
     pub(super) async fn wait_ready(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let socket = settings.run_dir.socket(self.name);
-        let answers = async {
-            while admin::client::get::<admin::Ready>(&socket, "/ready").await.is_err() {
-                time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        serves(&mut self.child, self.name, answers).await
+        serves(settings, self.name, &mut self.child).await
     }
 
     /// Starts it again after it has ended, and a pause.
@@ -92,18 +86,7 @@ impl Role {
     pub(super) async fn replace(&mut self, settings: &Settings, program: &Path, draining: &Draining) {
         let replaced = async {
             let mut successor = spawn(settings, program, self.name, true)?;
-            let pid = successor.id();
-            let socket = settings.run_dir.socket(self.name);
-            let answers = async {
-                loop {
-                    let status = admin::client::get::<admin::AgentStatus>(&socket, "/status").await;
-                    if status.is_ok_and(|status| Some(status.pid) == pid) {
-                        return;
-                    }
-                    time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            if let Err(e) = serves(&mut successor, self.name, answers).await {
+            if let Err(e) = serves(settings, self.name, &mut successor).await {
                 // It must not take over later, when nobody watches it.
                 successor.kill().await?;
                 return Err(e);
@@ -112,17 +95,36 @@ impl Role {
         };
         match replaced.await {
             Ok(successor) => {
-                let old = std::mem::replace(&mut self.child, successor);
                 tracing::info!(
                     "egret {} was taken over by process {}",
                     self.name,
-                    self.child.id().unwrap_or(0)
+                    successor.id().unwrap_or(0)
                 );
-                draining.add(self.name, old);
+                draining.add(self.name, std::mem::replace(&mut self.child, successor));
                 program.clone_into(&mut self.program);
                 self.started = Instant::now();
             }
-            Err(e) => tracing::error!("the egret {} that runs stays: {e:#}", self.name),
+            Err(e) => {
+                tracing::error!("the egret {} that runs stays: {e:#}", self.name);
+                self.replace_one_that_left(settings, draining).await;
+            }
+        }
+    }
+
+    /// Starts the role when nobody has it: a successor may die just after the old process has left it.
+    async fn replace_one_that_left(&mut self, settings: &Settings, draining: &Draining) {
+        let started = async {
+            if is_held(&settings.run_dir, self.name)? {
+                return Ok(());
+            }
+            tracing::error!("nobody is the {} now; workloads are refused until it is back", self.name);
+            let child = spawn(settings, &self.program, self.name, false)?;
+            draining.add(self.name, std::mem::replace(&mut self.child, child));
+            self.started = Instant::now();
+            self.wait_ready(settings).await
+        };
+        if let Err(e) = started.await {
+            tracing::error!("{e:#}");
         }
     }
 }
@@ -195,8 +197,15 @@ fn spawn(settings: &Settings, program: &Path, role: &str, take_over: bool) -> an
     command.spawn().with_context(|| format!("egret {role} cannot be started from {}", program.display()))
 }
 
-/// Waits until a role answers; an error when it ends first, or takes too long.
-async fn serves(child: &mut Child, name: &str, answers: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Waits until this very process answers for the role; an error when it ends first, or takes too long.
+async fn serves(settings: &Settings, name: &str, child: &mut Child) -> anyhow::Result<()> {
+    let (socket, pid) = (settings.run_dir.socket(name), child.id());
+    let answers = async {
+        let answer = || admin::client::get::<admin::Ready>(&socket, "/ready");
+        while !answer().await.is_ok_and(|ready| Some(ready.pid) == pid) {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     tokio::select! {
         ended = child.wait() => bail!("egret {name} could not start: {}", describe(ended?)),
         answered = time::timeout(READY_DEADLINE, answers) => {
