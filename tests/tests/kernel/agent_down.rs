@@ -18,7 +18,7 @@ fn servers(outside: &Outside) -> Vec<(std::net::TcpListener, String)> {
         .map(|address| {
             let address = format!("{address}:0");
             let server = outside.run(move || listen(&address));
-            let at = server.local_addr().unwrap().to_string();
+            let at = server.local_addr().expect("an address").to_string();
             (server, at)
         })
         .collect()

@@ -34,9 +34,9 @@ fn serve(
     seen: Arc<Seen>,
     end: Arc<AtomicBool>,
 ) -> thread::JoinHandle<()> {
-    listener.set_nonblocking(true).unwrap();
+    listener.set_nonblocking(true).expect("non-blocking");
     thread::spawn(move || {
-        let expected: SocketAddr = "203.0.113.7:80".parse().unwrap();
+        let expected = SocketAddr::from(([203, 0, 113, 7], 80));
         // What waits when the end comes is served, too.
         loop {
             let ends = end.load(Relaxed);

@@ -3,6 +3,7 @@
 //! Needs root, and `egret` built: `EGRET_BIN`, else `target/release/egret`. Without root it fails, unless
 //! `EGRET_TESTS_ALLOW_SKIP=1` says that it may leave itself out.
 
+mod agent_down;
 mod bad_input;
 mod credential;
 mod exec;

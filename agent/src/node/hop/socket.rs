@@ -55,10 +55,8 @@ pub(super) fn in_cgroup(cgroup: &Path, namespace: Option<&Path>, v4: bool) -> Re
             why = Error::NoRoom(full);
             continue;
         }
-        let directory = match File::open(&candidate) {
-            Ok(directory) => directory,
-            Err(_) => continue,
-        };
+        // It may just have gone.
+        let Ok(directory) = File::open(&candidate) else { continue };
         match netns::inside(namespace, || make(&directory, family)) {
             Ok(socket) => return Ok(socket),
             Err(e) => match e.raw_os_error() {
