@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use egret_tests::{json_log::Mark, process::Process, scenario::World, wait};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running client.
 pub(crate) struct Client {
