@@ -118,21 +118,19 @@ impl Capture {
     /// Attaches every program to `cgroup`, in the order that leaves no window, and pins the links. On a cgroup that is
     /// attached already (a restarted agent), the links stay, the programs behind them are brought up to date, and the policy
     /// is written. When it fails, what it attached is detached again. When all of ours are there, what another layout version
-    /// has attached goes: at no time is the cgroup without. Returns how many programs were not attached before: on
+    /// has attached goes, connect first and the rest by the next call: at no time is the cgroup without. Returns how many programs were not attached before: on
     /// an enrolled cgroup anything but 0 means that somebody detached them.
     pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
         let missing = attach::attach(self, cgroup, policy)?;
         let (_, inode) = attach::open_cgroup(cgroup)?;
-        versions::others(&self.root)
-            .and_then(|others| others.iter().try_for_each(|other| other.remove_links(Some(inode))))
-            .map_err(|error| {
-                Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
-            })?;
+        versions::step_down(&self.root, inode).map_err(|error| {
+            Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
+        })?;
         Ok(missing)
     }
 
-    /// Removes what other layout versions have pinned and no workload needs any more. To be called when every workload is
-    /// attached. Returns how many versions went.
+    /// Removes what other layout versions have pinned and no workload needs any more. To be called a moment after every workload
+    /// was attached. Returns how many versions went.
     pub fn retire_other_versions(&self) -> Result<usize, Error> {
         versions::retire_others(&self.root)
     }

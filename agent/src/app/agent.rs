@@ -30,8 +30,8 @@ use crate::{
 /// How often original destinations that nobody took are looked for.
 const SWEEP_INTERVAL: time::Duration = time::Duration::from_secs(30);
 
-/// How long an agent that was taken over goes on accepting: connections that were sent to it just before are on their way.
-/// (Measured: 20 ms lose none.)
+/// How long an agent that was taken over goes on accepting, and programs of another version stay: connections that were sent to
+/// it just before are on their way. (Measured: 20 ms lose none.)
 const LINGER: time::Duration = time::Duration::from_millis(200);
 
 /// Runs the agent until it is told to end, or another one has taken over. The programs stay attached: its workloads are
@@ -74,11 +74,6 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
     let successors = role::bind(&settings.run_dir.socket(take_over::SOCKET))?;
     drop(frozen);
-    match agent.capture().retire_other_versions() {
-        Ok(0) => {}
-        Ok(retired) => tracing::info!(retired, "removed the programs of other versions"),
-        Err(e) => tracing::error!("{e}"),
-    }
     tracing::info!(gateway = %settings.hbone_address, "capturing");
 
     let tasks = TaskTracker::new();
@@ -87,6 +82,15 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
         stop.clone(),
     ));
+    let retiring = Arc::clone(&agent);
+    tasks.spawn(async move {
+        time::sleep(LINGER).await;
+        match retiring.capture().retire_other_versions() {
+            Ok(0) => {}
+            Ok(retired) => tracing::info!(retired, "removed the programs of other versions"),
+            Err(e) => tracing::error!("{e}"),
+        }
+    });
     let mut taken_over = tokio::spawn(take_over::offer(successors, Arc::clone(&agent), announced));
     let mut sweep = time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -5,6 +5,7 @@
 //! program expects: this module does.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -212,9 +213,36 @@ impl Pins {
     /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins, in the reverse of the order of
     /// attachment: the backstop goes after connect. Tries all of them; the first error is returned.
     pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
+        self.remove(self.link_names(cgroup_inode)?)
+    }
+
+    /// The same for those links of a cgroup that capture its connections. Returns how many there were.
+    pub(super) fn remove_capturing_links(&self, cgroup_inode: u64) -> io::Result<usize> {
+        let mut links = self.link_names(Some(cgroup_inode))?;
+        links.retain(|name| attach::captures(name));
+        let count = links.len();
+        self.remove(links).map(|()| count)
+    }
+
+    /// Whether any link of a cgroup captures its connections.
+    pub(super) fn has_capturing_links(&self, cgroup_inode: u64) -> io::Result<bool> {
+        Ok(self.link_names(Some(cgroup_inode))?.iter().any(|name| attach::captures(name)))
+    }
+
+    /// The cgroups that have links, by inode.
+    pub(super) fn cgroups(&self) -> io::Result<BTreeSet<u64>> {
+        let names = self.link_names(None)?;
+        Ok(names.iter().filter_map(|name| name.split('-').next()?.parse().ok()).collect())
+    }
+
+    fn link_names(&self, cgroup_inode: Option<u64>) -> io::Result<Vec<String>> {
         let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
         let mut links = names_in(&self.links())?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
+        Ok(links)
+    }
+
+    fn remove(&self, mut links: Vec<String>) -> io::Result<()> {
         // What another version attached goes first.
         links.sort_by_key(|name| std::cmp::Reverse(attach::position(name).unwrap_or(usize::MAX)));
         let mut outcome = Ok(());
@@ -226,7 +254,7 @@ impl Pins {
 
     /// The pins of all links.
     pub(super) fn link_paths(&self) -> io::Result<Vec<PathBuf>> {
-        Ok(names_in(&self.links())?.into_iter().map(|name| self.links().join(name)).collect())
+        Ok(self.link_names(None)?.into_iter().map(|name| self.links().join(name)).collect())
     }
 
     /// Removes everything, links first, and the directory; also what another version pinned here.

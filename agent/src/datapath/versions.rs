@@ -38,12 +38,30 @@ pub(super) fn detach(root: &Path, cgroup_inode: u64) -> io::Result<()> {
     outcome
 }
 
-/// Removes the directories of other versions that refuse nobody any more: those whose links are all of cgroups that are gone.
-/// A workload that could not be taken over keeps the links of its version, and stays refused. Returns how many were removed.
+/// Takes away what other versions have on a cgroup on which our set is attached, in two calls. The first: what captures
+/// connections. The next, a while later: the rest, which a `connect()` that was under way still needed, to publish where it
+/// goes.
+pub(super) fn step_down(root: &Path, cgroup_inode: u64) -> io::Result<()> {
+    for other in others(root)? {
+        if other.remove_capturing_links(cgroup_inode)? == 0 {
+            other.remove_links(Some(cgroup_inode))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories of other versions that refuse nobody any more: those whose links are of cgroups that are gone, or on
+/// which ours capture. A workload that could not be taken over keeps the links of its version, and stays refused. Returns how many
+/// were removed.
 pub(super) fn retire_others(root: &Path) -> Result<usize, Error> {
     let fail = |error: io::Error| Error::new(format_args!("older programs under {}", root.display()), error);
     let mut retired = 0;
     for pins in others(root).map_err(fail)? {
+        for cgroup in pins.cgroups().map_err(fail)? {
+            if !pins.has_capturing_links(cgroup).map_err(fail)? {
+                pins.remove_links(Some(cgroup)).map_err(fail)?;
+            }
+        }
         let in_force = pins.link_paths().map_err(fail)?.into_iter().any(|path| {
             // What cannot be asked counts as in force.
             syscall::open_pin(&path)

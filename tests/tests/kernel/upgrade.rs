@@ -64,13 +64,14 @@ fn another_layout_version_takes_over_without_a_gap() {
         listen("203.0.113.7:80")
     });
     lab.enrol();
-    let end = Arc::new(AtomicBool::new(false));
+    // Of the application, then of the servers: nothing is to be on the way then.
+    let (enough, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut application = lab.inside();
     let connecting = {
-        let end = Arc::clone(&end);
+        let enough = Arc::clone(&enough);
         thread::spawn(move || {
             let mut connected = 0;
-            while !end.load(Relaxed) {
+            while !enough.load(Relaxed) {
                 let answer = application.connect("203.0.113.7:80");
                 // A connection that was captured by the set that has just gone is not known to the other: its peer is shown
                 // as it is.
@@ -102,19 +103,21 @@ fn another_layout_version_takes_over_without_a_gap() {
             ..datapath::WorkloadPolicy::default()
         };
         assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), 10);
-        assert_eq!(fs::read_dir(other.join("links")).unwrap().count(), 0, "the older set is gone");
-        assert_eq!(successor.retire_other_versions().unwrap(), 1);
-        assert!(!other.exists());
+        assert_eq!(fs::read_dir(other.join("links")).unwrap().count(), 8, "the older set captures no more");
         let before = seen.known.load(Relaxed);
         while seen.known.load(Relaxed) < before + 20 {
             assert!(!connecting.is_finished(), "the application gave up");
             thread::yield_now();
         }
+        // No connection is under way that the older set had begun.
+        assert_eq!(successor.retire_other_versions().unwrap(), 1);
+        assert!(!other.exists());
         captures.push(successor);
         listeners.push(listener);
     }
-    end.store(true, Relaxed);
+    enough.store(true, Relaxed);
     let connected: u64 = connecting.join().expect("every connect() succeeded");
+    end.store(true, Relaxed);
     for server in servers {
         server.join().unwrap();
     }
