@@ -131,4 +131,8 @@ decisions! {
     GuardRefusedDatagram = 51 "guard_refused_datagram",
     /// Packet out, of such a child; dropped.
     GuardDropped = 52 "guard_dropped",
+    /// `connect()`: nobody listens at the workload's listener, and its policy says to go out directly then; left alone.
+    BypassedAgentDown = 60 "bypassed_agent_down",
+    /// Packet out: of a connection that was let out because the agent was down.
+    PassedAgentDown = 61 "passed_agent_down",
 }

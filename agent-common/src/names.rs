@@ -21,6 +21,8 @@ pub const DECISIONS: &str = "egret_decisions";
 pub const RESOLVERS: &str = "egret_resolvers";
 /// Socket storage of TCP connections that came from outside; value, 4 bytes without meaning.
 pub const ACCEPTED: &str = "egret_accepted";
+/// Socket storage of TCP connections that were let out because the agent was down; value, 4 bytes without meaning.
+pub const LET_OUT: &str = "egret_let_out";
 /// LRU hash: key, [`crate::Conversation`]; value, one byte: where it was heard.
 pub const SPOKEN: &str = "egret_spoken";
 /// LRU hash: key, [`crate::Conversation`] of a listening socket; value, one byte without meaning: the peer has sent a SYN from

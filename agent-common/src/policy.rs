@@ -2,6 +2,7 @@
 
 const NO_ROUTE_V4: u32 = 1;
 const NO_ROUTE_V6: u32 = 1 << 1;
+const BYPASSED_WHEN_DOWN: u32 = 1 << 3;
 
 /// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,14 @@ impl Policy {
     /// The same, of a network namespace that has no route for a family.
     #[must_use]
     pub const fn without_route(mut self, v4: bool, v6: bool) -> Self {
-        self.flags = if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self.flags |= if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self
+    }
+
+    /// The same; connections go out directly while nobody listens at the listener, if so chosen.
+    #[must_use]
+    pub const fn bypassed_when_down(mut self, chosen: bool) -> Self {
+        self.flags |= if chosen { BYPASSED_WHEN_DOWN } else { 0 };
         self
     }
 
@@ -64,6 +72,12 @@ impl Policy {
     #[inline(always)]
     pub const fn listener(&self, v4: bool) -> u16 {
         u16::from_be_bytes(if v4 { self.listener_v4 } else { self.listener_v6 })
+    }
+
+    /// Connections go out directly while nobody listens at the listener.
+    #[inline(always)]
+    pub const fn bypass_when_down(&self) -> bool {
+        self.flags & BYPASSED_WHEN_DOWN != 0
     }
 
     /// The workload's network namespace has no route for the family.

@@ -90,6 +90,7 @@ fn names_fit_the_kernel() {
         names::ORIGINAL,
         names::BYPASS,
         names::DECISIONS,
+        names::LET_OUT,
         names::CONNECT4,
         names::CONNECT6,
         names::GETPEERNAME4,

@@ -60,6 +60,8 @@ pub trait Memory {
     fn captured(&self) -> bool;
     /// It is a connection that came from outside.
     fn accepted(&self) -> bool;
+    /// Its last `connect()` was let out because the agent was down.
+    fn let_out(&self) -> bool;
 }
 
 /// Decides.
@@ -116,14 +118,17 @@ fn judge_tcp(
     let opens = packet.detail & SYN != 0;
     // Before "accepted": nobody answers with a SYN alone.
     if opens && packet.detail & ACK == 0 {
-        return Decision::DroppedTcpOpen;
+        return if memory.let_out() { Decision::PassedAgentDown } else { Decision::DroppedTcpOpen };
     }
     let answers = if listens { destinations.called(&packet.destination) } else { memory.accepted() };
     if answers {
         return Decision::PassedAnswer;
     }
     // A SYN-ACK to somebody who has not called: a simultaneous open, or the workload called itself in another's name.
-    if opens { Decision::DroppedTcpOpen } else { Decision::PassedOlderConnection }
+    if opens {
+        return Decision::DroppedTcpOpen;
+    }
+    if memory.let_out() { Decision::PassedAgentDown } else { Decision::PassedOlderConnection }
 }
 
 /// What is neither TCP nor UDP.

@@ -15,7 +15,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::maps::{self, CAPTURED, POLICY, Reachable};
+use crate::{
+    listening::listens,
+    maps::{self, CAPTURED, LET_OUT, POLICY, Reachable},
+};
 
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -113,6 +116,14 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
             // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage below has the one in force.
             let random = unsafe { bpf_get_prandom_u32() };
             let listener = spread::port(policy, &attempt.destination, fields.source_port, random);
+            if policy.bypass_when_down() {
+                let v4 = attempt.destination.address_v4().is_some();
+                // SAFETY: the kernel's context.
+                if !unsafe { listens(ctx.sock_addr, v4, listener) } {
+                    return (let_out(socket), 0);
+                }
+                LET_OUT.remove(socket);
+            }
             if CAPTURED.set(socket, Captured::new(attempt.destination, policy.workload(), listener)) {
                 (Decision::Captured, listener)
             } else {
@@ -130,6 +141,14 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
         }
         refused => (refused, 0),
     }
+}
+
+/// Marks a socket for the backstop: nobody listens for it, and its policy says that it goes out directly then.
+#[inline(always)]
+fn let_out(socket: *mut bpf_sock) -> Decision {
+    // An earlier connect() of this socket may have been captured.
+    CAPTURED.remove(socket);
+    if LET_OUT.set(socket, 1) { Decision::BypassedAgentDown } else { Decision::RefusedNoMemory }
 }
 
 /// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are

@@ -17,6 +17,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod link_maps;
 #[cfg(target_arch = "bpf")]
+mod listening;
+#[cfg(target_arch = "bpf")]
 mod lock;
 #[cfg(target_arch = "bpf")]
 mod maps;

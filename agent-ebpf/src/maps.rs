@@ -45,6 +45,11 @@ pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAP
 #[btf_map(name = "egret_accepted")]
 pub(crate) static ACCEPTED: SocketStorage<u32> = SocketStorage::new();
 
+/// Socket storage. There: the connection was let out because the agent was down. Written by connect, read by egress; goes
+/// with the socket.
+#[btf_map(name = "egret_let_out")]
+pub(crate) static LET_OUT: SocketStorage<u32> = SocketStorage::new();
+
 /// Key: a UDP peer and the socket that it has sent to. Value: where it was heard. Written by ingress, read by sendmsg and egress. An LRU: a
 /// flood of strangers costs quiet peers their answers, never the memory of the node.
 #[btf_map(name = "egret_spoken")]

@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use crate::maps::{self, ACCEPTED, CAPTURED, POLICY, Reachable};
+use crate::maps::{self, ACCEPTED, CAPTURED, LET_OUT, POLICY, Reachable};
 
 /// Return values of the hooks.
 pub(crate) const DROP: i32 = 0;
@@ -238,5 +238,10 @@ impl Memory for Full {
     #[inline(always)]
     fn accepted(&self) -> bool {
         !self.0.is_null() && ACCEPTED.get(self.0).is_some()
+    }
+
+    #[inline(always)]
+    fn let_out(&self) -> bool {
+        !self.0.is_null() && LET_OUT.get(self.0).is_some()
     }
 }

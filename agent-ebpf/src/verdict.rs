@@ -40,7 +40,9 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::LinkPassedDirect
         | Decision::LinkPassedAnswer
         | Decision::LinkPassedNeighbour
-        | Decision::LinkPassedOlderConnection => Verdict::Pass,
+        | Decision::LinkPassedOlderConnection
+        | Decision::BypassedAgentDown
+        | Decision::PassedAgentDown => Verdict::Pass,
         Decision::Captured | Decision::AlreadyCaptured => Verdict::Rewritten,
         // Clients retry after "connection refused", and the first two pass by themselves: the agent is just starting, or away.
         // Port 0: the kernel sends a SYN there, and hosts answer with a reset. A datagram: as if a host had answered that

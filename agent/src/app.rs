@@ -10,6 +10,7 @@ mod role;
 pub mod run_dir;
 mod settings;
 mod shutdown;
+mod take_over;
 pub mod up;
 
 pub use settings::Settings;

@@ -55,7 +55,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Agent(role) => {
             logging::init();
-            multi_thread()?.block_on(app::agent::run(role.settings()?)).map(done)
+            multi_thread()?.block_on(app::agent::run(role.settings()?, role.take_over)).map(done)
         }
         Command::Gateway(role) => {
             logging::init();

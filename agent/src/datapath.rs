@@ -19,6 +19,7 @@ mod syscall;
 #[cfg(test)]
 mod tests;
 mod verifier;
+mod versions;
 
 use std::{
     collections::HashMap,
@@ -72,6 +73,8 @@ pub struct WorkloadPolicy {
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
+    /// While nobody listens at the listener, connections go out directly instead of being refused.
+    pub bypass_when_down: bool,
 }
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process
@@ -79,6 +82,9 @@ pub struct WorkloadPolicy {
 ///
 /// Dropping it changes nothing in the kernel: see [`Capture::detach`] and [`cleanup`].
 pub struct Capture {
+    /// The directory of the instance, with one below it per layout version.
+    root: PathBuf,
+    /// What our version has there.
     pins: Pins,
     /// Only for attaching.
     programs: Mutex<Ebpf>,
@@ -95,22 +101,26 @@ impl fmt::Debug for Capture {
 }
 
 impl Capture {
-    /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this version.
+    /// Loads the programs, or re-adopts the maps pinned under `pin_directory` by an earlier agent of this layout version.
     /// `pin_directory` is made if it is missing, and must be in a bpffs (see [`Bpffs`]).
     pub fn load(pin_directory: &Path) -> Result<Self, Error> {
-        let fresh = !pin_directory.exists();
-        let result = Self::load_at(pin_directory);
-        if fresh && result.is_err() {
+        let ours = versions::ours(pin_directory);
+        let (fresh, fresh_version) = (!pin_directory.exists(), !ours.exists());
+        Self::load_at(pin_directory.to_owned(), &ours).inspect_err(|_| {
             // What was made until then is of no use to anybody. The first error is the one that matters.
-            let _ = cleanup(pin_directory);
-        }
-        result
+            if fresh {
+                let _ = cleanup(pin_directory);
+            } else if fresh_version {
+                let _ = Pins::at(ours).remove_all();
+            }
+        })
     }
 
-    fn load_at(pin_directory: &Path) -> Result<Self, Error> {
-        let pins = Pins::open(pin_directory)?;
+    fn load_at(root: PathBuf, ours: &Path) -> Result<Self, Error> {
+        let pins = Pins::open(ours)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
+            root,
             policies: pins.open_map(names::POLICY)?,
             guards: pins.open_map(names::GUARD)?,
             classes: pins.open_map(names::CLASSES)?,
@@ -122,10 +132,22 @@ impl Capture {
 
     /// Attaches every program to `cgroup`, in the order that leaves no window, and pins the links. On a cgroup that is
     /// attached already (a restarted agent), the links stay, the programs behind them are brought up to date, and the policy
-    /// is written. When it fails, what it attached is detached again. Returns how many programs were not attached before: on
-    /// an enrolled cgroup anything but 0 means that somebody detached them.
+    /// is written. When it fails, what it attached is detached again. When all of ours are there, what another layout version
+    /// has attached goes, connect first and the rest by the next call: at no time is the cgroup without. Returns how many
+    /// programs were not attached before: on an enrolled cgroup anything but 0 means that somebody detached them.
     pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
-        attach::attach(self, cgroup, policy)
+        let missing = attach::attach(self, cgroup, policy)?;
+        let (_, inode) = attach::open_cgroup(cgroup)?;
+        versions::step_down(&self.root, &inode.to_string()).map_err(|error| {
+            Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
+        })?;
+        Ok(missing)
+    }
+
+    /// Removes what other layout versions have pinned and no workload needs any more. To be called a moment after every workload
+    /// was attached. Returns how many versions went.
+    pub fn retire_other_versions(&self) -> Result<usize, Error> {
+        versions::retire_others(&self.root)
     }
 
     /// Replaces the policy of an attached cgroup.
@@ -143,8 +165,7 @@ impl Capture {
     /// Detaches every program from the cgroup with this inode. Its directory may be gone already; nothing attached is not
     /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
-        self.pins
-            .remove_links(Some(&cgroup_inode.to_string()))
+        versions::detach(&self.root, &cgroup_inode.to_string())
             .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))?;
         self.forget(cgroup_inode)
     }
@@ -198,6 +219,11 @@ impl Capture {
         bypass::set(&self.pins, ranges)
     }
 
+    /// Whether an address is in a bypassed range.
+    pub fn is_bypassed(&self, address: IpAddr) -> Result<bool, Error> {
+        bypass::contains(&self.pins, address)
+    }
+
     /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
         resolvers::set(&self.pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, resolvers)
@@ -217,12 +243,15 @@ impl Capture {
         workload: u32,
         older: impl FnOnce() -> io::Result<Vec<Connection>>,
     ) -> Result<usize, Error> {
-        link::lock(self, device, workload, older)
+        let missing = link::lock(self, device, workload, older)?;
+        link::replace_other_versions(&self.root, device.index)?;
+        Ok(missing)
     }
 
     /// Takes away the lock on a device, which may be gone already.
     pub fn unlock(&self, device: u32) -> Result<(), Error> {
-        link::unlock(&self.pins, device)
+        link::unlock(&self.pins, device)?;
+        link::replace_other_versions(&self.root, device)
     }
 
     /// The devices with a lock of this workload, whether it is in force or not.
@@ -256,11 +285,8 @@ impl Capture {
     }
 }
 
-/// Removes every pin under `pin_directory`, which detaches the programs, and the directory. Traffic is direct again. A
-/// directory that does not exist is fine.
+/// Removes every pin of every layout version under `pin_directory`, which detaches the programs, and the directory. Traffic is
+/// direct again. A directory that does not exist is fine.
 pub fn cleanup(pin_directory: &Path) -> io::Result<()> {
-    if !pin_directory.exists() {
-        return Ok(());
-    }
-    Pins::at(PathBuf::from(pin_directory)).remove_all()
+    versions::remove_all(pin_directory)
 }

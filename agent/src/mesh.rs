@@ -38,7 +38,7 @@ pub use object::{Kind, ObjectRef};
 pub use registry::{Registry, Service};
 pub use scope::{ExportTo, Selector};
 pub use service_entry::{Endpoint, EndpointAddress, Resolution, ServiceEntry, ServicePort};
-pub use settings::{GatewaySettings, MeshSettings, OutboundTrafficPolicy};
+pub use settings::{GatewaySettings, MeshSettings, OnAgentDown, OutboundTrafficPolicy};
 pub use snapshot::Snapshot;
 pub use text::{TextError, TextMatch};
 pub use upstream::Resolved;

@@ -5,11 +5,14 @@
 pub mod agent;
 pub mod binding;
 pub mod cgroup;
+mod check;
 mod connection;
 pub mod counters;
 mod dial;
 pub mod foreign;
 pub mod guard;
+mod handover;
+mod hop;
 mod life;
 mod links;
 mod listener;

@@ -15,6 +15,7 @@ pub mod egret;
 pub mod external;
 pub mod foreign;
 pub mod json_log;
+pub mod load;
 pub mod netns;
 #[cfg(feature = "service")]
 pub mod pki;

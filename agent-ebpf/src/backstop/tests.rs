@@ -12,14 +12,16 @@ const TCP: Socket = Socket { kind: SOCK_STREAM, protocol: IPPROTO_TCP, state: ES
 const LISTENER: Socket = Socket { state: TCP_LISTEN, ..TCP };
 const UDP: Socket = Socket { kind: SOCK_DGRAM, protocol: IPPROTO_UDP, state: 7 };
 const RAW: Socket = Socket { kind: SOCK_RAW, protocol: 255, state: 7 };
-const NOTHING: Marks = Marks { captured: false, accepted: false };
-const CAPTURED: Marks = Marks { captured: true, accepted: false };
-const ACCEPTED: Marks = Marks { captured: false, accepted: true };
+const NOTHING: Marks = Marks { captured: false, accepted: false, let_out: false };
+const CAPTURED: Marks = Marks { captured: true, ..NOTHING };
+const ACCEPTED: Marks = Marks { accepted: true, ..NOTHING };
+const LET_OUT: Marks = Marks { let_out: true, ..NOTHING };
 
 #[derive(Clone, Copy)]
 struct Marks {
     captured: bool,
     accepted: bool,
+    let_out: bool,
 }
 
 impl Memory for Marks {
@@ -29,6 +31,10 @@ impl Memory for Marks {
 
     fn accepted(&self) -> bool {
         self.accepted
+    }
+
+    fn let_out(&self) -> bool {
+        self.let_out
     }
 }
 
@@ -65,6 +71,10 @@ fn tcp_rules() {
         (ACK, TCP, CAPTURED, Decision::DroppedCaptured),
         (ACK, TCP, NOTHING, Decision::PassedOlderConnection),
         (0x04, TCP, NOTHING, Decision::PassedOlderConnection),
+        (SYN, TCP, LET_OUT, Decision::PassedAgentDown),
+        (ACK, TCP, LET_OUT, Decision::PassedAgentDown),
+        (SYN | ACK, TCP, LET_OUT, Decision::DroppedTcpOpen),
+        (SYN, TCP, Marks { captured: true, ..LET_OUT }, Decision::DroppedCaptured),
     ] {
         assert_eq!(decide(&tcp(flags), &socket, marks), expected, "flags {flags:#x}, {socket:?}");
     }

@@ -7,14 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
 /// For one answer. Enrolling hundreds of workloads at once takes seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Before a role is asked again that is just passing to another process.
+const MOVED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a role could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,9 @@ pub enum Error {
         #[source]
         source: hyper::Error,
     },
+    /// Another process has taken its role over, and is to be asked.
+    #[error("another process is just taking over")]
+    Moved,
     /// It refused.
     #[error("{0}")]
     Refused(String),
@@ -86,9 +95,16 @@ async fn request<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<T, Error> {
-    timeout(DEADLINE, exchange(socket, method, path, body))
-        .await
-        .unwrap_or_else(|_| Err(Error::Timeout { socket: socket.to_owned() }))
+    let answered = async {
+        loop {
+            match exchange(socket, method.clone(), path, body.clone()).await {
+                // Whoever has taken over from the one that answered is about to listen here.
+                Err(Error::Moved) => sleep(MOVED_PAUSE).await,
+                answer => return answer,
+            }
+        }
+    };
+    timeout(DEADLINE, answered).await.unwrap_or_else(|_| Err(Error::Timeout { socket: socket.to_owned() }))
 }
 
 async fn exchange<T: DeserializeOwned>(
@@ -119,6 +135,9 @@ async fn exchange<T: DeserializeOwned>(
         exchanged = exchange => exchanged.map_err(http)?,
         Err(e) = connection => return Err(http(e)),
     };
+    if status == StatusCode::MISDIRECTED_REQUEST {
+        return Err(Error::Moved);
+    }
     if !status.is_success() {
         return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
     }

@@ -35,7 +35,7 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
 
 /// What every role answers.
 pub fn base() -> Router {
-    Router::new().route("/ready", get(|| async { Json(Ready { ready: true }) }))
+    Router::new().route("/ready", get(|| async { Json(Ready { ready: true, pid: std::process::id() }) }))
 }
 
 /// The agent's: status, flows, enrolment.
@@ -89,6 +89,7 @@ async fn enroll(
 ) -> Result<Json<Workload>, Failure> {
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+    let _acting = agent.acting().await.ok_or_else(moved)?;
     // Namespaces, mounts and programs: system calls that may take milliseconds.
     blocking(move || match cgroup {
         Some(cgroup) => agent.enroll_cgroup(&identity, &cgroup, Origin::Hand),
@@ -101,7 +102,13 @@ async fn release(
     State(AgentState { agent, .. }): State<AgentState>,
     Path(id): Path<u32>,
 ) -> Result<Json<()>, Failure> {
+    let _acting = agent.acting().await.ok_or_else(moved)?;
     blocking(move || agent.release_by_hand(id)).await
+}
+
+/// Another agent has taken over: the client asks again, and finds that one.
+fn moved() -> Failure {
+    (StatusCode::MISDIRECTED_REQUEST, "another agent has taken over".to_owned())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -129,6 +136,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
         pid: std::process::id(),
         trust_domain: settings.trust_domain.clone(),
         outbound_traffic_policy: policy.to_owned(),
+        on_agent_down: settings.on_agent_down.name().to_owned(),
         config_version: loaded.snapshot.version,
         report: loaded.report,
     })

@@ -14,6 +14,8 @@ use crate::{
 pub struct Ready {
     /// Always true: a role that is not ready does not answer.
     pub ready: bool,
+    /// Who answers: while an agent takes over from another, there are two.
+    pub pid: u32,
 }
 
 /// A workload, where it is, and which locks hold for it.
@@ -56,6 +58,8 @@ pub struct GatewayStatus {
     pub trust_domain: String,
     /// `ALLOW_ANY` or `REGISTRY_ONLY`.
     pub outbound_traffic_policy: String,
+    /// What happens to connections of workloads while no agent runs: `REFUSE` or `BYPASS`.
+    pub on_agent_down: String,
     /// Version of the configuration in force; counts up with every change.
     pub config_version: u64,
     /// What the last load found.

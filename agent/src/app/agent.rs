@@ -1,4 +1,5 @@
-//! `egret agent`: captures the workloads of this machine and carries their connections to the gateway.
+//! `egret agent`: captures the workloads of this machine and carries their connections to the gateway. With `--take-over` it
+//! takes them from an agent that runs.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,6 +14,7 @@ use super::{
     Settings, cleanup, role,
     settings::{DRAIN_DEADLINE, RECENT_FLOWS, gateway_identity},
     shutdown,
+    take_over::{self, Found, Old},
 };
 use crate::{
     admin,
@@ -33,11 +35,17 @@ use crate::{
 /// How often original destinations that nobody took are looked for.
 const SWEEP_INTERVAL: time::Duration = time::Duration::from_secs(30);
 
-/// Runs the agent until it is told to end. The programs stay attached: its workloads are refused until an agent is back.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+/// How long an agent that was taken over goes on accepting, and programs of another version stay: connections that were sent to
+/// it just before are on their way. (Measured: 20 ms lose none.)
+const LINGER: time::Duration = time::Duration::from_millis(200);
+
+/// Runs the agent until it is told to end, or another one has taken over. The programs stay attached: its workloads are
+/// refused until an agent is back.
+pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
-    let _announced = role::announce(&settings.run_dir, "agent")?;
+    let candidate = role::Candidate::stand(&settings.run_dir)?;
+    let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let mut configuration = role::configuration(&settings, &stop)?;
     let mesh = configuration.borrow_and_update().snapshot.settings.clone();
     let instance = settings.run_dir.instance();
@@ -46,8 +54,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
     });
-    set_direct(&capture, &mesh, &machine_resolvers)?;
-    capture.set_gateways(&[settings.hbone_address]).context("gateways")?;
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
@@ -56,8 +62,23 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
     });
-    agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
+    // Until the role is ours, nothing is released or repaired.
+    let frozen = agent.freeze().await;
+    let found = match announced {
+        Some(announced) => Found::Nobody(announced),
+        None => take_over::meet(&settings.run_dir, &candidate).await?,
+    };
+    let announced = match found {
+        Found::Nobody(announced) => {
+            begin(&agent, &mesh, &machine_resolvers)?;
+            announced
+        }
+        Found::Old(old) => replace(*old, &agent, &mesh, &machine_resolvers, &candidate).await?,
+    };
+    drop(candidate);
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
+    let successors = role::bind(&settings.run_dir.socket(take_over::SOCKET))?;
+    drop(frozen);
     tracing::info!(gateway = %settings.hbone_address, "capturing");
 
     let tasks = TaskTracker::new();
@@ -75,17 +96,37 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(Arc::clone(&agent).guard(wanted));
+    let retiring = Arc::clone(&agent);
+    tasks.spawn(async move {
+        time::sleep(LINGER).await;
+        match retiring.capture().retire_other_versions() {
+            Ok(0) => {}
+            Ok(retired) => tracing::info!(retired, "removed the programs of other versions"),
+            Err(e) => tracing::error!("{e}"),
+        }
+    });
+    let mut taken_over = tokio::spawn(take_over::offer(successors, Arc::clone(&agent), announced));
     let mut sweep = time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut deadline = DRAIN_DEADLINE;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            _ = &mut taken_over => {
+                deadline = settings.take_over_drain;
+                tracing::info!("another agent has taken over; connections may go on for {deadline:?}");
+                time::sleep(LINGER).await;
+                break;
+            }
             changed = configuration.changed() => {
                 if changed.is_err() {
                     break;
                 }
-                let snapshot = &configuration.borrow_and_update().snapshot;
-                apply(&agent, &mesh, &snapshot.settings, &machine_resolvers);
+                let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
+                // While another agent takes over, the maps are its own to write.
+                if let Some(_acting) = agent.acting().await {
+                    apply(&agent, &mesh, &snapshot.settings, &machine_resolvers);
+                }
             }
             _ = sweep.tick() => match agent.capture().sweep() {
                 Ok(0) => {}
@@ -94,16 +135,58 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             },
         }
     }
-    agent.drain(DRAIN_DEADLINE).await;
+    if stop.run_until_cancelled(agent.drain(deadline)).await.is_none() {
+        agent.drain(DRAIN_DEADLINE).await;
+    }
+    stop.cancel();
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.
+fn begin(agent: &Arc<Agent>, mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> anyhow::Result<usize> {
+    set_direct(agent.capture(), mesh, machine_resolvers)?;
+    agent.capture().set_gateways(&[agent.gateway().address]).context("gateways")?;
+    agent.set_on_agent_down(mesh.on_agent_down);
+    agent.adopt().context("the workloads of an earlier agent cannot be taken over")
+}
+
+/// Takes all workloads of an agent that runs, or none.
+async fn replace(
+    mut old: Old,
+    agent: &Arc<Agent>,
+    mesh: &MeshSettings,
+    machine_resolvers: &[SocketAddr],
+    candidate: &role::Candidate,
+) -> anyhow::Result<role::Announced> {
+    agent.number_after(old.last_id());
+    let beginning = tokio::task::spawn_blocking({
+        let (agent, mesh, resolvers) = (Arc::clone(agent), mesh.clone(), machine_resolvers.to_owned());
+        move || begin(&agent, &mesh, &resolvers)
+    });
+    let begun = async {
+        tokio::select! {
+            begun = beginning => begun?,
+            never = old.keep_waiting() => match never {},
+        }
+    };
+    let why = match begun.await {
+        Ok(0) => return old.dismiss(candidate).await,
+        Ok(refused) => anyhow::anyhow!("{refused} workloads cannot be taken over"),
+        Err(why) => why,
+    };
+    // Until it has them back, our listeners serve.
+    old.give_back().await;
+    agent.drain(DRAIN_DEADLINE).await;
+    Err(why.context("the running agent goes on"))
 }
 
 fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine_resolvers: &[SocketAddr]) {
     if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
         tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
+    agent.set_on_agent_down(now.on_agent_down);
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {

@@ -39,38 +39,83 @@ pub(super) struct Announced {
 /// Writes the pid file of `role`, and makes the run directory where it is missing. Fails when another process has the role:
 /// a second agent would take the workloads over, and leave them refused when it ends.
 pub(super) fn announce(run_dir: &RunDir, role: &str) -> anyhow::Result<Announced> {
+    lock(run_dir, role)?.or_else(|pid| {
+        bail!(
+            "egret {} runs already with {} (process {pid}): stop it first, or choose another directory with --run-dir",
+            if role == "supervisor" { "up" } else { role },
+            run_dir.path().display(),
+        )
+    })
+}
+
+/// The right to become the agent: no other process can as long as this lives. While one agent takes over from another, the
+/// role passes between these two, and no third gets it.
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Candidate {
+    run_dir: RunDir,
+    _lock: Announced,
+}
+
+impl Candidate {
+    /// Fails when another process is just becoming the agent.
+    pub(super) fn stand(run_dir: &RunDir) -> anyhow::Result<Self> {
+        let lock = lock(run_dir, "agent-candidate")?.or_else(|pid| {
+            bail!(
+                "another agent is just being started with {} (process {pid}); wait for it",
+                run_dir.path().display()
+            )
+        })?;
+        Ok(Self { run_dir: run_dir.clone(), _lock: lock })
+    }
+
+    /// Takes the role; the process that has it, if there is one.
+    pub(super) fn announce(&self) -> anyhow::Result<Result<Announced, String>> {
+        lock(&self.run_dir, "agent")
+    }
+}
+
+/// Whether a process has the role.
+pub(super) fn is_held(run_dir: &RunDir, role: &str) -> anyhow::Result<bool> {
+    let path = run_dir.pid_file(role);
+    let held = File::open(&path).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(e)) => Err(e),
+    });
+    held.with_context(|| format!("pid file {}", path.display()))
+}
+
+/// Locks the pid file of `role` and writes it; the process that has it, if there is one.
+fn lock(run_dir: &RunDir, role: &str) -> anyhow::Result<Result<Announced, String>> {
     run_dir.create().with_context(|| format!("run directory {} cannot be made", run_dir.path().display()))?;
     let path = run_dir.pid_file(role);
-    let announced = || {
+    let locked = || {
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?)),
+            Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
             Err(TryLockError::Error(e)) => return Err(e),
         }
         file.set_len(0)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
         Ok(Ok(Announced { _lock: file }))
     };
-    announced().with_context(|| format!("pid file {}", path.display()))?.or_else(|pid| {
-        bail!(
-            "egret {} runs already with {} (process {}): stop it first, or choose another directory with --run-dir",
-            if role == "supervisor" { "up" } else { role },
-            run_dir.path().display(),
-            pid.trim()
-        )
-    })
+    locked().with_context(|| format!("pid file {}", path.display()))
 }
 
-/// Binds a Unix socket for this user only; one left by a process that was killed is replaced.
+/// Binds a Unix socket for this user only. One left by a process that was killed is replaced, and so is one of an agent that
+/// was taken over, in one step: at no time does a client find none.
 pub(super) fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
     let bind = || {
-        match fs::remove_file(socket) {
+        let aside = socket.with_extension("new");
+        match fs::remove_file(&aside) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let listener = UnixListener::bind(socket)?;
-        fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+        let listener = UnixListener::bind(&aside)?;
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
+        fs::rename(aside, socket)?;
         Ok(listener)
     };
     bind().with_context(|| format!("socket {}", socket.display()))
@@ -102,7 +147,7 @@ pub(super) fn log_problems(loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
-    use super::announce;
+    use super::{Candidate, announce, is_held};
     use crate::app::run_dir::RunDir;
 
     #[test]
@@ -115,5 +160,22 @@ mod tests {
         assert!(announce(&run_dir, "gateway").is_ok());
         drop(first);
         assert!(announce(&run_dir, "agent").is_ok());
+    }
+    #[test]
+    fn the_role_passes_from_the_old_agent_to_its_successor_and_to_no_third() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path().join("run"));
+        let old = Candidate::stand(&run_dir).unwrap().announce().unwrap().unwrap();
+        assert!(is_held(&run_dir, "agent").unwrap());
+        let successor = Candidate::stand(&run_dir).unwrap();
+        assert_eq!(successor.announce().unwrap().unwrap_err(), std::process::id().to_string());
+        let error = Candidate::stand(&run_dir).unwrap_err().to_string();
+        assert!(error.contains("just being started"), "{error}");
+        drop(old);
+        assert!(!is_held(&run_dir, "agent").unwrap());
+        assert!(Candidate::stand(&run_dir).is_err(), "between the two nobody else gets it");
+        let _role = successor.announce().unwrap().unwrap();
+        drop(successor);
+        assert!(Candidate::stand(&run_dir).unwrap().announce().unwrap().is_err());
     }
 }

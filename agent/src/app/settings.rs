@@ -20,6 +20,8 @@ pub struct Settings {
     pub config: PathBuf,
     /// Where the gateway listens for tunnels, and the agent finds it.
     pub hbone_address: SocketAddr,
+    /// How long connections of an agent may go on after another one has taken over.
+    pub take_over_drain: Duration,
 }
 
 /// The identity of the egress gateway under these mesh settings: Istio's gateway chart names its service account so.

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -78,12 +79,21 @@ pub(super) struct Up {
     instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    #[command(flatten)]
+    draining: Draining,
 }
 
 impl Up {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        settings(&self.instance, &self.config, &self.tunnels)
+        settings(&self.instance, &self.config, &self.tunnels, self.draining)
     }
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Draining {
+    /// How long connections may go on with an agent after another one has taken over
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain_deadline: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,7 +116,8 @@ pub(super) struct Role {
 
 impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        settings(&self.instance, &self.config, &self.tunnels)
+        // No other role can be taken over.
+        settings(&self.instance, &self.config, &self.tunnels, Draining { drain_deadline: 0 })
     }
 }
 
@@ -119,22 +130,42 @@ pub(super) struct Agent {
     /// containers are released and go on
     #[arg(long)]
     pub(super) cleanup: bool,
+    /// Take the workloads over from an agent that runs, without a gap; it ends when its connections have ended
+    #[arg(long, conflicts_with = "cleanup")]
+    pub(super) take_over: bool,
     #[command(flatten)]
     pub(super) instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    #[command(flatten)]
+    draining: Draining,
 }
 
 impl Agent {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        settings(&self.instance, self.config.as_deref().unwrap_or(Path::new(".")), &self.tunnels)
+        settings(
+            &self.instance,
+            self.config.as_deref().unwrap_or(Path::new(".")),
+            &self.tunnels,
+            self.draining,
+        )
     }
 }
 
-fn settings(instance: &Instance, config: &Path, tunnels: &Tunnels) -> anyhow::Result<Settings> {
+fn settings(
+    instance: &Instance,
+    config: &Path,
+    tunnels: &Tunnels,
+    draining: Draining,
+) -> anyhow::Result<Settings> {
     let config = std::path::absolute(config)
         .with_context(|| format!("configuration directory {}", config.display()))?;
-    Ok(Settings { run_dir: instance.run_dir(), config, hbone_address: tunnels.hbone_address })
+    Ok(Settings {
+        run_dir: instance.run_dir(),
+        config,
+        hbone_address: tunnels.hbone_address,
+        take_over_drain: Duration::from_secs(draining.drain_deadline),
+    })
 }
 
 #[derive(Debug, clap::Args)]

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     admin::{AgentStatus, GatewayStatus, WorkloadStatus, client},
+    mesh::OnAgentDown,
     source::report::Problem,
 };
 
@@ -65,10 +66,20 @@ fn answered<T>(role: &str, answer: Result<T, client::Error>) -> Option<T> {
 
 fn human(status: &Status) -> String {
     let mut lines = Vec::new();
-    lines.push(status.agent.as_ref().map_or_else(
-        || "agent    DOWN: connections of its workloads are refused".to_owned(),
-        |agent| format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway),
-    ));
+    let bypass =
+        status.gateway.as_ref().is_some_and(|gateway| gateway.on_agent_down == OnAgentDown::Bypass.name());
+    lines.push(match &status.agent {
+        Some(agent) => format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway),
+        None if bypass => {
+            "agent    DOWN: connections of its workloads GO OUT DIRECTLY (onAgentDown: BYPASS)".to_owned()
+        }
+        None => "agent    DOWN: connections of its workloads are refused".to_owned(),
+    });
+    if bypass && status.agent.is_some() {
+        lines.push(
+            "         onAgentDown: BYPASS: without it, connections of workloads go out directly".to_owned(),
+        );
+    }
     lines.push(status.gateway.as_ref().map_or_else(
         || "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
         |gateway| {

@@ -318,6 +318,11 @@ pub(super) fn position(pin: &str) -> Option<usize> {
     all_hooks().position(|hook| hook.is_in(pin))
 }
 
+/// Whether the link with this pin's name sends connections to a listener.
+pub(super) fn captures(pin: &str) -> bool {
+    [names::CONNECT4, names::CONNECT6].iter().any(|program| pin.contains(&format!("-{program}-")))
+}
+
 /// Takes back what was attached by a call that fails, last first: connect before what it needs.
 struct Rollback {
     pins: Vec<PathBuf>,

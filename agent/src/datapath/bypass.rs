@@ -1,7 +1,7 @@
 //! The bypassed ranges in the kernel's prefix trie. Called when the configuration changes. One trie for both families:
 //! IPv4 is kept v4-mapped, as the programs see it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use agent_common::names;
 use aya::maps::{
@@ -31,6 +31,18 @@ pub(super) fn set(pins: &Pins, ranges: &[IpNet]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether an address is in a range of its own family, as the programs see it.
+pub(super) fn contains(pins: &Pins, address: IpAddr) -> Result<bool, Error> {
+    let fail = |error: MapError| pins.map_error(names::BYPASS, error);
+    let trie: LpmTrie<MapData, [u8; 16], u8> = pins.typed_map(names::BYPASS)?.try_into().map_err(fail)?;
+    let ((_, octets), family) = entry(address.into());
+    match trie.get(&Key::new(128, octets), 0) {
+        Ok(range) => Ok(range == family),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(error) => Err(fail(error)),
+    }
 }
 
 /// Prefix length and address as the trie has them, and the family that the range is for.

@@ -9,7 +9,7 @@ use aya::maps::{MapData, MapError};
 use super::{
     Capture, Error,
     attach::{Attachment, Hook, Target, open_cgroup},
-    loader, syscall,
+    loader, syscall, versions,
 };
 
 /// In the order of attachment. All of them let everything pass until the levels are written.
@@ -66,21 +66,21 @@ pub(super) fn attach(capture: &Capture, parent: &Path, depths: Depths) -> Result
     attachment.ensure(first)?;
     attachment.ensure(rest)?;
     syscall::update(&capture.guards, &inode, &guard).map_err(|error| fail(loader::hint(&error)))?;
-    Ok(attachment.done())
+    let missing = attachment.done();
+    versions::replace(&capture.root, &target.key).map_err(|error| fail(error.to_string()))?;
+    Ok(missing)
 }
 
-/// Detaches the programs.
+/// Detaches the programs, of every layout version.
 pub(super) fn detach(capture: &Capture, parent_inode: u64) -> Result<(), Error> {
-    capture
-        .pins
-        .remove_links(Some(&key(parent_inode)))
+    versions::detach(&capture.root, &key(parent_inode))
         .map_err(|error| Error::new(format_args!("guard of cgroup {parent_inode}"), error))
 }
 
-/// The inodes in the names of the pins.
+/// The inodes in the names of the pins, of every layout version.
 pub(super) fn guarded(capture: &Capture) -> Result<Vec<u64>, Error> {
-    let links =
-        capture.pins.link_names().map_err(|error| Error::new("pinned links of guarded cgroups", error))?;
+    let links = versions::link_names(&capture.root)
+        .map_err(|error| Error::new("pinned links of guarded cgroups", error))?;
     let mut inodes: Vec<u64> = links
         .iter()
         .filter_map(|name| name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok())

@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
 
 use agent_common::{Endpoint, Flow, Heard, LinkSource, names};
@@ -25,7 +26,7 @@ use super::{
     attach::Hook,
     loader,
     pins::{self, Pins},
-    syscall,
+    syscall, versions,
 };
 
 const BPF_LINK_TYPE_TCX: u32 = 11;
@@ -100,6 +101,12 @@ pub(super) fn lock(
         Err(error) => return Err(error),
     }
     Ok(if known.is_some() { missing } else { 0 })
+}
+
+/// Takes what other layout versions have on a device.
+pub(super) fn replace_other_versions(root: &Path, device: u32) -> Result<(), Error> {
+    versions::replace(root, &format!("{}{device}", pins::LOCK))
+        .map_err(|error| Error::new(format_args!("lock of another version on device {device}"), error))
 }
 
 /// Takes the lock from a device.

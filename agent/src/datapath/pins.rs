@@ -1,11 +1,12 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
 //! `<directory>/maps/<map>`, and `<directory>/links/<key>-<program>-<attach type>`, where the key is the inode of a cgroup,
-//! `guard-<inode>` of a guarded parent, or `lock-<index>` of a device. Neither the kernel nor aya
-//! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
+//! `guard-<inode>` of a guarded parent, or `lock-<index>` of a device; one directory per layout version (`versions`). Neither the
+//! kernel nor aya compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
     cmp::Reverse,
+    collections::BTreeSet,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -41,9 +42,9 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
-const LOCK: &str = "lock-";
+pub(super) const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 16] = [
+const SHAPES: [Shape; 17] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -86,6 +87,14 @@ const SHAPES: [Shape; 16] = [
     },
     Shape {
         name: names::ACCEPTED,
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<u32>(),
+        flags: BPF_F_NO_PREALLOC,
+        capacity: 0,
+    },
+    Shape {
+        name: names::LET_OUT,
         kind: MapType::SkStorage,
         key: size_of::<i32>(),
         value: size_of::<u32>(),
@@ -269,8 +278,8 @@ impl Pins {
             if !shape.fits(&info) {
                 return Err(self.map_error(
                     shape.name,
-                    "another version of Egret pinned a map of another shape here: give this one a directory of its own, or run \
-                     `egret agent --cleanup` (enrolled workloads connect directly until the agent is back)",
+                    "another program, or a version of Egret that forgot to raise its layout version, pinned a map of another shape \
+                     here: `egret agent --cleanup` takes it away (it ends the workloads)",
                 ));
             }
         }
@@ -280,15 +289,52 @@ impl Pins {
     /// Detaches the links whose pins begin with `key` (None: all links) and removes their pins, in the reverse of the order of
     /// attachment: the backstop goes after connect, and locks on devices last. Tries all of them; the first error is returned.
     pub(super) fn remove_links(&self, key: Option<&str>) -> io::Result<()> {
-        let prefix = key.map(|key| format!("{key}-"));
+        let links = match key {
+            Some(key) => self.link_names_of(key)?,
+            None => self.link_names()?,
+        };
+        self.remove(links)
+    }
+
+    /// The same for those links of a cgroup that capture its connections. Returns how many there were.
+    pub(super) fn remove_capturing_links(&self, key: &str) -> io::Result<usize> {
+        let mut links = self.link_names_of(key)?;
+        links.retain(|name| attach::captures(name));
+        let count = links.len();
+        self.remove(links).map(|()| count)
+    }
+
+    /// Whether any link of a cgroup captures its connections.
+    pub(super) fn has_capturing_links(&self, key: &str) -> io::Result<bool> {
+        Ok(self.link_names_of(key)?.iter().any(|name| attach::captures(name)))
+    }
+
+    /// The cgroups that have links, by inode, as the keys of their pins.
+    pub(super) fn cgroups(&self) -> io::Result<BTreeSet<String>> {
+        let names = self.link_names()?;
+        let keys = names.iter().filter_map(|name| name.split('-').next());
+        Ok(keys.filter(|key| key.parse::<u64>().is_ok()).map(ToOwned::to_owned).collect())
+    }
+
+    fn link_names_of(&self, key: &str) -> io::Result<Vec<String>> {
+        let prefix = format!("{key}-");
         let mut links = self.link_names()?;
-        links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
+        links.retain(|name| name.starts_with(&prefix));
+        Ok(links)
+    }
+
+    fn remove(&self, mut links: Vec<String>) -> io::Result<()> {
         links.sort_by_key(|name| Reverse(position(name)));
         let mut outcome = Ok(());
         for name in links {
             outcome = outcome.and(remove_link(&self.links().join(name)));
         }
         outcome
+    }
+
+    /// The pins of all links.
+    pub(super) fn link_paths(&self) -> io::Result<Vec<PathBuf>> {
+        Ok(self.link_names()?.into_iter().map(|name| self.links().join(name)).collect())
     }
 
     /// Removes everything, links first, and the directory; also what another version pinned here.
@@ -313,7 +359,7 @@ pub(super) fn position(pin: &str) -> (bool, usize) {
 }
 
 /// The names in a directory, none when it does not exist.
-fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+pub(super) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -329,7 +375,7 @@ pub(super) fn remove_link(path: &Path) -> io::Result<()> {
     ignore_missing(fs::remove_file(path))
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

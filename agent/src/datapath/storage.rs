@@ -19,4 +19,5 @@ fn value(policy: &WorkloadPolicy) -> Policy {
     Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
         .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6)
+        .bypassed_when_down(policy.bypass_when_down)
 }

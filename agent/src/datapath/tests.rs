@@ -30,6 +30,10 @@ fn the_backstop_is_detached_after_connect() {
         assert!(at(earlier) > egress, "{earlier}");
     }
     assert_eq!(at("4242-egret_sock_ops-sock_ops"), 0);
+    assert!(
+        attach::captures("4242-egret_connect6-connect6")
+            && !attach::captures("4242-egret_peer6-getpeername6")
+    );
     assert_eq!(attach::position("4242-egret_later-later"), None);
 }
 

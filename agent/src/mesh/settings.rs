@@ -14,6 +14,26 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
+/// What happens to connections of enrolled workloads while no agent runs (MeshConfig `onAgentDown`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnAgentDown {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go out directly: neither authorized nor encrypted nor logged.
+    Bypass,
+}
+
+impl OnAgentDown {
+    /// As written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "REFUSE",
+            Self::Bypass => "BYPASS",
+        }
+    }
+}
+
 /// The egress gateway as the Istio objects see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySettings {
@@ -38,6 +58,8 @@ pub struct MeshSettings {
     pub gateway: GatewaySettings,
     /// Destinations that are never captured: cluster-internal ranges and what the operator excludes.
     pub bypass: Vec<IpNet>,
+    /// Connections while no agent runs.
+    pub on_agent_down: OnAgentDown,
     /// DNS resolvers that workloads may ask directly; absent: those of the machine (`dns.resolvers`).
     pub resolvers: Option<Vec<SocketAddr>>,
 }
@@ -54,6 +76,7 @@ impl Default for MeshSettings {
                 hosts: vec!["istio-egressgateway.istio-system.svc.cluster.local".to_owned()],
             },
             bypass: Vec::new(),
+            on_agent_down: OnAgentDown::default(),
             resolvers: None,
         }
     }

@@ -8,13 +8,19 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::{Notify, RwLock},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -30,10 +36,10 @@ use super::{
 use crate::{
     admin::WorkloadStatus,
     app::run_dir::RunDir,
-    datapath::{self, Capture},
+    datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::Gateway,
-    mesh::SpiffeId,
+    mesh::{OnAgentDown, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -110,12 +116,18 @@ pub struct Agent {
     pub(super) connections: TaskTracker,
     /// Held while locks on links are changed.
     pub(super) links: Mutex<Users>,
+    /// Taken for reading by whoever changes workloads; see `handover`.
+    pub(super) changes: Arc<RwLock<()>>,
+    /// Another agent has taken over.
+    pub(super) moved: CancellationToken,
+    /// Connections go out directly while no agent runs.
+    pub(super) bypass_when_down: AtomicBool,
 }
 
 #[derive(Default)]
 pub(super) struct Workloads {
     pub(super) enrolled: HashMap<u32, Arc<Enrolled>>,
-    last_id: u32,
+    pub(super) last_id: u32,
 }
 
 /// An enrolled workload at work.
@@ -174,6 +186,9 @@ impl Agent {
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
             links: Mutex::default(),
+            changes: Arc::default(),
+            moved: CancellationToken::new(),
+            bypass_when_down: AtomicBool::new(false),
         })
     }
 
@@ -207,7 +222,9 @@ impl Agent {
     }
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
-    pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
+    /// Returns how many could not be taken over.
+    pub fn adopt(self: &Arc<Self>) -> io::Result<usize> {
+        let mut refused = 0;
         let mut workloads = Workload::load_all(&self.run_dir)?;
         // Of two with one cgroup the later one counts.
         workloads.sort_by_key(|workload| std::cmp::Reverse(workload.id));
@@ -225,18 +242,19 @@ impl Agent {
                 workload.remove(&self.run_dir)?;
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
+                refused += 1;
                 tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));
             } else {
                 tracing::info!(workload = %workload.identity, "taken over");
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// The workloads enrolled, by number.
     pub fn workloads(&self) -> Vec<WorkloadStatus> {
-        let enrolled: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
-        let mut workloads: Vec<_> = enrolled
+        let mut workloads: Vec<_> = self
+            .all_enrolled()
             .iter()
             .map(|enrolled| WorkloadStatus {
                 workload: enrolled.workload.clone(),
@@ -266,6 +284,36 @@ impl Agent {
     /// The gateway in use.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// What the kernel programs are to know of a workload.
+    pub(super) fn policy(&self, workload: &Workload, presences: &Presences) -> WorkloadPolicy {
+        WorkloadPolicy { bypass_when_down: self.bypass_when_down.load(Relaxed), ..presences.policy(workload) }
+    }
+
+    /// Says what happens to connections while no agent runs, for workloads that are enrolled and those to come.
+    pub fn set_on_agent_down(&self, chosen: OnAgentDown) {
+        let bypass = chosen == OnAgentDown::Bypass;
+        if self.bypass_when_down.swap(bypass, Relaxed) == bypass {
+            return;
+        }
+        tracing::warn!("onAgentDown is now {}", chosen.name());
+        for enrolled in self.all_enrolled() {
+            let presences = enrolled.presences.lock();
+            if presences.released {
+                continue;
+            }
+            let policy = self.policy(&enrolled.workload, &presences);
+            if let Err(e) = self.capture.set_policy(&enrolled.workload.cgroup, &policy) {
+                // The next check writes it again.
+                tracing::warn!(workload = %enrolled.workload.identity, "onAgentDown is not in force yet: {e}");
+            }
+        }
+    }
+
+    /// The workloads at work, in no order. Not to be held while one of them is changed.
+    pub(super) fn all_enrolled(&self) -> Vec<Arc<Enrolled>> {
+        self.workloads.lock().enrolled.values().cloned().collect()
     }
 
     /// Counters of kernel programs and agent, by name.
@@ -320,7 +368,7 @@ impl Agent {
         }
         self.check_link(&enrolled, &presences, true);
         self.capture
-            .attach(cgroup.path(), &presences.policy(&enrolled.workload))
+            .attach(cgroup.path(), &self.policy(&enrolled.workload, &presences))
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
         drop(presences);
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
@@ -338,10 +386,11 @@ impl Agent {
                     stop.run_until_cancelled(lock::watch(&enrolled, &namespace)).await;
                 });
             }
-            for (listener, port) in listeners {
+            let accepting = listeners.into_iter().map(|(listener, port)| {
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
-                self.connections.spawn(life::accept(agent, enrolled, Arc::clone(&presence), listener, port));
-            }
+                self.connections.spawn(life::accept(agent, enrolled, Arc::clone(&presence), listener, port))
+            });
+            presence.serve_by(accepting.collect());
         }
     }
 

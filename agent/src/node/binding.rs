@@ -51,11 +51,14 @@ pub async fn run(
     let mut binder = Binder { agent, trust_domain, tree: None, said: BTreeMap::new() };
     loop {
         let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
+        // Another agent has taken over.
+        let Some(acting) = binder.agent.acting().await else { return };
         // Reads directories, and attaches programs.
         let worked = task::spawn_blocking({
             let snapshot = Arc::clone(&snapshot);
             move || {
                 binder.work(&snapshot);
+                drop(acting);
                 binder
             }
         });

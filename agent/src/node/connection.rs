@@ -29,9 +29,12 @@ pub(super) async fn serve(
     peer: SocketAddr,
     port: u16,
 ) {
-    let Some(original_destination) =
-        agent.capture.take_original_destination(enrolled.workload.id, peer, port)
-    else {
+    let original_destination = agent.capture.take_original_destination(enrolled.workload.id, peer, port);
+    if presence.hop.arrived(peer, original_destination) {
+        // Of the self-check, and at its end here: no traffic.
+        return;
+    }
+    let Some(original_destination) = original_destination else {
         // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
         agent.counters.original_destination_miss.increment();
         tracing::debug!(workload = %enrolled.workload.identity, %peer, "no original destination; connection reset");

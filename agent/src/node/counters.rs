@@ -34,6 +34,12 @@ pub struct Counters {
     pub original_destination_miss: Counter,
     /// Programs that somebody detached from a workload, attached again.
     pub programs_reattached: Counter,
+    /// Workloads that got new listeners, because theirs had died or nothing arrived there.
+    pub listeners_reopened: Counter,
+    /// Probes of the self-check that took the workload's way to us.
+    pub hops: Counter,
+    /// Probes that did not.
+    pub hops_failed: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
     /// Attempts to enter a network namespace of a workload, or to read its links, that failed: it is refused there.
@@ -50,6 +56,9 @@ impl Counters {
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
+            ("listeners_reopened", self.listeners_reopened.get()),
+            ("hops", self.hops.get()),
+            ("hops_failed", self.hops_failed.get()),
             ("checks_failed", self.checks_failed.get()),
             ("namespaces_not_entered", self.namespaces_not_entered.get()),
             ("listener_ports_reduced", self.listener_ports_reduced.get()),

@@ -65,7 +65,9 @@ impl Guards {
 impl Agent {
     /// Guards what is wanted, until the sender is gone.
     pub async fn guard(self: Arc<Self>, wanted: watch::Receiver<Guards>) {
-        if let Err(e) = run(&self.capture, &self.counters, &self.guards, wanted).await {
+        let guarding = run(&self.capture, &self.counters, &self.guards, wanted);
+        // Another agent that has taken over guards as well.
+        if let Some(Err(e)) = self.moved.run_until_cancelled(guarding).await {
             self.counters.checks_failed.increment();
             tracing::error!("strict start ends, what is guarded lets nothing new out: {e}");
         }

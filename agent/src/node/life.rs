@@ -1,147 +1,34 @@
-//! The life of an enrolled workload: its connections are accepted, its programs are checked, its namespaces are found, its end is
-//! seen.
+//! The life of an enrolled workload: its connections are accepted, its end is seen; `check` looks after it meanwhile.
 //!
 //! `node::agent` starts these tasks, one set per workload, and ends them by the workload's token.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
-    task,
-    time::{self, Instant},
+    net::{TcpListener, TcpStream},
+    time,
 };
 
 use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, is_gone},
     connection,
-    locks::Lock,
-    presence::{Presence, Presences},
+    presence::Presence,
 };
 use crate::mesh::SpiffeId;
 
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often it is checked that a workload is still captured.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How soon it is looked for the namespaces of a foreign workload, after it was enrolled or its processes came or went: a
-/// container enters its namespace some time after its cgroup was made, and nothing tells.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-
-/// Later looks come after this part of the time since then, up to [`CHECK_INTERVAL`]: who took a while to enter its namespace
-/// waits little longer.
-const PART: u32 = 8;
-
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life = async { tokio::join!(keep_captured(&agent, &enrolled), agent.watch(&enrolled, &cgroup)) };
+    let life = async { tokio::join!(agent.keep_captured(&enrolled), agent.watch(&enrolled, &cgroup)) };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
-/// Checks again and again. Never returns.
-async fn keep_captured(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
-    let (mut changed, mut attached) = (Instant::now(), Instant::now());
-    loop {
-        let pause = if enrolled.workload.origin.is_foreign() {
-            (changed.elapsed() / PART).clamp(FIRST_LOOK, CHECK_INTERVAL)
-        } else {
-            CHECK_INTERVAL
-        };
-        if time::timeout(pause, enrolled.changed.notified()).await.is_ok() {
-            changed = Instant::now();
-        }
-        let programs = attached.elapsed() >= CHECK_INTERVAL;
-        if programs {
-            attached = Instant::now();
-        }
-        let (agent, enrolled) = (Arc::clone(agent), Arc::clone(enrolled));
-        // Files of /proc, namespaces and bpf(2). A check that panicked is made again.
-        let checked = task::spawn_blocking(move || agent.check(&enrolled, programs)).await;
-        if let Err(e) = checked {
-            tracing::error!("a check of a workload failed: {e}");
-        }
-    }
-}
-
 impl Agent {
-    /// Brings a workload up to date: where its processes are, and, if `programs`, that its programs are attached and its policy
-    /// is in force. Repairs what is not: an operator's `bpftool`, or another tool, may take them away under a running workload.
-    fn check(self: &Arc<Self>, enrolled: &Arc<Enrolled>, programs: bool) {
-        let mut presences = enrolled.presences.lock();
-        if presences.released {
-            return;
-        }
-        let workload = &enrolled.workload;
-        let cgroup = match workload.open_cgroup() {
-            Ok(cgroup) => cgroup,
-            Err(e) if is_gone(&e) => {
-                drop(presences);
-                // Of our own making: for the watcher to see.
-                if workload.origin.is_foreign() {
-                    self.release(enrolled);
-                }
-                return;
-            }
-            Err(e) => {
-                self.counters.checks_failed.increment();
-                tracing::error!(workload = %workload.identity, "its cgroup cannot be opened: {e}");
-                return;
-            }
-        };
-        let before = presences.policy(workload);
-        let arrivals = match presences.examine(workload, &enrolled.stop) {
-            Ok((arrivals, failures)) => {
-                self.counters.namespaces_not_entered.add(failures);
-                arrivals
-            }
-            Err(_) if workload.is_gone() => return,
-            Err(e) => {
-                self.counters.checks_failed.increment();
-                tracing::error!(workload = %workload.identity, "where its processes are cannot be found: {e}");
-                Vec::new()
-            }
-        };
-        self.check_link(enrolled, &presences, false);
-        if programs {
-            self.attach_again(enrolled, &cgroup, &presences);
-        } else if presences.policy(workload) != before
-            && let Err(e) = self.capture.set_policy(&cgroup.path_by_descriptor(), &presences.policy(workload))
-        {
-            self.counters.checks_failed.increment();
-            tracing::error!(workload = %workload.identity, "its policy stays as it was: {e}");
-        }
-        self.serve(enrolled, arrivals);
-    }
-
-    fn attach_again(&self, enrolled: &Enrolled, cgroup: &Cgroup, presences: &Presences) {
-        let identity = &enrolled.workload.identity;
-        let mut state = Lock::Holds;
-        // Not by its name: a service that is started again has another cgroup with the same one.
-        match self.capture.attach(&cgroup.path_by_descriptor(), &presences.policy(&enrolled.workload)) {
-            Ok(0) => {}
-            Ok(missing) => {
-                self.counters.programs_reattached.add(missing as u64);
-                tracing::error!(
-                    workload = %identity,
-                    "{missing} of its programs had been detached by somebody and are attached again; \
-                     connections it made meanwhile may have gone out directly"
-                );
-            }
-            Err(_) if enrolled.workload.is_gone() => {}
-            Err(e) => {
-                self.counters.checks_failed.increment();
-                tracing::error!(workload = %identity, "whether it is captured cannot be checked: {e}");
-                state = Lock::Open(format!("cannot be checked: {e}"));
-            }
-        }
-        let mut locks = enrolled.locks.lock();
-        (locks.capture, locks.backstop) = (state.clone(), state);
-    }
-
     /// Sees processes come and go.
     async fn watch(&self, enrolled: &Arc<Enrolled>, cgroup: &Cgroup) {
         let watched = if enrolled.workload.origin.is_foreign() {
@@ -165,6 +52,8 @@ impl Agent {
                 Err(e) if !is_gone(&e) => return Err(e),
                 _ => {}
             }
+            // Another agent has taken over.
+            let Some(_acting) = self.acting().await else { return Ok(()) };
             // A process that entered just now keeps it.
             if self.release(enrolled) || !cgroup.populated().unwrap_or(false) {
                 return Ok(());
@@ -226,8 +115,9 @@ async fn watch_foreign(enrolled: &Enrolled, cgroup: &Cgroup) -> std::io::Result<
     }
 }
 
-/// Accepts at one of its listener's ports until the workload ends or has left the namespace. A full descriptor table must not end
-/// the listener: it waits and goes on.
+/// Accepts at one of its listener's ports until it is stopped: the workload has ended or left the namespace, another agent has
+/// taken over, or there are new listeners; then what has come until then. A full descriptor table must not end the listener: it waits
+/// and goes on.
 pub(super) async fn accept(
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
@@ -235,28 +125,36 @@ pub(super) async fn accept(
     listener: TcpListener,
     port: u16,
 ) {
+    let serve = |stream, peer| {
+        let gone = presence.gone.clone();
+        let (agent, enrolled, presence) = (Arc::clone(&agent), Arc::clone(&enrolled), Arc::clone(&presence));
+        let connections = agent.connections.clone();
+        let served = connection::serve(agent, enrolled, presence, stream, peer, port);
+        connections.spawn(async move { gone.run_until_cancelled(served).await });
+    };
     loop {
         let accepted = tokio::select! {
-            () = presence.stop.cancelled() => return,
+            () = presence.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let gone = presence.gone.clone();
-                let served = connection::serve(
-                    Arc::clone(&agent),
-                    Arc::clone(&enrolled),
-                    Arc::clone(&presence),
-                    stream,
-                    peer,
-                    port,
-                );
-                agent.connections.spawn(async move { gone.run_until_cancelled(served).await });
+            Ok((stream, peer)) => serve(stream, peer),
+            // Somebody has shut it down, from outside: the self-check sees that we end.
+            Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => {
+                tracing::error!(workload = %enrolled.workload.identity, "a listener does not listen any more");
+                return;
             }
             Err(e) => {
                 tracing::warn!(workload = %enrolled.workload.identity, "accept: {e}");
                 time::sleep(Duration::from_millis(50)).await;
             }
+        }
+    }
+    // Closing the listener would reset what waits. It does not block, so this ends with the queue.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            serve(stream, peer);
         }
     }
 }

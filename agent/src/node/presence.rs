@@ -6,11 +6,13 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     dial::NamespaceDial,
+    hop::Hop,
     listener::{Listeners, Ports},
     netns::{Namespace, NamespaceId},
     processes,
@@ -31,7 +33,11 @@ pub(super) struct Presence {
     /// Absent: the agent's own.
     pub(super) namespace: Option<Arc<Namespace>>,
     /// One pool per namespace: a connection is carried from where it was accepted.
-    pub(super) tunnels: Pool,
+    pub(super) tunnels: Arc<Pool>,
+    /// Proves that connections made there arrive.
+    pub(super) hop: Hop,
+    /// The tasks that accept.
+    accepting: Mutex<Vec<JoinHandle<()>>>,
     /// Ends accepting.
     pub(super) stop: CancellationToken,
     /// Ends the connections.
@@ -79,6 +85,42 @@ impl Presences {
             listener_ports: self.ports.count,
             no_route_v4: !self.families.v4,
             no_route_v6: !self.families.v6,
+            ..WorkloadPolicy::default()
+        }
+    }
+
+    /// Where processes of the workload may be.
+    pub(super) fn inhabited(&self) -> impl Iterator<Item = &Arc<Presence>> {
+        self.entered.iter().filter(|presence| self.in_agents || presence.namespace.is_some())
+    }
+
+    /// Whether every listener is there and served.
+    pub(super) fn are_served(&self) -> bool {
+        self.entered.iter().all(|presence| presence.accepting.lock().iter().all(|task| !task.is_finished()))
+    }
+
+    /// Makes new listeners, at other ports, in every namespace the workload is in. The second part of the answer had the old
+    /// ones, which are to end when connections go to the new ones. An error changes nothing.
+    pub(super) fn reopen(
+        &mut self,
+        stop: &CancellationToken,
+    ) -> io::Result<(Vec<Arrival>, Vec<Arc<Presence>>)> {
+        let (old, ports) = (std::mem::take(&mut self.entered), std::mem::take(&mut self.ports));
+        let arrivals: io::Result<Vec<_>> = old
+            .iter()
+            .map(|before| self.enter(before.namespace.clone(), Some(before.as_ref()), stop))
+            .collect();
+        let arrivals = arrivals.and_then(|arrivals| {
+            // Loopback is down, and has lost its IPv6 address for now.
+            let lost = self.ports.v6 == 0 && ports.v6 != 0;
+            if lost { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(arrivals) }
+        });
+        match arrivals {
+            Ok(arrivals) => Ok((arrivals, old)),
+            Err(e) => {
+                (self.entered, self.ports) = (old, ports);
+                Err(e)
+            }
         }
     }
 
@@ -114,7 +156,7 @@ impl Presences {
         if self.entered.is_empty() {
             let own = workload.namespace.as_deref().map(Namespace::open).transpose()?;
             self.in_agents = own.is_none();
-            arrivals.push(self.enter(own.map(Arc::new), stop)?);
+            arrivals.push(self.enter(own.map(Arc::new), None, stop)?);
         }
         if workload.origin.is_foreign() {
             let mut inhabited = processes::namespaces(&workload.cgroup)?;
@@ -161,10 +203,16 @@ impl Presences {
             return Err(io::Error::other(format!("it is in more than {MAX_NAMESPACES} network namespaces")));
         }
         let Some(namespace) = processes::open(&workload.cgroup, process, id)? else { return Ok(None) };
-        self.enter(Some(Arc::new(namespace)), stop).map(Some)
+        self.enter(Some(Arc::new(namespace)), None, stop).map(Some)
     }
 
-    fn enter(&mut self, namespace: Option<Arc<Namespace>>, stop: &CancellationToken) -> io::Result<Arrival> {
+    /// `before`: what it had there until now, whose connections and tunnels go on.
+    fn enter(
+        &mut self,
+        namespace: Option<Arc<Namespace>>,
+        before: Option<&Presence>,
+        stop: &CancellationToken,
+    ) -> io::Result<Arrival> {
         let listeners = Listeners::bind(namespace.as_deref(), self.ports)?;
         let ports = listeners.ports()?;
         let listeners = listeners.into_all().map(|listener| {
@@ -175,10 +223,15 @@ impl Presences {
         // The first one decides; IPv6 may be off there.
         self.ports = Ports { v6: if self.ports.v6 == 0 { ports.v6 } else { self.ports.v6 }, ..ports };
         let presence = Arc::new(Presence {
-            tunnels: Pool::new(Arc::new(NamespaceDial { namespace: namespace.clone() })),
+            tunnels: before.map_or_else(
+                || Arc::new(Pool::new(Arc::new(NamespaceDial { namespace: namespace.clone() }))),
+                |before| Arc::clone(&before.tunnels),
+            ),
             namespace,
+            hop: Hop::default(),
+            accepting: Mutex::default(),
             stop: stop.child_token(),
-            gone: CancellationToken::new(),
+            gone: before.map_or_else(CancellationToken::new, |before| before.gone.clone()),
         });
         self.entered.push(Arc::clone(&presence));
         Ok(Arrival { presence, listeners })
@@ -219,6 +272,11 @@ impl Presences {
 }
 
 impl Presence {
+    /// Says by which tasks its listeners are served.
+    pub(super) fn serve_by(&self, tasks: Vec<JoinHandle<()>>) {
+        *self.accepting.lock() = tasks;
+    }
+
     fn end(&self) {
         self.stop.cancel();
         let gone = self.gone.clone();

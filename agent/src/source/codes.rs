@@ -1,7 +1,7 @@
 //! The stable codes of problems that `egret check` and `status` show.
 //!
 //! `EG01xx` refuse an object (or say what that means), `EG02xx` concern fields without effect, `EG03xx` are readings where
-//! Egret is deliberately safer than Istio.
+//! Egret is deliberately safer than Istio, and choices that open something.
 
 /// The document is not YAML.
 pub const SYNTAX: &str = "EG0101";
@@ -49,3 +49,5 @@ pub const SKIP_VERIFY: &str = "EG0306";
 pub const NAME_CHECK: &str = "EG0307";
 /// The credential is not there, or cannot be used.
 pub const CREDENTIAL: &str = "EG0308";
+/// Workloads go out directly while no agent runs.
+pub const ON_AGENT_DOWN: &str = "EG0320";

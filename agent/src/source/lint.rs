@@ -8,7 +8,7 @@ use super::{
     report::{Problem, Severity},
 };
 use crate::{
-    mesh::{DestinationRule, ObjectRef, Objects, TlsSetting},
+    mesh::{DestinationRule, Kind, ObjectRef, Objects, OnAgentDown, TlsSetting},
     route::{AppProtocol, TlsOrigination},
     tls::originate::check_credential,
 };
@@ -38,6 +38,18 @@ impl Lint<'_> {
 /// Checks everything in force.
 pub(super) fn check(objects: &Objects, places: &HashMap<ObjectRef, Place>, problems: &mut Vec<Problem>) {
     let mut lint = Lint { places, problems };
+    if objects.settings.on_agent_down == OnAgentDown::Bypass
+        && let Some(object) = places.keys().find(|object| object.kind == Kind::MeshConfig)
+    {
+        lint.warn(
+            object,
+            codes::ON_AGENT_DOWN,
+            "spec.onAgentDown",
+            "while no agent runs, TCP connections of workloads go out directly: neither authorized nor encrypted, and in no log"
+                .to_owned(),
+            "REFUSE, unless availability matters more than control",
+        );
+    }
     for rule in &objects.destination_rules {
         destination_rule(&mut lint, objects, rule);
     }

@@ -5,6 +5,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf};
 use anyhow::Result;
 use clap::Parser;
 use egret_tests::{
+    load::Load,
     pki,
     service::{Service, Settings},
 };
@@ -20,6 +21,24 @@ enum Command {
         /// Name in the service's certificate.
         #[arg(long, default_value = "test.com")]
         host: String,
+    },
+    /// Ask for something again and again, and report.
+    Load {
+        /// Address of the server.
+        #[arg(long)]
+        address: SocketAddr,
+        /// Host to ask for.
+        #[arg(long)]
+        host: String,
+        /// Path to ask for.
+        #[arg(long)]
+        path: String,
+        /// File whose appearance ends it.
+        #[arg(long)]
+        until: PathBuf,
+        /// File for the report.
+        #[arg(long)]
+        report: PathBuf,
     },
     /// Serve, and say `ready` on stderr.
     Serve {
@@ -47,6 +66,9 @@ enum Command {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Pki { out, host } => pki::write(&out, &host),
+        Command::Load { address, host, path, until, report } => {
+            Ok(Load { address, host, path, threads: (2, 2), until, report }.run()?)
+        }
         Command::Serve { http, https, certificate, key, client_ca, log } => {
             serve(&Settings { http, https, certificate, key, client_ca, log })
         }

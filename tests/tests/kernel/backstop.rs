@@ -140,7 +140,7 @@ fn a_connection_that_was_not_captured_does_not_open() {
     let outside = Outside::new();
     lab.enrol();
     // As if somebody had taken the first lock away.
-    let links = lab.pins.join("links");
+    let links = lab.links();
     for entry in fs::read_dir(&links).unwrap() {
         let path = entry.unwrap().path();
         if path.to_string_lossy().contains("-egret_connect") {

@@ -24,6 +24,9 @@ pub(crate) const WORKLOAD: u32 = 7;
 pub(crate) const OUTSIDE_V4: &str = "192.0.2.1";
 pub(crate) const OUTSIDE_V6: &str = "2001:db8::1";
 
+/// The directory of the layout version that is being tested.
+pub(crate) const VERSION: &str = "v1";
+
 pub(crate) struct Lab {
     pub(crate) capture: Capture,
     pub(crate) cgroup: Cgroup,
@@ -85,6 +88,16 @@ impl Lab {
             listener_v6: port(&self.listener_v6),
             ..WorkloadPolicy::default()
         }
+    }
+
+    /// Where links are pinned.
+    pub(crate) fn links(&self) -> PathBuf {
+        self.pins.join(VERSION).join("links")
+    }
+
+    /// Where maps are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.pins.join(VERSION).join("maps")
     }
 
     /// Attaches with [`Lab::policy`].

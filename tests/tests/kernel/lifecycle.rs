@@ -27,7 +27,7 @@ fn after_detach_nothing_is_captured() {
     let captured = lab.count("captured");
     assert_direct(&mut application);
     assert_eq!(lab.count("captured"), captured);
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0, "no pin is left");
     lab.capture.detach(lab.cgroup.inode().unwrap()).expect("detaching twice is fine");
 }
 
@@ -38,7 +38,7 @@ fn a_removed_cgroup_can_be_detached() {
     let inode = lab.cgroup.inode().unwrap();
     lab.cgroup = egret_tests::cgroup::Cgroup::new().unwrap();
     lab.capture.detach(inode).unwrap();
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0, "no pin is left");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_restarted_agent_takes_over() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let pinned = || {
         let mut names: Vec<_> =
-            fs::read_dir(lab.pins.join("links")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            fs::read_dir(lab.links()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };
@@ -106,7 +106,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     lab.enrol();
     let mut application = lab.inside();
     // What an agent without the backstop leaves behind.
-    let links = lab.pins.join("links");
+    let links = lab.links();
     for entry in fs::read_dir(&links).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -115,7 +115,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
         }
     }
     for map in ["egret_resolvers", "egret_accepted", "egret_spoken", "egret_calls"] {
-        fs::remove_file(lab.pins.join("maps").join(map)).unwrap();
+        fs::remove_file(lab.maps().join(map)).unwrap();
     }
     assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
     let successor = Capture::load(&lab.pins).unwrap();
@@ -140,10 +140,10 @@ fn links_on_other_maps_are_replaced() {
     lab.enrol();
     let mut application = lab.inside();
     // The maps' pins are lost, so a new agent makes new maps, and the links' programs cannot be kept.
-    fs::remove_dir_all(lab.pins.join("maps")).unwrap();
+    fs::remove_dir_all(lab.maps()).unwrap();
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 10);
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 10);
 
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
@@ -162,11 +162,10 @@ fn the_program_of_another_version_is_replaced_behind_its_link() {
     lab.enrol();
     let mut application = lab.inside();
     // Another version of the object: a program of its own on the same maps.
-    let path =
-        lab.pins.join("links").join(format!("{}-egret_connect4-connect4", lab.cgroup.inode().unwrap()));
+    let path = lab.links().join(format!("{}-egret_connect4-connect4", lab.cgroup.inode().unwrap()));
     let link = foreign::open_pin(&path).unwrap();
     let (id, ours) = foreign::link_ids(&link).unwrap();
-    let storage = foreign::open_pin(&lab.pins.join("maps/egret_policy")).unwrap();
+    let storage = foreign::open_pin(&lab.maps().join("egret_policy")).unwrap();
     let other = foreign::allowing(foreign::CONNECT4, Some(&storage)).unwrap();
     foreign::replace(&link, &other).unwrap();
     let captured = lab.count("captured");
@@ -189,11 +188,11 @@ fn a_failed_attach_leaves_nothing_behind() {
     let Some(lab) = Lab::new("a_failed_attach_leaves_nothing_behind") else { return };
     let inode = lab.cgroup.inode().unwrap();
     // The last link cannot be pinned here.
-    let obstacle = lab.pins.join("links").join(format!("{inode}-egret_connect6-connect6"));
+    let obstacle = lab.links().join(format!("{inode}-egret_connect6-connect6"));
     fs::create_dir(&obstacle).unwrap();
     let error = lab.capture.attach(lab.cgroup.path(), &lab.policy()).unwrap_err().to_string();
     assert!(error.contains("egret_connect6"), "{error}");
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 1, "only the obstacle");
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 1, "only the obstacle");
     assert_direct(&mut lab.inside());
 
     fs::remove_dir(&obstacle).unwrap();
@@ -204,7 +203,7 @@ fn a_failed_attach_leaves_nothing_behind() {
 #[test]
 fn a_pinned_map_of_another_shape_is_refused() {
     let Some(lab) = Lab::new("a_pinned_map_of_another_shape_is_refused") else { return };
-    let maps = lab.pins.join("maps");
+    let maps = lab.maps();
     fs::remove_file(maps.join("egret_bypass")).unwrap();
     fs::rename(maps.join("egret_original"), maps.join("egret_bypass")).unwrap();
     let error = Capture::load(&lab.pins).unwrap_err().to_string();

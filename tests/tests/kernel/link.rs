@@ -164,7 +164,7 @@ fn nothing_that_nobody_asked_for_comes_out() {
 
     // Without the lock nothing is dropped.
     node.lab.capture.unlock(node.device.index).unwrap();
-    assert_eq!(fs::read_dir(node.lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(node.lab.links()).unwrap().count(), 0, "no pin is left");
     let dropped = node.dropped();
     try_everything(&mut application, &mut owner);
     let mut arrived: Vec<String> = (0..4).map(|_| receive(&server).0).collect();
@@ -389,7 +389,7 @@ fn a_restarted_agent_keeps_the_lock_and_repairs_it() {
     let mut client = accepted(&mut application);
     let server = server(&format!("{OUTSIDE_V4}:0"));
     let at = server.local_addr().unwrap();
-    let links = node.lab.pins.join("links");
+    let links = node.lab.links();
     let is_locked = |application: &mut Application, capture: &Capture| {
         let count = || {
             let counters = capture.counters().unwrap();
@@ -518,6 +518,6 @@ fn the_lock_of_a_device_that_is_gone_can_be_taken_away() {
     node.lab.capture.unlock(node.device.index).unwrap();
     assert!(node.lab.capture.locked(WORKLOAD).unwrap().is_empty());
     assert!(node.lab.capture.sources(node.device.index).unwrap().is_empty());
-    assert_eq!(fs::read_dir(node.lab.pins.join("links")).unwrap().count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(node.lab.links()).unwrap().count(), 0, "no pin is left");
     node.lab.capture.unlock(node.device.index).expect("twice is fine");
 }

@@ -11,7 +11,7 @@ fn a_full_map_of_destinations_fails_closed() {
     let Some(lab) = Lab::new("a_full_map_of_destinations_fails_closed") else { return };
     lab.enrol();
     let mut application = lab.inside();
-    let map = foreign::open_pin(&lab.pins.join("maps/egret_original")).unwrap();
+    let map = foreign::open_pin(&lab.maps().join("egret_original")).unwrap();
     assert_eq!(foreign::fill(&map).unwrap(), 65_536);
     for failed in 1..=3 {
         assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
@@ -46,7 +46,7 @@ fn attaching_to_250_cgroups_keeps_no_descriptors() {
         lab.capture.attach(cgroup.path(), &lab.policy()).unwrap();
     }
     let attached = begin.elapsed();
-    let pinned = fs::read_dir(lab.pins.join("links")).unwrap().count();
+    let pinned = fs::read_dir(lab.links()).unwrap().count();
     let open = open_links();
     let begin = Instant::now();
     for cgroup in &cgroups {
@@ -59,5 +59,5 @@ fn attaching_to_250_cgroups_keeps_no_descriptors() {
     assert!(pinned >= 2_500, "{pinned}");
     // Other tests of this process may be attaching just now.
     assert!(open < 100, "{open} descriptors");
-    assert_eq!(fs::read_dir(lab.pins.join("links")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0);
 }

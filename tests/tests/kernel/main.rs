@@ -2,6 +2,7 @@
 //! left out where that is allowed (`egret_tests::privileges`). Each runs in network and mount namespaces of its own, so
 //! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
 
+mod agent_down;
 mod backstop;
 mod born;
 mod capture;
@@ -16,5 +17,6 @@ mod outside;
 mod ports;
 mod refusal;
 mod start;
+mod upgrade;
 mod verifier;
 mod warden;

@@ -14,7 +14,7 @@ use crate::{
 fn assert_refused(lab: &Lab, cgroup: &Cgroup) {
     let error = lab.capture.attach(cgroup.path(), &lab.policy()).expect_err("refused").to_string();
     assert!(error.contains("egret_connect4") && error.contains("exclusively"), "{error}");
-    assert_eq!(fs::read_dir(lab.pins.join("links")).expect("links").count(), 0, "no pin is left");
+    assert_eq!(fs::read_dir(lab.links()).expect("links").count(), 0, "no pin is left");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_private_cgroup_namespace_shows_the_same_cgroup() {
 
     lab.capture.attach(&theirs, &lab.policy()).unwrap();
     let inode = lab.cgroup.inode().unwrap().to_string();
-    for link in fs::read_dir(lab.pins.join("links")).unwrap() {
+    for link in fs::read_dir(lab.links()).unwrap() {
         let name = link.unwrap().file_name();
         assert!(name.to_string_lossy().starts_with(&inode), "{name:?} is not of cgroup {inode}");
     }

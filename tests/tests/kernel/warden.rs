@@ -103,8 +103,7 @@ fn what_is_not_ours_is_let_through_as_soon_as_it_is_made() {
 
         // A guard that somebody takes away comes back.
         let inode = lab.cgroup.inode().unwrap();
-        fs::remove_file(lab.pins.join("links").join(format!("guard-{inode}-egret_guard_c4-connect4")))
-            .unwrap();
+        fs::remove_file(lab.links().join(format!("guard-{inode}-egret_guard_c4-connect4"))).unwrap();
         wait_for("the guard to be repaired", || counters.programs_reattached.get() == 1);
         assert_refused(&mut Application::start(Some(&ours[1])), &address);
         assert_eq!(class(&lab, &ours[0]), Some(Class::Enrolled), "checks change nothing");

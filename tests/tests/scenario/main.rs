@@ -3,6 +3,7 @@
 //! Needs root, and `egret` built: `EGRET_BIN`, else `target/release/egret`. Without root it fails, unless
 //! `EGRET_TESTS_ALLOW_SKIP=1` says that it may leave itself out.
 
+mod agent_down;
 mod bad_input;
 mod binding;
 mod credential;
@@ -17,6 +18,8 @@ mod nothing_left;
 mod plaintext;
 mod repair;
 mod soak;
+mod take_over;
+mod traffic;
 mod walk;
 
 use std::{
@@ -48,12 +51,17 @@ impl Rig {
 
     /// The same with the gateway on another address of this machine.
     fn start_with_gateway(gateway: Ipv4Addr) -> Result<Option<Self>> {
+        Self::start_with(binary()?, gateway)
+    }
+
+    /// The same with the product at another place.
+    fn start_with(egret: PathBuf, gateway: Ipv4Addr) -> Result<Option<Self>> {
         if !privileges::kernel_or_skip("the scenario") {
             return Ok(None);
         }
         let directory = TempDir::with_prefix_in("egret-test-", "/run")?;
         let places = Places {
-            egret: binary()?,
+            egret,
             external: PathBuf::from(env!("CARGO_BIN_EXE_egret-external")),
             steps: workspace().join("deploy/demo"),
             work: directory.path().join("files"),

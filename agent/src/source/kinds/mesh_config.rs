@@ -1,7 +1,7 @@
 //! Reads Egret's own MeshConfig.
 
 use crate::{
-    mesh::{HostPattern, MeshSettings, OutboundTrafficPolicy, SpiffeId},
+    mesh::{HostPattern, MeshSettings, OnAgentDown, OutboundTrafficPolicy, SpiffeId},
     source::{fields::Fields, scalars},
 };
 
@@ -51,6 +51,11 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
         }
         gateway.finish();
     }
+    if let Some(chosen) = spec.take("onAgentDown").and_then(|field| {
+        field.one_of(&[OnAgentDown::Refuse, OnAgentDown::Bypass].map(|value| (value.name(), value)))
+    }) {
+        settings.on_agent_down = chosen;
+    }
     settings.bypass = spec.items("bypass").iter().filter_map(|net| net.parse(scalars::network)).collect();
     if let Some(mut dns) = spec.take("dns").and_then(|field| field.fields()) {
         settings.resolvers = dns
@@ -64,7 +69,13 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::tests::{load, snapshot};
+    use crate::{
+        mesh::OnAgentDown,
+        source::{
+            codes,
+            tests::{load, snapshot},
+        },
+    };
 
     fn mesh(spec: &str) -> String {
         format!("apiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {spec}\n")
@@ -78,6 +89,17 @@ mod tests {
         assert_eq!(given.settings.resolvers, Some(expected));
         assert_eq!(snapshot(&mesh("{dns: {resolvers: []}}")).settings.resolvers, Some(Vec::new()));
         assert_eq!(snapshot(&mesh("{}")).settings.resolvers, None);
+    }
+
+    #[test]
+    fn what_happens_without_an_agent_is_an_explicit_choice() {
+        let given = |spec: &str| snapshot(&mesh(spec)).settings.on_agent_down;
+        assert_eq!(given("{}"), OnAgentDown::Refuse);
+        assert_eq!(given("{onAgentDown: REFUSE}"), OnAgentDown::Refuse);
+        assert_eq!(given("{onAgentDown: BYPASS}"), OnAgentDown::Bypass);
+        assert!(load(&mesh("{onAgentDown: bypass}")).report.has_errors());
+        let problems = &load(&mesh("{onAgentDown: BYPASS}")).report.problems;
+        assert_eq!(problems.iter().map(|p| &*p.code).collect::<Vec<_>>(), [codes::ON_AGENT_DOWN]);
     }
 
     #[test]
