@@ -28,6 +28,8 @@ use crate::datapath::{self, Capture, Device};
 
 /// How often it is checked that the lock is there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The pause between two checks: a workload that may change its network does not keep the agent busy with it.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Addresses of one workload at one link. It may give itself as many as it likes; the table is everybody's.
 const MAX_ADDRESSES: usize = 64;
 
@@ -187,6 +189,7 @@ pub(super) async fn keep(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
         if tokio::task::spawn_blocking(move || agent.check_link(&enrolled, false)).await.is_err() {
             tracing::error!("the check of a link panicked");
         }
+        time::sleep(PAUSE).await;
     }
 }
 
