@@ -4,12 +4,15 @@
 //! changes in its network namespace, and every two seconds.
 
 use std::{
+    collections::HashMap,
     fs::File,
+    future::poll_fn,
     io,
     net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -22,7 +25,6 @@ use super::{
     locks::Lock,
     netlink::{self, Link},
     netns, older,
-    workload::Workload,
 };
 use crate::datapath::{self, Capture, Device};
 
@@ -32,6 +34,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Addresses of one workload at one link. It may give itself as many as it likes; the table is everybody's.
 const MAX_ADDRESSES: usize = 64;
+
+/// Why a workload of the agent's own network namespace has no lock on a link.
+const HOST_NETWORK: &str = "host network";
 
 /// The calling thread's network namespace.
 const HERE: &str = "/proc/thread-self/ns/net";
@@ -54,38 +59,44 @@ struct Outcome {
     missing: usize,
 }
 
-/// Locks every link of the workload that can be locked. `older`: its connections go on, by links that had no lock before. Not
-/// by links that appear later: nothing has gone by them, whatever its table of sockets says.
-fn check(capture: &Capture, workload: &Workload, older: bool) -> Result<Outcome, Error> {
-    let host_network = Outcome { lock: Lock::Open("host network".to_owned()), missing: 0 };
-    let Some(namespace) = workload.namespace.as_deref() else { return Ok(host_network) };
-    let Some(inside) = Inside::of(namespace)? else { return Ok(host_network) };
+/// Locks every link of the workload's network namespaces that can be locked. `older`: its connections go on, by links that had no
+/// lock before. Not by links that appear later: nothing has gone by them, whatever its table of sockets says.
+fn check(capture: &Capture, workload: u32, namespaces: &[PathBuf], older: bool) -> Result<Outcome, Error> {
     let (mut open, mut missing, mut found) = (Vec::new(), 0, Vec::new());
-    for link in &inside.links {
-        match way(link, inside.agent) {
-            Way::Nowhere => {}
-            Way::Open(why) => open.push(why),
-            Way::Host(index) => {
-                // None: it is just going, and its other end with it.
-                let Some(host) = netlink::link(index)? else { continue };
-                let older = || {
-                    if older { netns::inside(Some(namespace), older::connections) } else { Ok(Vec::new()) }
-                };
-                let device = Device { index, name: host.name.clone() };
-                match capture.lock(&device, workload.id, older) {
-                    Ok(were_missing) => missing += were_missing,
-                    Err(e) => {
-                        open.push(e.to_string());
-                        continue;
-                    }
+    if namespaces.is_empty() {
+        open.push(HOST_NETWORK.to_owned());
+    }
+    for namespace in namespaces {
+        let Some(inside) = Inside::of(namespace)? else {
+            open.push(HOST_NETWORK.to_owned());
+            continue;
+        };
+        for link in &inside.links {
+            let index = match way(link, inside.agent) {
+                Way::Nowhere => continue,
+                Way::Open(why) => {
+                    open.push(why);
+                    continue;
                 }
-                let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
-                own(capture, &host, addresses.map(|(_, address)| *address))?;
-                found.push(index);
+                Way::Host(index) => index,
+            };
+            // None: it is just going, and its other end with it.
+            let Some(host) = netlink::link(index)? else { continue };
+            let older =
+                || if older { netns::inside(Some(namespace), older::connections) } else { Ok(Vec::new()) };
+            match capture.lock(&Device { index, name: host.name.clone() }, workload, older) {
+                Ok(were_missing) => missing += were_missing,
+                Err(e) => {
+                    open.push(e.to_string());
+                    continue;
+                }
             }
+            let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
+            own(capture, &host, addresses.map(|(_, address)| *address))?;
+            found.push(index);
         }
     }
-    for device in capture.locked(workload.id)? {
+    for device in capture.locked(workload)? {
         if found.contains(&device) {
             continue;
         }
@@ -162,30 +173,30 @@ fn addresses() -> io::Result<Vec<(String, IpAddr)>> {
     Ok(found.collect())
 }
 
-/// Checks again and again; never returns while the workload has a namespace of its own.
+/// The network namespaces of a workload that are not the agent's.
+fn namespaces(enrolled: &Enrolled) -> Vec<PathBuf> {
+    enrolled.workload.namespace.iter().cloned().collect()
+}
+
+/// Checks again and again. Never returns.
 pub(super) async fn keep(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
-    let Some(namespace) = enrolled.workload.namespace.clone() else { return };
-    let registered = netns::inside(Some(&namespace), netlink::changes).and_then(|changes| {
-        // SAFETY: the descriptor is owned, and the AsyncFd owns it.
-        Ok(unsafe { AsyncFd::register(changes) }?)
-    });
-    let changes = match registered {
-        Ok(changes) => Some(changes),
-        Err(e) => {
-            tracing::warn!(workload = %enrolled.workload.identity, "changes of its links are seen late: {e}");
-            None
-        }
-    };
+    let mut watched = HashMap::new();
     // The first check is at once: something may have changed before changes were told.
     let mut interval = time::interval(CHECK_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = interval.tick() => {}
-            () = changed(changes.as_ref()) => {}
+            () = changed(&watched) => {}
+        }
+        let namespaces = namespaces(enrolled);
+        // Also lets go of those that the workload has left: an open socket keeps a namespace.
+        watched.retain(|namespace, _| namespaces.contains(namespace));
+        for namespace in namespaces {
+            watched.entry(namespace).or_insert_with_key(|namespace| watch(namespace));
         }
         let (agent, enrolled) = (Arc::clone(agent), Arc::clone(enrolled));
-        // Enters the namespace and asks the kernel.
+        // Enters the namespaces and asks the kernel.
         if tokio::task::spawn_blocking(move || agent.check_link(&enrolled, false)).await.is_err() {
             tracing::error!("the check of a link panicked");
         }
@@ -193,14 +204,32 @@ pub(super) async fn keep(agent: &Arc<Agent>, enrolled: &Arc<Enrolled>) {
     }
 }
 
+/// What tells of changes in a namespace; none: they are seen at the next regular check.
+fn watch(namespace: &Path) -> Option<AsyncFd<OwnedFd>> {
+    let registered = netns::inside(Some(namespace), netlink::changes).and_then(|changes| {
+        // SAFETY: the descriptor is owned, and the AsyncFd owns it.
+        Ok(unsafe { AsyncFd::register(changes) }?)
+    });
+    registered
+        .inspect_err(|e| tracing::warn!(namespace = %namespace.display(), "changes are seen late: {e}"))
+        .ok()
+}
+
 /// Waits for a change, and forgets it: what has changed is looked up.
-async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
-    let Some(changes) = changes else { return std::future::pending().await };
-    let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
-    let mut bytes = [0; 8192];
-    // An overrun (ENOBUFS) is a change as well; anything else has nothing more.
-    while matches!(nix::unistd::read(changes, &mut bytes), Ok(_) | Err(nix::Error::ENOBUFS)) {}
-    ready.clear_ready();
+async fn changed(watched: &HashMap<PathBuf, Option<AsyncFd<OwnedFd>>>) {
+    let changes: Vec<_> = watched.values().flatten().collect();
+    poll_fn(|context| {
+        for changes in &changes {
+            let Poll::Ready(Ok(mut ready)) = changes.poll_read_ready(context) else { continue };
+            let mut bytes = [0; 8192];
+            // An overrun (ENOBUFS) is a change as well; anything else has nothing more.
+            while matches!(nix::unistd::read(changes, &mut bytes), Ok(_) | Err(nix::Error::ENOBUFS)) {}
+            ready.clear_ready();
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Agent {
@@ -218,7 +247,7 @@ impl Agent {
         if enrolled.stop.is_cancelled() {
             return;
         }
-        let lock = match check(&self.capture, &enrolled.workload, older) {
+        let lock = match check(&self.capture, enrolled.workload.id, &namespaces(enrolled), older) {
             Ok(Outcome { lock, missing }) => {
                 if missing > 0 {
                     self.counters.programs_reattached.add(missing as u64);
