@@ -139,7 +139,8 @@ impl Link for Locked {
 
     #[inline(always)]
     fn neighbour(&self, address: &[u8; 16]) -> bool {
+        // That it is on the link does not grow old as a conversation does, and who is asked in vain counts as gone.
         kept!(HEARD, &Flow::neighbour(self.device, *address))
-            .is_some_and(|(_, heard)| spoken(&heard, now(), HEARD_AGE) == Spoken::First)
+            .is_some_and(|(_, heard)| spoken(&heard, now(), FLOW_AGE) == Spoken::First)
     }
 }

@@ -6,13 +6,15 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    future::poll_fn,
     io,
     net::IpAddr,
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use nix::ifaddrs::getifaddrs;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time};
 
 use super::{
     agent::{Agent, Enrolled},
@@ -26,8 +28,13 @@ use super::{
 };
 use crate::datapath::{self, Capture, Device};
 
+/// The pause between two looks: a workload that may change its network does not keep the agent busy with it.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Addresses of one workload at one link. It may give itself as many as it likes; the table is everybody's.
 const MAX_ADDRESSES: usize = 64;
+
+/// Why a workload of the agent's own network namespace has no lock on a link.
+const HOST_NETWORK: &str = "host network";
 
 /// The calling thread's network namespace.
 const HERE: &str = "/proc/thread-self/ns/net";
@@ -90,6 +97,9 @@ fn check(
                     found.push(index);
                 }
             }
+            let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
+            own(capture, &host, addresses.map(|(_, address)| *address))?;
+            found.push(index);
         }
     }
     for device in capture.locked(workload)? {
@@ -175,16 +185,30 @@ pub(super) async fn watch(enrolled: &Enrolled, namespace: &Namespace) {
     });
     match registered {
         Ok(changes) => loop {
+            // At first, too: something may have changed before changes were told.
+            enrolled.changed.notify_one();
+            time::sleep(PAUSE).await;
             if let Err(e) = changed(&changes).await {
                 tracing::warn!(workload = %enrolled.workload.identity, "changes of its links are seen late: {e}");
                 return;
             }
-            enrolled.changed.notify_one();
         },
         Err(e) => {
             tracing::warn!(workload = %enrolled.workload.identity, "changes of its links are seen late: {e}");
         }
+        time::sleep(PAUSE).await;
     }
+}
+
+/// What tells of changes in a namespace; none: they are seen at the next regular check.
+fn watch(namespace: &Path) -> Option<AsyncFd<OwnedFd>> {
+    let registered = netns::inside(Some(namespace), netlink::changes).and_then(|changes| {
+        // SAFETY: the descriptor is owned, and the AsyncFd owns it.
+        Ok(unsafe { AsyncFd::register(changes) }?)
+    });
+    registered
+        .inspect_err(|e| tracing::warn!(namespace = %namespace.display(), "changes are seen late: {e}"))
+        .ok()
 }
 
 /// Waits for a change, and forgets it: what has changed is looked up.

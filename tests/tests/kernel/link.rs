@@ -521,3 +521,17 @@ fn the_lock_of_a_device_that_is_gone_can_be_taken_away() {
     assert_eq!(fs::read_dir(node.lab.links()).unwrap().count(), 0, "no pin is left");
     node.lab.capture.unlock(node.device.index).expect("twice is fine");
 }
+
+#[test]
+fn cleaning_up_takes_the_lock_away() {
+    let Some(node) = Node::new("cleaning_up_takes_the_lock_away") else { return };
+    node.lock();
+    let server = server(&format!("{OUTSIDE_V4}:0"));
+    let at = server.local_addr().unwrap();
+    let mut application = node.application();
+    assert_eq!(application.run(&format!("send dropped {at}")), "ok done");
+    node.lab.wait_for_count("link_dropped_destination", 1);
+    egret::datapath::cleanup(&node.lab.pins).unwrap();
+    assert_eq!(application.run(&format!("send passed {at}")), "ok done");
+    assert_eq!(receive(&server).0, "passed");
+}

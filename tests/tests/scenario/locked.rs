@@ -64,6 +64,23 @@ fn send(namespace: &Path, from: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
 }
 
 #[test]
+fn in_the_hosts_network_there_is_no_link_to_lock() -> Result<()> {
+    let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
+    let mut command = rig.world.egret.exec("default/sleep", false);
+    command.args(["sleep", "60"]);
+    let _workload = Process::spawn("a workload", &mut command)?;
+    assert_eq!(wait_for(&rig.world, "open")?, "host network");
+    let status = rig.world.egret.status()?;
+    let said = &status["workloads"][0]["locks"];
+    assert_eq!(
+        (said["capture"]["state"].as_str(), said["backstop"]["state"].as_str()),
+        (Some("holds"), Some("holds"))
+    );
+    assert_eq!(locks(&rig.world)?, 0);
+    Ok(())
+}
+
+#[test]
 fn a_link_that_appears_is_locked() -> Result<()> {
     let Some(rig) = Rig::configured("5-mutual-tls")? else { return Ok(()) };
     let world = &rig.world;
