@@ -41,11 +41,11 @@ const HELD: [&str; 26] = [
 ];
 
 /// What reaches the witness by the gateway.
-const CAPTURED: [&str; 6] =
+pub(crate) const CAPTURED: [&str; 6] =
     ["tcp connect", "tcp v4-mapped", "tcp ipv6", "tcp SO_MARK", "other uid", "nested cgroup"];
 
 /// What a kernel may be built or configured without.
-const OPTIONAL: [&str; 10] = [
+pub(crate) const OPTIONAL: [&str; 10] = [
     "tcp io_uring connect",
     "tcp fast open",
     "mptcp",
@@ -59,8 +59,8 @@ const OPTIONAL: [&str; 10] = [
 ];
 
 /// What no cgroup program can hold in the host's network namespace, for a workload that is root: the host's own lock on the
-/// link of a namespace does (`an_own_namespace_lets_nothing_out`). Shown as escapes, and not asserted.
-const ONLY_WITH_AN_OWN_NAMESPACE: [&str; 12] = [
+/// link of a namespace does (`locked`). Shown as escapes, and not asserted.
+pub(crate) const ONLY_WITH_AN_OWN_NAMESPACE: [&str; 12] = [
     "moved to the root cgroup",
     "tcp socket from before enrolment",
     "tcp socket passed in (SCM_RIGHTS)",
@@ -76,7 +76,7 @@ const ONLY_WITH_AN_OWN_NAMESPACE: [&str; 12] = [
 ];
 
 /// What Egret itself would have to offer, and what is no address of ours.
-const EGRETS: [&str; 4] = [
+pub(crate) const EGRETS: [&str; 4] = [
     "the listener's own port",
     "another workload's listener",
     "the gateway without a certificate",
@@ -84,7 +84,7 @@ const EGRETS: [&str; 4] = [
 ];
 
 /// What takes more than the capabilities of a container.
-const PRIVILEGED: [&str; 8] = [
+pub(crate) const PRIVILEGED: [&str; 8] = [
     "tcp repair",
     "tcp socket taken (pidfd_getfd)",
     "nested network namespace",
@@ -96,7 +96,7 @@ const PRIVILEGED: [&str; 8] = [
 ];
 
 #[expect(clippy::print_stderr, reason = "addressed to whoever runs the tests")]
-fn show(subject: impl std::fmt::Debug, battery: &Battery) {
+pub(crate) fn show(subject: impl std::fmt::Debug, battery: &Battery) {
     eprintln!("{subject:?}:");
     for (vector, (verdict, seen)) in &battery.vectors {
         eprintln!("  {vector:<36}{verdict:<15}{seen}");

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use egret_tests::{cgroup::Cgroup, netns::Namespace, process, process::Process, wait};
 use nix::sched::{CloneFlags, setns};
 
@@ -72,6 +72,20 @@ impl Linked {
             .args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""])
             .arg(self.cgroup.path().join("cgroup.procs"));
         command
+    }
+
+    /// Enrols the cgroup, and whoever will be in it: the one process there shows which network namespace is meant.
+    pub(crate) fn enrol(&self, rig: &Rig) -> Result<Process> {
+        let mut command = self.command(Privileges::Container);
+        let resident = Process::spawn("the workload", command.args(["sleep", "300"]))?;
+        wait::until("the workload in its cgroup", START, || {
+            let processes = fs::read_to_string(self.cgroup.path().join("cgroup.procs"))?;
+            Ok((!processes.is_empty()).then_some(()))
+        })?;
+        let mut command = rig.world.egret.verb("enroll");
+        let output = command.arg("--cgroup").arg(self.cgroup.path()).arg("default/sleep").output()?;
+        ensure!(output.status.success(), "not enrolled: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(resident)
     }
 
     /// Runs the battery.
