@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    future::poll_fn,
     io,
     net::IpAddr,
     os::fd::OwnedFd,
@@ -32,9 +31,6 @@ use crate::datapath::{self, Capture, Device};
 const PAUSE: Duration = Duration::from_millis(100);
 /// Addresses of one workload at one link. It may give itself as many as it likes; the table is everybody's.
 const MAX_ADDRESSES: usize = 64;
-
-/// Why a workload of the agent's own network namespace has no lock on a link.
-const HOST_NETWORK: &str = "host network";
 
 /// The calling thread's network namespace.
 const HERE: &str = "/proc/thread-self/ns/net";
@@ -97,9 +93,6 @@ fn check(
                     found.push(index);
                 }
             }
-            let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
-            own(capture, &host, addresses.map(|(_, address)| *address))?;
-            found.push(index);
         }
     }
     for device in capture.locked(workload)? {
@@ -196,19 +189,7 @@ pub(super) async fn watch(enrolled: &Enrolled, namespace: &Namespace) {
         Err(e) => {
             tracing::warn!(workload = %enrolled.workload.identity, "changes of its links are seen late: {e}");
         }
-        time::sleep(PAUSE).await;
     }
-}
-
-/// What tells of changes in a namespace; none: they are seen at the next regular check.
-fn watch(namespace: &Path) -> Option<AsyncFd<OwnedFd>> {
-    let registered = netns::inside(Some(namespace), netlink::changes).and_then(|changes| {
-        // SAFETY: the descriptor is owned, and the AsyncFd owns it.
-        Ok(unsafe { AsyncFd::register(changes) }?)
-    });
-    registered
-        .inspect_err(|e| tracing::warn!(namespace = %namespace.display(), "changes are seen late: {e}"))
-        .ok()
 }
 
 /// Waits for a change, and forgets it: what has changed is looked up.

@@ -24,7 +24,8 @@ use super::{
 pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "tun device, forwarded", expected: Blocked, attempt: forwarded },
     Vector { name: "udp answer to a made-up caller", expected: Blocked, attempt: made_up_caller },
-    Vector { name: "vxlan device", expected: Blocked, attempt: vxlan::send },
+    Vector { name: "vxlan device", expected: Blocked, attempt: vxlan::here },
+    Vector { name: "vxlan device of the node", expected: Blocked, attempt: vxlan::at_the_other_end },
 ];
 
 /// A packet comes out of a TUN device as if somebody there had sent it, and is forwarded by the kernel.

@@ -21,21 +21,45 @@ pub(super) fn socket() -> io::Result<Socket> {
 }
 
 /// Sends a request, with the flags of its kind, and waits for the kernel's word.
-pub(super) fn send(mut socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
-    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes)?;
-    let mut answer = [0; 4096];
-    let length = socket.read(&mut answer)?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..length]);
-    match answer.map_err(io::Error::other)?.payload {
+pub(super) fn send(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    match exchange(socket, request, NLM_F_ACK | flags)? {
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::Error::other("no acknowledgement")),
     }
+}
+
+/// The number of the network namespace at the other end of a device, where that is another.
+pub(super) fn other_end(index: u32) -> io::Result<Option<i32>> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    match exchange(&socket()?, RouteNetlinkMessage::GetLink(message), 0)? {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            Ok(link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::LinkNetNsId(number) => Some(number),
+                _ => None,
+            }))
+        }
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::Error::other("no answer")),
+    }
+}
+
+/// A request and the message that comes back.
+fn exchange(
+    mut socket: &Socket,
+    request: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes)?;
+    let mut answer = [0; 16_384];
+    let length = socket.read(&mut answer)?;
+    Ok(NetlinkMessage::deserialize(&answer[..length]).map_err(io::Error::other)?.payload)
 }
 
 /// Changes a device of the calling thread's network namespace, and brings it up.

@@ -7,6 +7,7 @@
 mod battery;
 mod doctor;
 mod linked;
+mod locked;
 mod privileges;
 mod rig;
 mod unwatched;

@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
             "tun device, forwarded",
             "udp answer to a made-up caller",
             "vxlan device",
+            "vxlan device of the node",
         ],
     ),
     ("-all,+sys_ptrace", &["tcp socket taken (pidfd_getfd)"]),
