@@ -100,6 +100,8 @@ pub fn links_on_cgroups() -> Result<usize> {
             Ok(fd) => count += usize::from(kind(&owned(fd))? == CGROUP_LINK),
             // It has just gone.
             Err(Errno::ENOENT) => {}
+            // It is just being attached, and may be to a cgroup.
+            Err(Errno::EAGAIN) => count += 1,
             Err(error) => return Err(error).context("BPF_LINK_GET_FD_BY_ID"),
         }
     }

@@ -179,6 +179,8 @@ fn source_ports_do_not_run_out() {
     let Some(lab) = Lab::new("source_ports_do_not_run_out") else { return };
     // A minute of TIME_WAIT that nobody shortens, and few source ports instead of many connections.
     fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0").unwrap();
+    // Not by a reset either: the last acknowledgement of a close can come twice, and the second finds nobody.
+    fs::write("/proc/sys/net/ipv4/tcp_rfc1337", "1").unwrap();
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40499").unwrap();
     let block = Block::new("127.0.0.1", 61_000, PORTS);
     let policy = WorkloadPolicy { listener_v4: block.first(), listener_ports: PORTS, ..lab.policy() };
