@@ -63,6 +63,9 @@ fn policy_keeps_families_apart() {
     assert_eq!((policy.workload(), policy.listener(true), policy.listener(false)), (7, 1000, 2000));
     assert!(!policy.no_route(true));
     assert!(policy.no_route(false));
+    assert!(!policy.bypass_when_down() && !policy.bypassed_when_down(false).bypass_when_down());
+    let chosen = policy.bypassed_when_down(true);
+    assert!(chosen.bypass_when_down() && chosen.no_route(false) && !chosen.no_route(true));
 }
 
 #[test]
