@@ -25,6 +25,7 @@ mod port_block;
 mod presence;
 mod processes;
 mod refuse;
+mod residents;
 pub mod resolvers;
 mod routes;
 pub mod workload;

@@ -9,6 +9,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::OwnedFd,
+    path::Path,
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use super::{
     netns::Namespace,
     older,
     presence::Presences,
+    residents::{self, Resident},
     workload::Workload,
 };
 use crate::datapath::{self, Capture, Device};
@@ -58,19 +60,24 @@ pub(super) type Users = HashMap<u32, HashSet<u32>>;
 
 /// Locks every link of the workload that can be locked, in all the namespaces it is in. `older`: its connections go on, by links
 /// that had no lock before. Not by links that appear later: nothing has gone by them, whatever its table of sockets says.
+///
+/// Not in a namespace that is somebody else's: a process of the workload may be there, but the lock would be for all of them.
 fn check(
     capture: &Capture,
     users: &mut Users,
     workload: u32,
     presences: &Presences,
+    is_enrolled: impl Fn(&Path) -> bool,
     older: bool,
 ) -> Result<Outcome, Error> {
     let (mut open, mut missing, mut found) = (Vec::new(), 0, Vec::new());
     if presences.in_agents() {
         open.push("host network".to_owned());
     }
+    let locked = capture.locked(workload)?;
     for namespace in presences.own_namespaces() {
         let inside = Inside::of(namespace)?;
+        let mut owned = None;
         for link in &inside.links {
             match way(link, inside.agent) {
                 Way::Nowhere => {}
@@ -78,6 +85,21 @@ fn check(
                 Way::Host(index) => {
                     // None: it is just going, and its other end with it.
                     let Some(host) = netlink::link(index)? else { continue };
+                    // What is locked stays so, whoever has been there for longest by now.
+                    if !locked.contains(&index) {
+                        let stranger = match owned.take() {
+                            Some(stranger) => stranger,
+                            None => residents::oldest(namespace.id())?
+                                .filter(|resident| !is_enrolled(&resident.cgroup)),
+                        };
+                        if let Some(Resident { process, .. }) = owned.insert(stranger) {
+                            open.push(format!(
+                                "{} is the network of process {process}, which is no workload",
+                                namespace.id()
+                            ));
+                            continue;
+                        }
+                    }
                     let older = || if older { namespace.inside(older::connections) } else { Ok(Vec::new()) };
                     let device = Device { index, name: host.name.clone() };
                     match capture.lock(&device, workload, older) {
@@ -95,7 +117,7 @@ fn check(
             }
         }
     }
-    for device in capture.locked(workload)? {
+    for device in locked {
         if found.contains(&device) {
             continue;
         }
@@ -228,7 +250,18 @@ impl Agent {
         if enrolled.stop.is_cancelled() {
             return;
         }
-        let lock = match check(&self.capture, &mut users, *id, presences, older) {
+        let root = self.hierarchy.root();
+        let enrolled_cgroups: Vec<_> = self
+            .all_enrolled()
+            .iter()
+            .map(|other| other.workload.cgroup.clone())
+            .chain([enrolled.workload.cgroup.clone()])
+            .collect();
+        let is_enrolled = |cgroup: &Path| {
+            let cgroup = root.join(cgroup);
+            enrolled_cgroups.iter().any(|enrolled| cgroup.starts_with(enrolled))
+        };
+        let lock = match check(&self.capture, &mut users, *id, presences, is_enrolled, older) {
             Ok(Outcome { lock, missing }) => {
                 if missing > 0 {
                     self.counters.programs_reattached.add(missing as u64);

@@ -32,6 +32,8 @@ pub(crate) enum Privileges {
 /// The namespace, its neighbours, and the cgroup in which the battery runs. Ended in the order of the fields.
 pub(crate) struct Linked {
     _helper: Process,
+    /// It was there first, so the namespace is the workload's; and it shows which one is meant when the cgroup is enrolled.
+    _resident: Process,
     cgroup: Cgroup,
     socket: PathBuf,
     namespace: Namespace,
@@ -44,12 +46,19 @@ impl Linked {
         add_v6(&namespace)?;
         join(&namespace, rig.world.external.namespace())?;
         inside(&namespace, || Ok(fs::write(crate::rig::PING, "0 0")?))?;
+        let cgroup = Cgroup::new()?;
+        let mut command = command(&namespace, &cgroup, Privileges::Container);
+        let resident = Process::spawn("the workload", command.args(["sleep", "300"]))?;
+        wait::until("the workload in its cgroup", START, || {
+            let processes = fs::read_to_string(cgroup.path().join("cgroup.procs"))?;
+            Ok((!processes.is_empty()).then_some(()))
+        })?;
         let socket = rig.directory().join("neighbour");
         let mut command = enter(&namespace, rig.world.egret.binary());
         command.args(["verify-bypass", "--hand-out"]).arg(&socket).stdout(Stdio::null());
         let helper = Process::spawn("the neighbour", &mut command)?;
         wait::until("the neighbour", START, || Ok(socket.exists().then_some(())))?;
-        Ok(Self { _helper: helper, cgroup: Cgroup::new()?, socket, namespace })
+        Ok(Self { _helper: helper, _resident: resident, cgroup, socket, namespace })
     }
 
     /// The network devices of the namespace, and the cgroups in the cgroup.
@@ -61,42 +70,34 @@ impl Linked {
         Ok(names.chain(cgroups.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect())
     }
 
-    /// A command in the cgroup and in the namespace, up to and including the dashes.
-    fn command(&self, privileges: Privileges) -> Command {
-        let mut command = enter(&self.namespace, Path::new("setpriv"));
-        if privileges == Privileges::Container {
-            command.args(["--bounding-set", CONTAINER]);
-        }
-        // "0" is the writing process itself. A shell, because nothing may run before it is there.
-        command
-            .args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""])
-            .arg(self.cgroup.path().join("cgroup.procs"));
-        command
-    }
-
-    /// Enrols the cgroup, and whoever will be in it: the one process there shows which network namespace is meant.
-    pub(crate) fn enrol(&self, rig: &Rig) -> Result<Process> {
-        let mut command = self.command(Privileges::Container);
-        let resident = Process::spawn("the workload", command.args(["sleep", "300"]))?;
-        wait::until("the workload in its cgroup", START, || {
-            let processes = fs::read_to_string(self.cgroup.path().join("cgroup.procs"))?;
-            Ok((!processes.is_empty()).then_some(()))
-        })?;
+    /// Enrols the cgroup, and whoever will be in it.
+    pub(crate) fn enrol(&self, rig: &Rig) -> Result<()> {
         let mut command = rig.world.egret.verb("enroll");
         let output = command.arg("--cgroup").arg(self.cgroup.path()).arg("default/sleep").output()?;
         ensure!(output.status.success(), "not enrolled: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(resident)
+        Ok(())
     }
 
     /// Runs the battery.
     pub(crate) fn battery(&self, rig: &Rig, privileges: Privileges) -> Result<Battery> {
         let early = inside(&self.namespace, early_socket)?;
-        let mut command = self.command(privileges);
+        let mut command = command(&self.namespace, &self.cgroup, privileges);
         command.arg(rig.world.egret.binary()).args(["verify-bypass", "-o", "json"]);
         let battery = outcomes(command.args(rig.aims(&self.socket, early.as_raw_fd())))?;
         drop(early);
         Ok(battery)
     }
+}
+
+/// A command in the cgroup and in the namespace, up to and including the dashes.
+fn command(namespace: &Namespace, cgroup: &Cgroup, privileges: Privileges) -> Command {
+    let mut command = enter(namespace, Path::new("setpriv"));
+    if privileges == Privileges::Container {
+        command.args(["--bounding-set", CONTAINER]);
+    }
+    // "0" is the writing process itself. A shell, because nothing may run before it is there.
+    command.args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(cgroup.path().join("cgroup.procs"));
+    command
 }
 
 /// A command in a namespace. (`ip netns exec` would hide the cgroups, too.)

@@ -25,7 +25,7 @@ fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
         return Ok(());
     };
     let linked = Linked::start(&rig)?;
-    let workload = linked.enrol(&rig)?;
+    linked.enrol(&rig)?;
     for (privileges, excused, open) in
         [(Privileges::Root, &[][..], &NODE[..]), (Privileges::Container, &PRIVILEGED, &[])]
     {
@@ -54,6 +54,5 @@ fn an_own_namespace_with_a_locked_link_lets_nothing_out() -> Result<()> {
         let (needed, dropped) = (needed.count() as u64, dropped_at_the_link(&rig)? - before);
         assert!(dropped >= needed, "{dropped} packets of at least {needed}");
     }
-    drop(workload);
     Ok(())
 }

@@ -438,7 +438,7 @@ fn a_restarted_agent_keeps_the_lock_and_repairs_it() {
     egret::datapath::cleanup(&node.lab.pins.with_file_name("other")).unwrap();
 
     // The maps' pins are lost: the programs are moved to new maps.
-    fs::remove_dir_all(node.lab.pins.join("maps")).unwrap();
+    fs::remove_dir_all(node.lab.maps()).unwrap();
     let successor = Capture::load(&node.lab.pins).unwrap();
     node.lock_by(&successor);
     is_locked(&mut application, &successor);
