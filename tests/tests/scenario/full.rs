@@ -44,8 +44,8 @@ fn what_cannot_be_remembered_is_reset() -> Result<()> {
 
     let url = format!("http://{}/anything", world.external.address());
     let answer = world.egret.curl("default/sleep", false, &[&url])?;
-    // "Connection reset by peer", in the words of curl(1).
-    assert_eq!((answer.status, answer.exit), (None, Some(56)), "{}", answer.summary());
+    // In the words of curl(1): the connection was reset while it was used, or, where the agent was quicker, while it was made.
+    assert!(answer.status.is_none() && matches!(answer.exit, Some(56 | 7)), "{}", answer.summary());
     assert!(counter(world, "publish_failed")? >= 1);
     assert!(counter(world, "original_destination_miss")? >= 1);
     assert_eq!(world.external.log().since(Mark::default())?.len(), 0, "nothing arrived");

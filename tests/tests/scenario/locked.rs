@@ -46,7 +46,7 @@ fn wait_for(world: &World, state: &str) -> Result<Value> {
 /// The pins of locks.
 fn locks(world: &World) -> Result<usize> {
     let instance = RunDir::new(world.egret.run_dir()).instance();
-    let links = PathBuf::from("/sys/fs/bpf/egret").join(instance).join("links");
+    let links = PathBuf::from("/sys/fs/bpf/egret").join(instance).join("v1/links");
     let names =
         fs::read_dir(&links)?.map(|entry| Ok(entry?.file_name().to_string_lossy().starts_with("lock-")));
     Ok(names.collect::<Result<Vec<bool>>>()?.into_iter().filter(|lock| *lock).count())
