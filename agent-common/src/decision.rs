@@ -105,4 +105,10 @@ decisions! {
     DroppedRaw = 37 "dropped_raw",
     /// Packet out: any other protocol, or not readable; dropped.
     DroppedOther = 38 "dropped_other",
+    /// `connect()`, TCP or UDP: to a configured resolver while DNS is captured; sent to the workload's DNS listener.
+    CapturedResolver = 55 "captured_resolver",
+    /// `sendto()`: the same for a datagram with an address.
+    CapturedQuery = 56 "captured_query",
+    /// `recvmsg()`: an answer of the DNS listener, shown as the resolver's.
+    SourceRestored = 57 "source_restored",
 }

@@ -2,6 +2,7 @@
 
 const NO_ROUTE_V4: u32 = 1;
 const NO_ROUTE_V6: u32 = 1 << 1;
+const DNS: u32 = 1 << 4;
 
 /// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,8 @@ pub struct Policy {
     listener_v6: [u8; 2],
     /// Bits, host order.
     flags: u32,
-    /// Room for a later version: the size of the value must not change under a link that stays.
+    /// Bytes 2 to 6: first port of the DNS listeners of IPv4 and IPv6, network order. The rest is room for a later version:
+    /// the size of the value must not change under a link that stays.
     reserved: [u8; 20],
 }
 
@@ -34,7 +36,17 @@ impl Policy {
     /// The same, of a network namespace that has no route for a family.
     #[must_use]
     pub const fn without_route(mut self, v4: bool, v6: bool) -> Self {
-        self.flags = if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self.flags |= if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self
+    }
+
+    /// The same, with DNS captured: the listener for the first resolver of a family has this port (host order; 0: there is
+    /// none), that for the next one the next port.
+    #[must_use]
+    pub const fn with_dns(mut self, v4: u16, v6: u16) -> Self {
+        self.flags |= DNS;
+        let ([a, b], [c, d]) = (v4.to_be_bytes(), v6.to_be_bytes());
+        (self.reserved[2], self.reserved[3], self.reserved[4], self.reserved[5]) = (a, b, c, d);
         self
     }
 
@@ -54,5 +66,18 @@ impl Policy {
     #[inline(always)]
     pub const fn no_route(&self, v4: bool) -> bool {
         self.flags & (if v4 { NO_ROUTE_V4 } else { NO_ROUTE_V6 }) != 0
+    }
+
+    /// What is sent to a configured resolver goes to the DNS listeners.
+    #[inline(always)]
+    pub const fn dns(&self) -> bool {
+        self.flags & DNS != 0
+    }
+
+    /// First port of the DNS listeners of the family, host order; 0 is none.
+    #[inline(always)]
+    pub const fn dns_listener(&self, v4: bool) -> u16 {
+        let at = if v4 { [self.reserved[2], self.reserved[3]] } else { [self.reserved[4], self.reserved[5]] };
+        u16::from_be_bytes(at)
     }
 }

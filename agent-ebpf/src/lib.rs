@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod destinations;
 pub mod header;
 mod numbers;
+pub mod resolver;
 pub mod socket_class;
 #[cfg(test)]
 mod testing;

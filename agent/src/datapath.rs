@@ -29,7 +29,7 @@ use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-pub use self::bpffs::Bpffs;
+pub use self::{bpffs::Bpffs, resolvers::Numbered};
 use self::pins::Pins;
 
 /// Why the kernel half could not be set up or changed; says what to do.
@@ -61,6 +61,17 @@ pub struct WorkloadPolicy {
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
+    /// Where what it sends to a resolver goes; absent: to the resolver.
+    pub dns: Option<DnsListeners>,
+}
+
+/// First ports of a workload's DNS listeners, one port per resolver of the family, by its number; 0 refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DnsListeners {
+    /// On 127.0.0.1.
+    pub v4: u16,
+    /// On `::1`.
+    pub v6: u16,
 }
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process
@@ -144,7 +155,8 @@ impl Capture {
         bypass::set(&self.pins, ranges)
     }
 
-    /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
+    /// Makes the DNS resolvers that workloads may ask, over UDP and TCP, equal to `resolvers`: without the gateway, or by their
+    /// DNS listeners, as [`WorkloadPolicy::dns`] says.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
         resolvers::set(&self.pins, resolvers)
     }

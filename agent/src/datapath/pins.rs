@@ -37,7 +37,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -77,6 +77,14 @@ const SHAPES: [Shape; 9] = [
         value: 1,
         flags: 0,
         capacity: names::RESOLVERS_CAPACITY,
+    },
+    Shape {
+        name: names::NUMBERED,
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: size_of::<Endpoint>(),
+        flags: 0,
+        capacity: names::NUMBERED_CAPACITY,
     },
     Shape {
         name: names::ACCEPTED,

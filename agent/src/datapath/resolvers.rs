@@ -1,28 +1,89 @@
-//! The DNS resolvers that workloads may ask, in the kernel's map. Called at the start and when the configuration changes.
+//! The DNS resolvers that workloads may ask, in the kernel's maps. Called at the start and when the configuration changes.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::net::SocketAddr;
 
 use agent_common::{Endpoint, names};
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError};
 
 use super::{Error, pins::Pins};
 
-/// Makes the map equal to `resolvers`. New ones are added before old ones go, so that one in both is never missing.
+/// The resolvers of each family without repetition: the place in its list is a resolver's number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbered {
+    /// IPv4.
+    pub v4: Vec<SocketAddr>,
+    /// IPv6.
+    pub v6: Vec<SocketAddr>,
+}
+
+impl Numbered {
+    /// Numbers `resolvers` in their order. A v4-mapped address is IPv4.
+    pub fn new(resolvers: &[SocketAddr]) -> Self {
+        let mut numbered = Self::default();
+        for resolver in resolvers {
+            let resolver = SocketAddr::new(resolver.ip().to_canonical(), resolver.port());
+            let family = if resolver.is_ipv4() { &mut numbered.v4 } else { &mut numbered.v6 };
+            if !family.contains(&resolver) {
+                family.push(resolver);
+            }
+        }
+        numbered
+    }
+}
+
+/// Makes the maps equal to `resolvers`. New ones are added before old ones go, so that one in both is never missing.
 pub(super) fn set(pins: &Pins, resolvers: &[SocketAddr]) -> Result<(), Error> {
     let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);
     let mut map: HashMap<MapData, Endpoint, u8> =
         pins.typed_map(names::RESOLVERS)?.try_into().map_err(fail)?;
-    let wanted: HashSet<Endpoint> = resolvers.iter().map(|resolver| Endpoint::from(*resolver)).collect();
-    if wanted.len() > names::RESOLVERS_CAPACITY {
-        let why = format!("{} resolvers, {} at most", wanted.len(), names::RESOLVERS_CAPACITY);
+    let Numbered { v4, v6 } = Numbered::new(resolvers);
+    let wanted = v4.len() + v6.len();
+    if wanted > names::RESOLVERS_CAPACITY {
+        let why = format!("{wanted} resolvers, {} at most", names::RESOLVERS_CAPACITY);
         return Err(pins.map_error(names::RESOLVERS, why));
     }
+    number(pins, &v4, 0)?;
+    number(pins, &v6, names::DNS_LISTENERS.into())?;
     let present: Vec<Endpoint> = map.keys().collect::<Result<_, _>>().map_err(fail)?;
-    for resolver in &wanted {
-        map.insert(resolver, 1, 0).map_err(fail)?;
+    let mut kept = Vec::with_capacity(wanted);
+    for family in [v4, v6] {
+        for (number, resolver) in family.into_iter().enumerate() {
+            let resolver = Endpoint::from(resolver);
+            // Beyond the capacity a byte holds every number: 255 is more than there are listeners.
+            map.insert(resolver, u8::try_from(number).unwrap_or(u8::MAX), 0).map_err(fail)?;
+            kept.push(resolver);
+        }
     }
-    for old in present.iter().filter(|old| !wanted.contains(old)) {
+    for old in present.iter().filter(|old| !kept.contains(old)) {
         map.remove(old).map_err(fail)?;
     }
     Ok(())
+}
+
+/// Writes the way back from numbers to the resolvers of one family.
+fn number(pins: &Pins, resolvers: &[SocketAddr], first: u32) -> Result<(), Error> {
+    let fail = |error: MapError| pins.map_error(names::NUMBERED, error);
+    let mut map: Array<MapData, Endpoint> = pins.typed_map(names::NUMBERED)?.try_into().map_err(fail)?;
+    let nobody = Endpoint::v6([0; 16], 0);
+    let listed = resolvers.iter().map(|resolver| Endpoint::from(*resolver)).chain(std::iter::repeat(nobody));
+    for (index, resolver) in (first..first + u32::from(names::DNS_LISTENERS)).zip(listed) {
+        map.set(index, resolver, 0).map_err(fail)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Numbered;
+
+    #[test]
+    fn numbers_go_by_family_and_repeat_nobody() {
+        let listed = ["192.0.2.53:53", "[2001:db8::53]:53", "[::ffff:192.0.2.53]:53", "192.0.2.54:53"];
+        let numbered = Numbered::new(&listed.map(|text| text.parse().unwrap()));
+        let text = |list: &[std::net::SocketAddr]| {
+            list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text(&numbered.v4), "192.0.2.53:53 192.0.2.54:53");
+        assert_eq!(text(&numbered.v6), "[2001:db8::53]:53");
+    }
 }

@@ -85,6 +85,7 @@ impl Lab {
             listener_v6: port(&self.listener_v6),
             no_route_v4: false,
             no_route_v6: false,
+            dns: None,
         }
     }
 
