@@ -136,7 +136,11 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (D
 /// Remembers the destination with the socket.
 #[inline(always)]
 fn remember(decision: Decision, socket: *mut bpf_sock, captured: Captured) -> (Decision, u16) {
-    if CAPTURED.set(socket, captured) { (decision, captured.listener()) } else { (Decision::RefusedNoMemory, 0) }
+    if CAPTURED.set(socket, captured) {
+        (decision, captured.listener())
+    } else {
+        (Decision::RefusedNoMemory, 0)
+    }
 }
 
 /// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are

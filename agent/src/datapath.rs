@@ -29,8 +29,8 @@ use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-pub use self::{bpffs::Bpffs, resolvers::Numbered};
 use self::pins::Pins;
+pub use self::{bpffs::Bpffs, resolvers::Numbered};
 
 /// Why the kernel half could not be set up or changed; says what to do.
 #[derive(Debug, thiserror::Error)]

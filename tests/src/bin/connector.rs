@@ -14,12 +14,15 @@
 //! - `forge SOURCE TEXT ADDRESS`, `start-forged SOURCE ADDRESS`: sends a datagram, begins to connect, from an address that is
 //!   not ours.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
+//! - `ask-all TEXT ADDRESS…`, `ask-batch TEXT ADDRESS…`: sends a datagram to each address from one socket that is not connected,
+//!   by `sendto()` and by one `sendmmsg()`; answers with the sources of what comes back. It is of IPv6 if one address is.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `own-network`: moves into a network namespace of its own making.
 //! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
 //! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
+//! - `tell TEXT`: sends it to whom the UDP socket is connected.
 //! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
 //! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
 
@@ -34,8 +37,8 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
     sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
-        setsockopt, socket,
+        AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
+        getpeername, sendmmsg, sendto, setsockopt, socket,
         sockopt::{BindToDevice, ReuseAddr, SocketError},
     },
 };
@@ -103,7 +106,7 @@ fn run(words: &[&str]) -> Outcome {
         }
         ["datagram", address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;
-            Ok((socket.peer_addr().map_err(errno)?.to_string(), None))
+            Ok((socket.peer_addr().map_err(errno)?.to_string(), Some(socket.into())))
         }
         ["send", text, address] => {
             let address = parse(address)?;
@@ -147,6 +150,16 @@ fn run(words: &[&str]) -> Outcome {
             let (length, _) = receive(&socket, &mut answer)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
         }
+        ["ask-all", text, addresses @ ..] => ask(text, addresses, |socket, text, to| {
+            to.iter().try_for_each(|to| socket.send_to(text, to).map(drop).map_err(errno))
+        }),
+        ["ask-batch", text, addresses @ ..] => ask(text, addresses, |socket, text, to| {
+            let to: Vec<_> = to.iter().map(|to| Some(SockaddrStorage::from(*to))).collect();
+            let text = vec![[io::IoSlice::new(text)]; to.len()];
+            let mut data = MultiHeaders::preallocate(to.len(), None);
+            let sent = sendmmsg(socket.as_raw_fd(), &mut data, &text, &to, [], MsgFlags::empty())?;
+            if sent.count() == to.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+        }),
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
@@ -165,6 +178,27 @@ fn run(words: &[&str]) -> Outcome {
         }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// Sends to all from one socket, and answers with the sources of what comes back, in any order of arrival.
+fn ask(
+    text: &str,
+    addresses: &[&str],
+    send: impl Fn(&UdpSocket, &[u8], &[SocketAddr]) -> Result<(), Errno>,
+) -> Outcome {
+    let addresses: Vec<_> = addresses.iter().map(|address| parse(address)).collect::<Result<_, _>>()?;
+    let one_of_v6 = addresses.iter().find(|address| address.is_ipv6());
+    let first = one_of_v6.or(addresses.first()).ok_or(Errno::EINVAL)?;
+    let socket = datagram(any(*first))?;
+    send(&socket, text.as_bytes(), &addresses)?;
+    let mut answers = Vec::new();
+    for _ in &addresses {
+        let mut answer = [0; 64];
+        let (length, source) = receive(&socket, &mut answer)?;
+        answers.push(format!("{} from {source}", String::from_utf8_lossy(&answer[..length])));
+    }
+    answers.sort();
+    Ok((answers.join(", "), None))
 }
 
 /// A command for the last socket that was kept.
@@ -188,6 +222,10 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
             let mut answer = [0; 64];
             let length = stream.read(&mut answer).map_err(errno)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
+        }
+        ["tell", text] => {
+            UdpSocket::from(copy).send(text.as_bytes()).map_err(errno)?;
+            done()
         }
         ["answer", text] => {
             let socket = UdpSocket::from(copy);

@@ -4,6 +4,7 @@
 
 mod backstop;
 mod capture;
+mod dns;
 mod lab;
 mod lifecycle;
 mod outside;
