@@ -40,6 +40,8 @@ pub struct MeshSettings {
     pub bypass: Vec<IpNet>,
     /// DNS resolvers that workloads may ask directly; absent: those of the machine (`dns.resolvers`).
     pub resolvers: Option<Vec<SocketAddr>>,
+    /// What workloads ask resolvers is answered by the agent where a ServiceEntry registers the name (`dns.capture`).
+    pub dns_capture: bool,
 }
 
 impl Default for MeshSettings {
@@ -55,6 +57,7 @@ impl Default for MeshSettings {
             },
             bypass: Vec::new(),
             resolvers: None,
+            dns_capture: false,
         }
     }
 }
