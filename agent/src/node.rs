@@ -7,6 +7,7 @@ pub mod cgroup;
 mod connection;
 pub mod counters;
 mod dial;
+mod dns;
 mod life;
 mod listener;
 pub mod netns;

@@ -12,6 +12,7 @@ use crate::{
     gateway::{PathNormalisation, normalise},
     mesh::{Snapshot, SpiffeId},
     route::{Connection, HttpRequest},
+    synthetic,
 };
 
 /// A request to be explained, as written on the command line.
@@ -60,7 +61,11 @@ impl Question {
         let address =
             self.dialled.or_else(|| host.host.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let original_destination = SocketAddr::new(address, host.port.unwrap_or(default_port));
-        let connection = Connection { source: &source, original_destination };
+        let by_name = snapshot.settings.dns_capture
+            && self.dialled.is_none()
+            && synthetic::answer(snapshot, &host.host, &self.namespace) == Some(synthetic::Answer::Synthetic);
+        let dialled_host = by_name.then_some(&*host.host);
+        let connection = Connection { source: &source, original_destination, dialled_host };
         let caller = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let explanation = if default_port == 443 {
             explain::tls(snapshot, &connection, caller, &host.host)

@@ -16,7 +16,7 @@ use crate::{
     datapath::Capture,
     flow::{FlowTable, Side},
     hbone::client::Gateway,
-    mesh::MeshSettings,
+    mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
         cgroup::Hierarchy,
@@ -34,7 +34,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     role::raise_open_files();
     let _announced = role::announce(&settings.run_dir, "agent")?;
     let mut configuration = role::configuration(&settings, &stop)?;
-    let mesh = configuration.borrow_and_update().snapshot.settings.clone();
+    let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
+    let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();
     let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
@@ -50,6 +51,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         run_dir: settings.run_dir.clone(),
         cgroup: Hierarchy::find()?.instance(&instance),
     });
+    agent.configure(&snapshot, resolvers::choose(&mesh, &machine_resolvers));
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
     tracing::info!(gateway = %settings.hbone_address, "capturing");
@@ -69,8 +71,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 if changed.is_err() {
                     break;
                 }
-                let snapshot = &configuration.borrow_and_update().snapshot;
-                apply(&agent, &mesh, &snapshot.settings, &machine_resolvers);
+                let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
+                apply(&agent, &mesh, &snapshot, &machine_resolvers);
             }
             _ = sweep.tick() => match agent.capture().sweep() {
                 Ok(0) => {}
@@ -85,10 +87,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine_resolvers: &[SocketAddr]) {
+fn apply(
+    agent: &Arc<Agent>,
+    started_with: &MeshSettings,
+    snapshot: &Arc<Snapshot>,
+    machine_resolvers: &[SocketAddr],
+) {
+    let now = &snapshot.settings;
     if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
         tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
+    agent.configure(snapshot, resolvers::choose(now, machine_resolvers));
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {

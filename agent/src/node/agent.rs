@@ -3,7 +3,7 @@
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
 //! is refused by the kernel, never let out: that is what every order of steps here preserves.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -11,14 +11,20 @@ use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
+    counters::Counters,
+    dial::HostDial,
+    dns::{self, Dns},
+    life,
+    listener::Listeners,
+    routes::Families,
+    workload::Workload,
 };
 use crate::{
     app::run_dir::RunDir,
-    datapath::{self, Capture, WorkloadPolicy},
+    datapath::{self, Capture, DnsListeners, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::{Gateway, Pool},
-    mesh::SpiffeId,
+    mesh::{Snapshot, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -68,6 +74,9 @@ pub struct Agent {
     pub(super) gateway: Gateway,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
+    pub(super) dns: Dns,
+    /// Held while a workload starts and while a configuration is put in force: no workload misses one.
+    configuring: Mutex<()>,
     run_dir: RunDir,
     cgroup: PathBuf,
     pub(super) workloads: Mutex<Workloads>,
@@ -84,6 +93,11 @@ pub(super) struct Workloads {
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
     pub(super) tunnels: Pool,
+    /// What the kernel programs are to know of it.
+    pub(super) policy: Mutex<WorkloadPolicy>,
+    families: Families,
+    /// Ends the DNS listeners in use.
+    dns: Mutex<CancellationToken>,
     pub(super) stop: CancellationToken,
 }
 
@@ -108,11 +122,46 @@ impl Agent {
             gateway,
             flows,
             counters: Counters::default(),
+            dns: Dns::load(run_dir.synthetic()),
+            configuring: Mutex::default(),
             run_dir,
             cgroup,
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
         })
+    }
+
+    /// Puts what a configuration says about DNS in force. `resolvers` are those that workloads may ask.
+    pub fn configure(self: &Arc<Self>, snapshot: &Arc<Snapshot>, resolvers: &[SocketAddr]) {
+        let _configuring = self.configuring.lock();
+        if !self.dns.configure(snapshot, resolvers) {
+            return;
+        }
+        let workloads: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
+        for enrolled in workloads {
+            if let Err(e) = self.renew_dns(&enrolled) {
+                tracing::error!(workload = %enrolled.workload.identity, "its DNS queries are refused: {e}");
+            }
+        }
+    }
+
+    /// Makes the DNS listeners of a workload anew, or takes them away. Where that fails its queries are refused.
+    fn renew_dns(self: &Arc<Self>, enrolled: &Arc<Enrolled>) -> io::Result<()> {
+        let listeners = self.dns.listen(enrolled.workload.namespace.as_deref());
+        let mut policy = enrolled.policy.lock();
+        policy.dns = match &listeners {
+            Ok(listeners) => listeners.as_ref().map(|listeners| listeners.ports),
+            Err(_) => Some(DnsListeners::default()),
+        };
+        let cgroup = &enrolled.workload.cgroup;
+        self.capture.set_policy(cgroup, &policy).map_err(io::Error::other)?;
+        drop(policy);
+        let stop = enrolled.stop.child_token();
+        if let Some(listeners) = listeners? {
+            dns::serve(self, enrolled, enrolled.families, listeners, &stop)?;
+        }
+        std::mem::replace(&mut *enrolled.dns.lock(), stop).cancel();
+        Ok(())
     }
 
     /// Makes a workload; the caller moves its process into the cgroup (and namespace) that the answer names.
@@ -218,7 +267,9 @@ impl Agent {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
         let namespace = workload.namespace.as_deref();
+        let _configuring = self.configuring.lock();
         let listeners = Listeners::bind(namespace).map_err(fail)?;
+        let dns = self.dns.listen(namespace).map_err(fail)?;
         let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
         // A namespace of our own making has no way out but the listener: nothing there is "no route".
         let families = if namespace.is_some() {
@@ -232,7 +283,7 @@ impl Agent {
             listener_v6,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
-            dns: None,
+            dns: dns.as_ref().map(|dns| dns.ports),
         };
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
@@ -241,16 +292,24 @@ impl Agent {
             .attach(cgroup.path(), &policy)
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
 
+        let stop = CancellationToken::new();
         let enrolled = Arc::new(Enrolled {
             workload,
             tunnels: Pool::new(Arc::new(HostDial)),
-            stop: CancellationToken::new(),
+            policy: Mutex::new(policy),
+            families: Families { v4: families.v4, v6: families.v6 && listener_v6 != 0 },
+            dns: Mutex::new(stop.child_token()),
+            stop,
         });
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         for listener in listeners {
             self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
         }
-        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
+        if let Some(dns) = dns {
+            let stop = enrolled.dns.lock().clone();
+            dns::serve(self, &enrolled, enrolled.families, dns, &stop).map_err(fail)?;
+        }
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 

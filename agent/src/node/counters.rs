@@ -36,17 +36,26 @@ pub struct Counters {
     pub programs_reattached: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
+    /// DNS queries answered with what ServiceEntries say.
+    pub dns_answered: Counter,
+    /// DNS queries sent on to the resolver that was asked.
+    pub dns_forwarded: Counter,
+    /// DNS queries that could neither be answered nor forwarded: no resolver there, too many at once, no address left.
+    pub dns_failed: Counter,
 }
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+    pub fn by_name(&self) -> [(&'static str, u64); 8] {
         [
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
             ("checks_failed", self.checks_failed.get()),
+            ("dns_answered", self.dns_answered.get()),
+            ("dns_forwarded", self.dns_forwarded.get()),
+            ("dns_failed", self.dns_failed.get()),
         ]
     }
 }

@@ -12,8 +12,6 @@ use super::{
     connection,
     workload::Workload,
 };
-use crate::datapath::WorkloadPolicy;
-
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -21,24 +19,25 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
-pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup, policy: WorkloadPolicy) {
+pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life =
-        async { tokio::join!(agent.keep_captured(&enrolled, &policy), agent.watch(&enrolled, &cgroup)) };
+    let life = async { tokio::join!(agent.keep_captured(&enrolled), agent.watch(&enrolled, &cgroup)) };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
 impl Agent {
     /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
     /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
-    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
+    async fn keep_captured(&self, enrolled: &Enrolled) {
         let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             let Workload { identity, cgroup, .. } = &enrolled.workload;
-            match self.capture.attach(cgroup, policy) {
+            // Held meanwhile: a policy that is just being replaced must not come back.
+            let policy = enrolled.policy.lock();
+            match self.capture.attach(cgroup, &policy) {
                 Ok(0) => {}
                 Ok(missing) => {
                     self.counters.programs_reattached.add(missing as u64);

@@ -16,6 +16,7 @@
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `ask-all TEXT ADDRESS…`, `ask-batch TEXT ADDRESS…`: sends a datagram to each address from one socket that is not connected,
 //!   by `sendto()` and by one `sendmmsg()`; answers with the sources of what comes back. It is of IPv6 if one address is.
+//! - `exchange udp HEX ADDRESS`, `exchange tcp HEX ADDRESS`: sends a DNS message, and answers with the one that comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `own-network`: moves into a network namespace of its own making.
 //! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
@@ -160,6 +161,26 @@ fn run(words: &[&str]) -> Outcome {
             let sent = sendmmsg(socket.as_raw_fd(), &mut data, &text, &to, [], MsgFlags::empty())?;
             if sent.count() == to.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
         }),
+        ["exchange", "udp", message, address] => {
+            let address = parse(address)?;
+            let socket = connected(any(address), address)?;
+            socket.send(&from_hex(message)?).map_err(errno)?;
+            let mut answer = vec![0; usize::from(u16::MAX)];
+            let (length, _) = receive(&socket, &mut answer)?;
+            Ok((to_hex(&answer[..length]), None))
+        }
+        ["exchange", "tcp", message, address] => {
+            let message = from_hex(message)?;
+            let mut stream = TcpStream::connect(parse(address)?).map_err(errno)?;
+            stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
+            let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
+            stream.write_all(&[&length.to_be_bytes()[..], &message].concat()).map_err(errno)?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).map_err(errno)?;
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).map_err(errno)?;
+            Ok((to_hex(&answer), None))
+        }
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
@@ -385,6 +406,16 @@ fn shown(address: &SockaddrStorage) -> String {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()).to_string());
     let v6 = || address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()).to_string());
     v4.or_else(v6).unwrap_or_default()
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, Errno> {
+    let digits: Vec<char> = text.chars().collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16);
+    digits.chunks(2).map(byte).collect::<Result<_, _>>().map_err(|_| Errno::EINVAL)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse(text: &str) -> Result<SocketAddr, Errno> {

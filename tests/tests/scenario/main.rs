@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod credential;
+mod dns;
 mod exec;
 mod killed;
 mod names;
