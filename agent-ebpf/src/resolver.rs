@@ -28,7 +28,7 @@ pub fn numbered(policy: &Policy, source: &Endpoint) -> Option<u32> {
     if first == 0 || number >= DNS_LISTENERS {
         return None;
     }
-    Some(number as u32 + if v4 { 0 } else { DNS_LISTENERS as u32 })
+    Some(u32::from(if v4 { number } else { number + DNS_LISTENERS }))
 }
 
 #[cfg(test)]

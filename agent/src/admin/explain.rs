@@ -132,6 +132,31 @@ mod tests {
     }
 
     #[test]
+    fn with_dns_captured_a_host_is_dialled_by_its_name() {
+        let entry = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: test, namespace: default}
+spec: {hosts: [test.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+apiVersion: egret.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {dns: {capture: true}}
+";
+        for (yaml, dialled, resolution) in [
+            (entry.to_owned(), None, "dns"),
+            (entry.to_owned(), Some("203.0.113.7".parse().unwrap()), "original_destination"),
+            (entry.replace("true", "false"), None, "original_destination"),
+        ] {
+            let snapshot = crate::source::tests::snapshot(&yaml);
+            let question = Question { dialled, ..question("http://test.com:8080/") };
+            let answer = question.ask(&snapshot).unwrap();
+            assert_eq!(answer.explanation["outcome"]["resolution"], resolution, "{}", answer.text);
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_with_a_question() {
         for url in ["ftp://test.com/", "/path", "http://te st/", "http://u@test.com/"] {
             assert!(question(url).ask(&Snapshot::default()).is_err(), "{url}");

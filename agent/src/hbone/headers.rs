@@ -85,16 +85,16 @@ impl Connect {
             return Err(BadConnect::Method);
         }
         let authority = request.uri.authority().ok_or(BadConnect::Authority)?;
-        let (original_destination, dialled_host) = match parse_destination(authority.as_str()) {
-            Some(address) => (address, None),
-            None => {
+        let (original_destination, dialled_host) =
+            if let Some(address) = parse_destination(authority.as_str()) {
+                (address, None)
+            } else {
                 let (host, port) = parse_host(authority.as_str()).ok_or(BadConnect::Authority)?;
                 let described = single(&request.headers, &ORIGINAL_DESTINATION)
                     .and_then(parse_destination)
                     .filter(|address| address.port() == port);
                 (described.unwrap_or((Ipv4Addr::UNSPECIFIED, port).into()), Some(host))
-            }
-        };
+            };
         Ok(Self {
             original_destination,
             dialled_host,

@@ -85,19 +85,14 @@ fn by_destination(
     let fits = |(service, port): &&(&Arc<Service>, u16)| {
         service.ports.get(port).is_some_and(|port| takes(port.protocol))
     };
-    match claims.iter().find(fits).or(claims.first()) {
-        Some((service, port)) => {
-            let host = connection.dialled_host.map_or_else(|| service.host.to_string(), str::to_owned);
-            by_registry(service, &host, *port, connection, payload, path)
-        }
-        None => {
-            let dialled = connection.dialled_host;
-            let elsewhere = dialled.and_then(|host| snapshot.registry.visible(host, &eyes).next());
-            let bytes = (connection, payload);
-            destination::unregistered(snapshot, dialled, bytes, elsewhere.map(|service| &**service))
-                .map(forward)
-        }
+    let dialled = connection.dialled_host;
+    if let Some((service, port)) = claims.iter().find(fits).or(claims.first()) {
+        let host = dialled.map_or_else(|| service.host.to_string(), str::to_owned);
+        return by_registry(service, &host, *port, connection, payload, path);
     }
+    let elsewhere = dialled.and_then(|host| snapshot.registry.visible(host, &eyes).next());
+    let bytes = (connection, payload);
+    destination::unregistered(snapshot, dialled, bytes, elsewhere.map(|service| &**service)).map(forward)
 }
 
 /// A registered destination without a route. What the port declares must fit what arrived, so that opaque bytes are no way
@@ -148,7 +143,8 @@ fn follow(
     } else {
         &[ServerKind::Tcp][..]
     };
-    let bound = stage::gateways(snapshot, port, sni, kinds)?;
+    // Several hosts may go through one port of the gateway: where one is known, only its routes count.
+    let bound = stage::gateways(snapshot, port, sni.or(connection.dialled_host), kinds)?;
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     for bound in &bound {
         let stage =

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 /// The numbers that are given: neither the network's address nor the broadcast one.
 const NUMBERS: std::ops::RangeInclusive<u16> = 1..=u16::MAX - 1;
 const V4: [u8; 2] = [240, 240];
-const V6: [u16; 7] = [0x2001, 2, 0, 0, 0, 0, 0];
+/// But for the last 16 bits, which are the number.
+const V6: u128 = 0x2001_0002 << 96;
 
 /// All synthetic addresses. Serialized as a list of [`Assigned`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,8 +176,7 @@ fn v4(number: u16) -> Ipv4Addr {
 }
 
 fn v6(number: u16) -> Ipv6Addr {
-    let [a, b, c, d, e, f, g] = V6;
-    Ipv6Addr::new(a, b, c, d, e, f, g, number)
+    Ipv6Addr::from(V6 | u128::from(number))
 }
 
 /// The number of a synthetic address. None: it is not from our ranges, or no number is given for it.
@@ -186,10 +186,7 @@ fn number(address: IpAddr) -> Option<u16> {
             [a, b, high, low] if [a, b] == V4 => u16::from_be_bytes([high, low]),
             _ => return None,
         },
-        IpAddr::V6(ip) => match ip.segments() {
-            [start @ .., number] if start == V6 => number,
-            _ => return None,
-        },
+        IpAddr::V6(ip) => u16::try_from(u128::from(ip).checked_sub(V6)?).ok()?,
     };
     NUMBERS.contains(&number).then_some(number)
 }

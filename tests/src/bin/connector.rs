@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use egret_tests::hex;
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
@@ -164,13 +165,13 @@ fn run(words: &[&str]) -> Outcome {
         ["exchange", "udp", message, address] => {
             let address = parse(address)?;
             let socket = connected(any(address), address)?;
-            socket.send(&from_hex(message)?).map_err(errno)?;
+            socket.send(&hex::decode(message).ok_or(Errno::EINVAL)?).map_err(errno)?;
             let mut answer = vec![0; usize::from(u16::MAX)];
             let (length, _) = receive(&socket, &mut answer)?;
-            Ok((to_hex(&answer[..length]), None))
+            Ok((hex::encode(&answer[..length]), None))
         }
         ["exchange", "tcp", message, address] => {
-            let message = from_hex(message)?;
+            let message = hex::decode(message).ok_or(Errno::EINVAL)?;
             let mut stream = TcpStream::connect(parse(address)?).map_err(errno)?;
             stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
             let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
@@ -179,7 +180,7 @@ fn run(words: &[&str]) -> Outcome {
             stream.read_exact(&mut length).map_err(errno)?;
             let mut answer = vec![0; u16::from_be_bytes(length).into()];
             stream.read_exact(&mut answer).map_err(errno)?;
-            Ok((to_hex(&answer), None))
+            Ok((hex::encode(&answer), None))
         }
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
@@ -406,16 +407,6 @@ fn shown(address: &SockaddrStorage) -> String {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()).to_string());
     let v6 = || address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()).to_string());
     v4.or_else(v6).unwrap_or_default()
-}
-
-fn from_hex(text: &str) -> Result<Vec<u8>, Errno> {
-    let digits: Vec<char> = text.chars().collect();
-    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16);
-    digits.chunks(2).map(byte).collect::<Result<_, _>>().map_err(|_| Errno::EINVAL)
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse(text: &str) -> Result<SocketAddr, Errno> {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -10,7 +11,7 @@ use egret::datapath::{DnsListeners, Numbered, WorkloadPolicy};
 use nix::errno::Errno;
 
 use crate::{
-    lab::{Lab, WORKLOAD, errno, listen},
+    lab::{Application, Lab, WORKLOAD, errno, listen},
     outside::{OUTSIDE, Outside, receive},
 };
 
@@ -69,16 +70,40 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
-/// Enrols with listeners for the resolvers above, which answer or are not there.
+/// Enrols the lab's cgroup, as [`enrol_at`].
 fn enrol(lab: &Lab, answering: bool) -> [Listeners; 2] {
+    enrol_at(lab, lab.cgroup.path(), answering)
+}
+
+/// Enrols with listeners for the resolvers above, which answer or are not there.
+fn enrol_at(lab: &Lab, cgroup: &Path, answering: bool) -> [Listeners; 2] {
     let resolvers = addresses(&[V6[0], V4[0], V4[1], V6[1], V4[2]]);
     lab.capture.set_resolvers(&resolvers).expect("resolvers");
     let numbered = Numbered::new(&resolvers);
     assert_eq!((numbered.v4, numbered.v6), (addresses(&V4), addresses(&V6)));
     let listeners = [("127.0.0.1", 3), ("[::1]", 2)].map(|(at, count)| Listeners::bind(at, count, answering));
     let dns = Some(DnsListeners { v4: listeners[0].first, v6: listeners[1].first });
-    lab.capture.attach(lab.cgroup.path(), &WorkloadPolicy { dns, ..lab.policy() }).expect("attached");
+    lab.capture.attach(cgroup, &WorkloadPolicy { dns, ..lab.policy() }).expect("attached");
     listeners
+}
+
+#[test]
+fn with_nested_enrolled_cgroups_the_inner_ones_listeners_are_asked() {
+    let Some(lab) = Lab::new("with_nested_enrolled_cgroups_the_inner_ones_listeners_are_asked") else {
+        return;
+    };
+    let _outer = enrol(&lab, false);
+    let inner = lab.cgroup.child("inner").expect("a child");
+    let _inner = enrol_at(&lab, inner.path(), true);
+    let mut application = Application::start(Some(&inner));
+    for (number, address) in V4.iter().enumerate().chain(V6.iter().enumerate()) {
+        assert_eq!(application.run(&format!("ask hello {address}")), format!("ok {number}:hello"));
+        assert_eq!(application.run(&format!("datagram {address}")), format!("ok {address}"));
+        assert_eq!(application.run(&format!("ask-all x {address}")), format!("ok {number}:x from {address}"));
+        assert_eq!(application.connect(address), format!("ok {address}"));
+    }
+    drop(application);
+    lab.capture.detach(inner.inode().expect("inode")).expect("detached");
 }
 
 #[test]
@@ -104,13 +129,13 @@ fn one_socket_may_ask_several_resolvers_at_once() {
     let Some(lab) = Lab::new("one_socket_may_ask_several_resolvers_at_once") else { return };
     let _listeners = enrol(&lab, true);
     let mut application = lab.inside();
-    let [a, b, c] = V4;
-    let v4 = format!("ok 0:x from {a}, 1:x from {b}, 2:x from {c}");
-    let (d, e) = ("[::ffff:192.0.2.53]:53", "[::ffff:192.0.2.54]:5353");
-    let both = format!("ok 0:x from {}, 0:x from {d}, 1:x from {}, 1:x from {e}", V6[0], V6[1]);
+    let v4 = format!("ok 0:x from {}, 1:x from {}, 2:x from {}", V4[0], V4[1], V4[2]);
+    let mapped = ["[::ffff:192.0.2.53]:53", "[::ffff:192.0.2.54]:5353"];
+    let both =
+        format!("ok 0:x from {}, 0:x from {}, 1:x from {}, 1:x from {}", V6[0], mapped[0], V6[1], mapped[1]);
     for command in ["ask-all", "ask-batch"] {
-        assert_eq!(application.run(&format!("{command} x {a} {b} {c}")), v4);
-        let said = application.run(&format!("{command} x {d} {} {e} {}", V6[1], V6[0]));
+        assert_eq!(application.run(&format!("{command} x {}", V4.join(" "))), v4);
+        let said = application.run(&format!("{command} x {} {}", mapped.join(" "), V6.join(" ")));
         assert_eq!(said, both, "{command}");
     }
     assert_eq!(lab.count("captured_query"), 14);

@@ -12,12 +12,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use egret_tests::scenario::World;
+use egret_tests::{hex::encode, scenario::World};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use crate::Rig;
 
+/// A port of the resolver's host at which nobody listens.
+const NOBODY: u16 = 5399;
 const NXDOMAIN: u8 = 3;
 const TRUNCATED: u8 = 0x02;
 /// Patience with logs.
@@ -50,10 +52,6 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     }
     query.extend([0, 0, 1, 0, 1]);
     query
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Runs `f` in the external service's namespace.
@@ -160,7 +158,8 @@ impl Names {
     }
 
     fn capture(&self, capture: bool) -> Result<()> {
-        let text = mesh(&format!("capture: {capture}, resolvers: [{}]", self.resolver.ip()));
+        let ip = self.resolver.ip();
+        let text = mesh(&format!("capture: {capture}, resolvers: [{ip}, '{ip}:{NOBODY}']"));
         let world = &self.rig.world;
         world.egret.reconfigure(|| world.config.write("mesh.yaml", &text))?;
         self.applied(capture)
@@ -208,7 +207,7 @@ impl Asker {
     }
 
     fn exchange(&mut self, protocol: &str, query: &[u8], resolver: SocketAddr) -> Result<String> {
-        self.run(&format!("exchange {protocol} {} {resolver}", hex(query)))
+        self.run(&format!("exchange {protocol} {} {resolver}", encode(query)))
     }
 
     /// The address at the end of the answer, if it is not that there is no such name.
@@ -295,7 +294,7 @@ fn foreign_names_are_forwarded_as_they_are() -> Result<()> {
             let query = query(id, name);
             for (protocol, tcp) in [("udp", false), ("tcp", true)] {
                 let answer = asker.exchange(protocol, &query, names.resolver)?;
-                assert_eq!(answer, format!("ok {}", hex(&reply(&query, tcp))), "{name} by {protocol}");
+                assert_eq!(answer, format!("ok {}", encode(&reply(&query, tcp))), "{name} by {protocol}");
             }
         }
         // By TCP, registered names are answered like by UDP.
@@ -312,6 +311,22 @@ fn foreign_names_are_forwarded_as_they_are() -> Result<()> {
             assert_eq!(refused, format!("errno {}", nix::libc::ECONNREFUSED), "{address}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_resolver_that_is_away_is_said_to_fail() -> Result<()> {
+    let Some(names) = Names::start()? else { return Ok(()) };
+    let mut asker = Asker::start(&names.rig.world, false)?;
+    let away = SocketAddr::new(names.resolver.ip(), NOBODY);
+    for protocol in ["udp", "tcp"] {
+        let answer = asker.exchange(protocol, &query(0x1234, "foreign.example"), away)?;
+        // SERVFAIL, with recursion, to the query of this id.
+        assert_eq!(answer.get(..11), Some("ok 12348182"), "{protocol}: {answer}");
+        assert!(asker.resolves("one.test", away)?.is_some(), "what is ours needs no resolver");
+    }
+    let counters = names.rig.world.egret.status()?["agent"]["counters"].clone();
+    assert_eq!(counters["dns_failed"], 2, "{counters}");
     Ok(())
 }
 

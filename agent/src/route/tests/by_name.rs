@@ -73,6 +73,42 @@ fn hosts_on_one_port_are_told_apart() {
     assert_eq!(upstream.endpoints, Endpoints::Dns(vec![("wide.test".into(), 9)]));
 }
 
+/// The classic two stages for a database, both through port 5432 of the egress gateway.
+fn two_stages(host: &str) -> String {
+    let name = host.replace('.', "-");
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: default}}
+spec: {{selector: {{istio: egressgateway}}, servers: [{{port: {{number: 5432, name: tcp, protocol: TCP}}, hosts: ['*']}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{host}]
+  gateways: [mesh, {name}]
+  tcp:
+  - match: [{{gateways: [mesh], port: 5432}}]
+    route: [{{destination: {{host: istio-egressgateway.istio-system.svc.cluster.local, port: {{number: 5432}}}}}}]
+  - match: [{{gateways: [{name}], port: 5432}}]
+    route: [{{destination: {{host: {host}, port: {{number: 5432}}}}}}]
+"
+    )
+}
+
+#[test]
+fn hosts_are_told_apart_behind_one_port_of_the_egress_gateway_too() {
+    let snapshot = snapshot(&[DATABASES, &two_stages("one.test"), &two_stages("two.test")].concat());
+    for host in ["one.test", "two.test"] {
+        let decision = by_name(&snapshot, host, 5432, "-");
+        let route = decision.path.gateway_route.as_ref().map(|(object, _)| object.name.to_string());
+        assert_eq!(route, Some(host.replace('.', "-")));
+        assert_eq!(*forwarded(decision).upstream.cluster, format!("outbound|5432||{host}"));
+    }
+}
+
 #[test]
 fn the_name_declares_the_protocol() {
     let snapshot = snapshot(DATABASES);

@@ -1,3 +1,5 @@
+//! No two hosts with one address, no address that comes to mean another host, and the same ones after a restart.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -142,7 +144,7 @@ fn other_addresses_mean_themselves() {
     }
     let host = allocation.addresses("h0.test").unwrap().0;
     assert_eq!(allocation.meaning(host.to_ipv6_mapped().into()), Meaning::Host("h0.test".into()));
-    let unused = (1..)
+    let unused = (1..=9)
         .map(|low| Ipv4Addr::new(240, 240, 0, low))
         .find(|ip| named(0..3).iter().all(|host| allocation.addresses(host).unwrap().0 != *ip));
     assert_eq!(allocation.meaning(unused.unwrap().into()), Meaning::Nobody);
