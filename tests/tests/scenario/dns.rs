@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use egret_tests::{hex::encode, scenario::World};
+use egret_tests::{egret::Part, hex::encode, scenario::World};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
@@ -339,6 +339,28 @@ fn capture_is_switched_while_workloads_run() -> Result<()> {
     assert_eq!(asker.resolves("one.test", names.resolver)?, None, "nobody is between them");
     names.capture(true)?;
     assert_eq!(asker.resolves("one.test", names.resolver)?, Some(address), "the same address");
+    Ok(())
+}
+
+#[test]
+fn addresses_survive_the_agent() -> Result<()> {
+    let Some(names) = Names::start()? else { return Ok(()) };
+    let world = &names.rig.world;
+    let mut asker = Asker::start(world, false)?;
+    let before = asker.resolves("one.test", names.resolver)?.context("captured")?;
+    world.egret.kill(Part::Agent)?;
+    // Refused, or lost with the socket of the agent that was just being killed. Never: that there is no such name.
+    let without = [nix::libc::ECONNREFUSED, nix::libc::EAGAIN].map(|errno| format!("errno {errno}"));
+    let question = query(7, "one.test");
+    egret_tests::wait::until("the next agent", Duration::from_secs(30), || {
+        let answer = asker.exchange("udp", &question, names.resolver)?;
+        let refused = without.contains(&answer);
+        ensure!(refused || answer.starts_with("ok 00078580"), "{answer}");
+        Ok((!refused).then_some(()))
+    })?;
+    assert_eq!(asker.resolves("one.test", names.resolver)?, Some(before));
+    let state = fs::read_to_string(world.egret.run_dir().join("synthetic.json"))?;
+    assert!(state.contains("one.test") && state.contains("web.test"), "{state}");
     Ok(())
 }
 
