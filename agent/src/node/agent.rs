@@ -3,7 +3,7 @@
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
 //! is refused by the kernel, never let out: that is what every order of steps here preserves.
 
-use std::{collections::HashMap, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     app::run_dir::RunDir,
-    datapath::{self, Capture, DnsListeners, WorkloadPolicy},
+    datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::{Gateway, Pool},
-    mesh::{Snapshot, SpiffeId},
+    mesh::SpiffeId,
     tls::store::CertificateStore,
 };
 
@@ -76,7 +76,7 @@ pub struct Agent {
     pub(super) counters: Counters,
     pub(super) dns: Dns,
     /// Held while a workload starts and while a configuration is put in force: no workload misses one.
-    configuring: Mutex<()>,
+    pub(super) configuring: Mutex<()>,
     run_dir: RunDir,
     cgroup: PathBuf,
     pub(super) workloads: Mutex<Workloads>,
@@ -95,9 +95,9 @@ pub(super) struct Enrolled {
     pub(super) tunnels: Pool,
     /// What the kernel programs are to know of it.
     pub(super) policy: Mutex<WorkloadPolicy>,
-    families: Families,
+    pub(super) families: Families,
     /// Ends the DNS listeners in use.
-    dns: Mutex<CancellationToken>,
+    pub(super) dns: Mutex<CancellationToken>,
     pub(super) stop: CancellationToken,
 }
 
@@ -129,39 +129,6 @@ impl Agent {
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
         })
-    }
-
-    /// Puts what a configuration says about DNS in force. `resolvers` are those that workloads may ask.
-    pub fn configure(self: &Arc<Self>, snapshot: &Arc<Snapshot>, resolvers: &[SocketAddr]) {
-        let _configuring = self.configuring.lock();
-        if !self.dns.configure(snapshot, resolvers) {
-            return;
-        }
-        let workloads: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
-        for enrolled in workloads {
-            if let Err(e) = self.renew_dns(&enrolled) {
-                tracing::error!(workload = %enrolled.workload.identity, "its DNS queries are refused: {e}");
-            }
-        }
-    }
-
-    /// Makes the DNS listeners of a workload anew, or takes them away. Where that fails its queries are refused.
-    fn renew_dns(self: &Arc<Self>, enrolled: &Arc<Enrolled>) -> io::Result<()> {
-        let listeners = self.dns.listen(enrolled.workload.namespace.as_deref());
-        let mut policy = enrolled.policy.lock();
-        policy.dns = match &listeners {
-            Ok(listeners) => listeners.as_ref().map(|listeners| listeners.ports),
-            Err(_) => Some(DnsListeners::default()),
-        };
-        let cgroup = &enrolled.workload.cgroup;
-        self.capture.set_policy(cgroup, &policy).map_err(io::Error::other)?;
-        drop(policy);
-        let stop = enrolled.stop.child_token();
-        if let Some(listeners) = listeners? {
-            dns::serve(self, enrolled, enrolled.families, listeners, &stop)?;
-        }
-        std::mem::replace(&mut *enrolled.dns.lock(), stop).cancel();
-        Ok(())
     }
 
     /// Makes a workload; the caller moves its process into the cgroup (and namespace) that the answer names.

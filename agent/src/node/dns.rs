@@ -8,6 +8,7 @@
 mod answer;
 mod forward;
 mod listener;
+mod renew;
 mod serve;
 
 use std::{
