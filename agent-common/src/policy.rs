@@ -16,9 +16,11 @@ pub struct Policy {
     listener_v6: [u8; 2],
     /// Bits, host order.
     flags: u32,
-    /// Bytes 2 to 6: first port of the DNS listeners of IPv4 and IPv6, network order. The rest is room for a later version:
-    /// the size of the value must not change under a link that stays.
-    reserved: [u8; 20],
+    /// Consecutive listener ports per family; 0 means 1.
+    ports: u8,
+    /// Bytes 1 to 5: first port of the DNS listeners of IPv4 and IPv6, network order. The rest is room for a later version: the
+    /// size of the value must not change under a link that stays.
+    reserved: [u8; 19],
 }
 
 impl Policy {
@@ -29,8 +31,16 @@ impl Policy {
             listener_v4: listener_v4.to_be_bytes(),
             listener_v6: listener_v6.to_be_bytes(),
             flags: 0,
-            reserved: [0; 20],
+            ports: 0,
+            reserved: [0; 19],
         }
+    }
+
+    /// The same, where each family has so many consecutive ports, of which the listener's is the first.
+    #[must_use]
+    pub const fn with_ports(mut self, ports: u8) -> Self {
+        self.ports = ports;
+        self
     }
 
     /// The same, of a network namespace that has no route for a family.
@@ -46,7 +56,7 @@ impl Policy {
     pub const fn with_dns(mut self, v4: u16, v6: u16) -> Self {
         self.flags |= DNS;
         let ([a, b], [c, d]) = (v4.to_be_bytes(), v6.to_be_bytes());
-        (self.reserved[2], self.reserved[3], self.reserved[4], self.reserved[5]) = (a, b, c, d);
+        (self.reserved[1], self.reserved[2], self.reserved[3], self.reserved[4]) = (a, b, c, d);
         self
     }
 
@@ -56,7 +66,13 @@ impl Policy {
         self.workload
     }
 
-    /// Port of the listener for the family, host order; 0 is none.
+    /// How many consecutive ports each family's listener has.
+    #[inline(always)]
+    pub const fn ports(&self) -> u8 {
+        if self.ports == 0 { 1 } else { self.ports }
+    }
+
+    /// First port of the listener for the family, host order; 0 is none.
     #[inline(always)]
     pub const fn listener(&self, v4: bool) -> u16 {
         u16::from_be_bytes(if v4 { self.listener_v4 } else { self.listener_v6 })
@@ -77,7 +93,7 @@ impl Policy {
     /// First port of the DNS listeners of the family, host order; 0 is none.
     #[inline(always)]
     pub const fn dns_listener(&self, v4: bool) -> u16 {
-        let at = if v4 { [self.reserved[2], self.reserved[3]] } else { [self.reserved[4], self.reserved[5]] };
+        let at = if v4 { [self.reserved[1], self.reserved[2]] } else { [self.reserved[3], self.reserved[4]] };
         u16::from_be_bytes(at)
     }
 }

@@ -6,16 +6,23 @@ use core::mem::{align_of, size_of};
 use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
-use crate::{Captured, Conversation, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use crate::{
+    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Original, OriginalKey,
+    Policy, names,
+};
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Endpoint>(), align_of::<Endpoint>()), (20, 1));
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
+    assert_eq!((size_of::<Guard>(), align_of::<Guard>()), (16, 4));
     assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
     assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
     assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
+    assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (48, 4));
+    assert_eq!((size_of::<Heard>(), align_of::<Heard>()), (16, 8));
+    assert_eq!((size_of::<LinkSource>(), align_of::<LinkSource>()), (20, 4));
 }
 
 #[test]
@@ -32,6 +39,13 @@ fn a_mapped_address_and_its_ipv4_form_are_one_key() {
     let mapped: SocketAddr = "[::ffff:127.0.0.1]:4242".parse().unwrap();
     assert_eq!(Endpoint::from(plain), Endpoint::from(mapped));
     assert_eq!(SocketAddr::from(Endpoint::from(mapped)), plain);
+}
+
+#[test]
+fn one_source_may_have_a_connection_to_each_listener_port() {
+    let source: Endpoint = "127.0.0.1:4242".parse::<SocketAddr>().unwrap().into();
+    assert_ne!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_001));
+    assert_eq!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_000));
 }
 
 #[test]
@@ -57,8 +71,17 @@ fn policy_keeps_families_apart() {
 }
 
 #[test]
-fn decisions_have_ascending_numbers_and_distinct_names() {
-    assert!(Decision::ALL.is_sorted_by(|a, b| (*a as usize) < *b as usize));
+fn a_policy_without_a_number_of_ports_has_one() {
+    // What an agent wrote that knew of no more: the byte was reserved, and zero.
+    assert_eq!(Policy::new(7, 1000, 2000).ports(), 1);
+    assert_eq!(Policy::new(7, 1000, 2000).with_ports(8).ports(), 8);
+}
+
+#[test]
+fn decisions_have_rising_numbers_and_distinct_names() {
+    for pair in Decision::ALL.windows(2) {
+        assert!((pair[0] as usize) < pair[1] as usize, "{pair:?}");
+    }
     let names: HashSet<_> = Decision::ALL.iter().map(|decision| decision.name()).collect();
     assert_eq!(names.len(), Decision::ALL.len());
     assert!(Decision::ALL.iter().all(|decision| (*decision as usize) < names::DECISIONS_CAPACITY));
@@ -89,6 +112,20 @@ fn names_fit_the_kernel() {
         names::NUMBERED,
         names::EGRESS,
         names::INGRESS,
+        names::LINKS,
+        names::SOURCES,
+        names::GATEWAYS,
+        names::FLOWS,
+        names::HEARD,
+        names::LINK_OUT,
+        names::LINK_IN,
+        names::GUARD,
+        names::CLASSES,
+        names::GUARD_CONNECT4,
+        names::GUARD_CONNECT6,
+        names::GUARD_SENDMSG4,
+        names::GUARD_SENDMSG6,
+        names::GUARD_EGRESS,
     ] {
         assert!(name.len() <= 15, "{name}");
     }

@@ -7,12 +7,12 @@ use agent_common::{Captured, Decision, Endpoint};
 use agent_ebpf::{
     classify::{Attempt, classify, is_loopback},
     destinations::Destinations as _,
-    resolver,
+    resolver, spread,
     verdict::{Verdict, verdict},
 };
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::bpf_set_retval,
+    helpers::{bpf_get_prandom_u32, bpf_set_retval},
     programs::SockAddrContext,
 };
 
@@ -22,7 +22,7 @@ pub(crate) const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 pub(crate) const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// Return values of the hook: refuse, or go on.
 const REFUSE: i32 = 0;
-const PASS: i32 = 1;
+pub(crate) const PASS: i32 = 1;
 
 /// `connect()` of an IPv4 socket.
 #[inline(always)]
@@ -32,7 +32,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the kernel's context, at its fixed offsets.
     let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
-    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, &attempt_of);
     if listener != 0 {
         // SAFETY: both fields may be written by this hook.
         unsafe {
@@ -50,7 +50,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     // SAFETY: as in `v4`.
     let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
-    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, &attempt_of);
     if listener != 0 {
         let loopback = match attempt.destination.address_v4() {
             Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
@@ -65,12 +65,14 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     answer(decision)
 }
 
-/// What both hooks read.
-struct Fields {
-    port: u16,
+/// What both hooks read, here and for a guarded parent.
+pub(crate) struct Fields {
+    pub(crate) port: u16,
     kind: u32,
     protocol: u32,
     device: u32,
+    /// The port that the socket is bound to, host order; 0 is none.
+    source_port: u32,
     socket: *mut bpf_sock,
 }
 
@@ -78,7 +80,7 @@ impl Fields {
     /// # Safety
     /// `addr` is the kernel's context.
     #[inline(always)]
-    unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
+    pub(crate) unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
         // SAFETY: the context's fields at their fixed offsets; the socket is never null in these hooks (Linux 5.3).
         unsafe {
             let socket = read_volatile(addr_of!((*addr).__bindgen_anon_1.sk));
@@ -87,13 +89,14 @@ impl Fields {
                 kind: read_volatile(addr_of!((*addr).type_)),
                 protocol: read_volatile(addr_of!((*addr).protocol)),
                 device: read_volatile(addr_of!((*socket).bound_dev_if)),
+                source_port: read_volatile(addr_of!((*socket).src_port)),
                 socket,
             }
         }
     }
 
     #[inline(always)]
-    fn attempt(&self, destination: Endpoint) -> Attempt {
+    pub(crate) fn attempt(&self, destination: Endpoint) -> Attempt {
         Attempt { kind: self.kind, protocol: self.protocol, device: self.device, destination }
     }
 }
@@ -101,15 +104,17 @@ impl Fields {
 /// Decides, and keeps the socket's storage in step: it says "captured" exactly as long as the socket is. Returns the
 /// listener's port where the connection is to be sent there, else 0.
 #[inline(always)]
-fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
-    let policy = POLICY.get();
+fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decision, u16) {
+    let (policy, socket) = (POLICY.get(), fields.socket);
     // SAFETY: the kernel's context.
     let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
     let decision = classify(policy, attempt, &reachable);
     let v4 = attempt.destination.address_v4().is_some();
     match decision {
         Decision::Captured => {
-            let listener = policy.listener(v4);
+            // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage has the one in force.
+            let random = unsafe { bpf_get_prandom_u32() };
+            let listener = spread::port(policy, &attempt.destination, fields.source_port, random);
             remember(decision, socket, Captured::new(attempt.destination, policy.workload(), listener))
         }
         Decision::CapturedResolver => {

@@ -10,10 +10,13 @@ pub mod backstop;
 pub mod classify;
 pub mod datagram;
 pub mod destinations;
+pub mod guard;
 pub mod header;
+pub mod link;
 mod numbers;
 pub mod resolver;
 pub mod socket_class;
+pub mod spread;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

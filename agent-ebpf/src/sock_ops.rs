@@ -59,7 +59,7 @@ pub(crate) fn run(ctx: &SockOpsContext) -> u32 {
     let Some(captured) = CAPTURED.get(socket).filter(published) else {
         return DONE;
     };
-    let key = OriginalKey::new(workload, source);
+    let key = OriginalKey::new(workload, source, captured.listener());
     if failed {
         if ORIGINAL.remove(key).is_ok() {
             maps::count(Decision::Withdrawn);

@@ -35,7 +35,12 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PassedAnswer
         | Decision::PassedDatagramAnswer
         | Decision::PassedNeighbour
-        | Decision::PassedOlderConnection => Verdict::Pass,
+        | Decision::PassedOlderConnection
+        | Decision::LinkPassedTunnel
+        | Decision::LinkPassedDirect
+        | Decision::LinkPassedAnswer
+        | Decision::LinkPassedNeighbour
+        | Decision::LinkPassedOlderConnection => Verdict::Pass,
         Decision::Captured
         | Decision::AlreadyCaptured
         | Decision::CapturedResolver
@@ -46,7 +51,9 @@ pub const fn verdict(decision: Decision) -> Verdict {
         Decision::RefusedUnclassified
         | Decision::RefusedNoListener
         | Decision::RefusedPortZero
-        | Decision::RefusedDatagram => Verdict::Refuse(ECONNREFUSED),
+        | Decision::RefusedDatagram
+        | Decision::GuardRefused
+        | Decision::GuardRefusedDatagram => Verdict::Refuse(ECONNREFUSED),
         // As tcp_v4_connect and tcp_v6_connect answer.
         Decision::RefusedMulticast | Decision::RefusedNoRoute => Verdict::Refuse(ENETUNREACH),
         // As a kernel without these protocols answers: clients go on with TCP and UDP.
@@ -65,6 +72,12 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::DroppedIcmp
         | Decision::DroppedRaw
         | Decision::DroppedOther
+        | Decision::LinkDroppedUnclassified
+        | Decision::LinkDroppedSource
+        | Decision::LinkDroppedDestination
+        | Decision::LinkDroppedHeader
+        | Decision::LinkDroppedOther
+        | Decision::GuardDropped
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn

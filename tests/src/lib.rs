@@ -13,6 +13,7 @@ pub mod config;
 pub mod curl;
 pub mod egret;
 pub mod external;
+pub mod foreign;
 pub mod hex;
 pub mod json_log;
 pub mod netns;

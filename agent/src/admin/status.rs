@@ -1,16 +1,31 @@
 //! What the roles say of themselves: the JSON of `egret status -o json`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{node::workload::Workload, source::report::Report};
+use crate::{
+    node::{locks::Locks, workload::Workload},
+    source::report::Report,
+};
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Ready {
     /// Always true: a role that is not ready does not answer.
     pub ready: bool,
+}
+
+/// A workload, where it is, and which locks hold for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// What the agent knows of it.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// The network namespaces its processes are in: `host` is the agent's own.
+    pub networks: Vec<String>,
+    /// Its locks.
+    pub locks: Locks,
 }
 
 /// The agent.
@@ -21,7 +36,13 @@ pub struct AgentStatus {
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadStatus>,
+    /// What stands in the way of WorkloadBindings, one sentence each.
+    #[serde(default)]
+    pub binding_problems: Vec<String>,
+    /// Parents of cgroups with a strict start, with what is in the way of guarding them.
+    #[serde(default)]
+    pub guards: BTreeMap<PathBuf, Option<String>>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

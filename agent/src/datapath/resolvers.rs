@@ -1,6 +1,7 @@
-//! The DNS resolvers that workloads may ask, in the kernel's maps. Called at the start and when the configuration changes.
+//! Addresses with ports in the kernel's maps: the DNS resolvers that workloads may ask, and the gateways. Called at the
+//! start and when the configuration changes.
 
-use std::net::SocketAddr;
+use std::{collections, net::SocketAddr};
 
 use agent_common::{Endpoint, names};
 use aya::maps::{Array, HashMap, MapData, MapError};
@@ -31,30 +32,38 @@ impl Numbered {
     }
 }
 
-/// Makes the maps equal to `resolvers`. New ones are added before old ones go, so that one in both is never missing.
+/// Makes the maps of resolvers equal to `resolvers`, each with its number.
 pub(super) fn set(pins: &Pins, resolvers: &[SocketAddr]) -> Result<(), Error> {
-    let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);
-    let mut map: HashMap<MapData, Endpoint, u8> =
-        pins.typed_map(names::RESOLVERS)?.try_into().map_err(fail)?;
     let Numbered { v4, v6 } = Numbered::new(resolvers);
-    let wanted = v4.len() + v6.len();
-    if wanted > names::RESOLVERS_CAPACITY {
-        let why = format!("{wanted} resolvers, {} at most", names::RESOLVERS_CAPACITY);
-        return Err(pins.map_error(names::RESOLVERS, why));
-    }
     number(pins, &v4, 0)?;
     number(pins, &v6, names::DNS_LISTENERS.into())?;
-    let present: Vec<Endpoint> = map.keys().collect::<Result<_, _>>().map_err(fail)?;
-    let mut kept = Vec::with_capacity(wanted);
-    for family in [v4, v6] {
-        for (number, resolver) in family.into_iter().enumerate() {
-            let resolver = Endpoint::from(resolver);
-            // Beyond the capacity a byte holds every number: 255 is more than there are listeners.
-            map.insert(resolver, u8::try_from(number).unwrap_or(u8::MAX), 0).map_err(fail)?;
-            kept.push(resolver);
-        }
+    // Beyond the capacity a byte holds every number: 255 is more than there are listeners.
+    let numbers = || (0..=u8::MAX).chain(std::iter::repeat(u8::MAX));
+    let numbered: Vec<_> = v4.into_iter().zip(numbers()).chain(v6.into_iter().zip(numbers())).collect();
+    fill(pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, &numbered)
+}
+
+/// Makes the map of gateways equal to `gateways`. The values mean nothing.
+pub(super) fn set_gateways(pins: &Pins, gateways: &[SocketAddr]) -> Result<(), Error> {
+    let gateways: Vec<_> = gateways.iter().map(|gateway| (*gateway, 1)).collect();
+    fill(pins, names::GATEWAYS, names::GATEWAYS_CAPACITY, &gateways)
+}
+
+/// Makes a map equal to `entries`, at most `capacity`. New ones are added before old ones go, so that one in both is never
+/// missing.
+fn fill(pins: &Pins, name: &'static str, capacity: usize, entries: &[(SocketAddr, u8)]) -> Result<(), Error> {
+    let fail = |error: MapError| pins.map_error(name, error);
+    let mut map: HashMap<MapData, Endpoint, u8> = pins.typed_map(name)?.try_into().map_err(fail)?;
+    let wanted: collections::HashMap<Endpoint, u8> =
+        entries.iter().map(|(address, value)| (Endpoint::from(*address), *value)).collect();
+    if wanted.len() > capacity {
+        return Err(pins.map_error(name, format!("{} addresses, {capacity} at most", wanted.len())));
     }
-    for old in present.iter().filter(|old| !kept.contains(old)) {
+    let present: Vec<Endpoint> = map.keys().collect::<Result<_, _>>().map_err(fail)?;
+    for (endpoint, value) in &wanted {
+        map.insert(endpoint, value, 0).map_err(fail)?;
+    }
+    for old in present.iter().filter(|old| !wanted.contains_key(old)) {
         map.remove(old).map_err(fail)?;
     }
     Ok(())

@@ -17,6 +17,7 @@ pub(super) fn write(policies: &OwnedFd, cgroup_inode: u64, policy: &WorkloadPoli
 
 fn value(policy: &WorkloadPolicy) -> Policy {
     let value = Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
+        .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6);
     match policy.dns {
         Some(DnsListeners { v4, v6 }) => value.with_dns(v4, v6),

@@ -6,9 +6,8 @@ use tokio::time;
 
 use super::Check;
 use crate::{
-    admin::{AgentStatus, Ready, client},
+    admin::{AgentStatus, Ready, WorkloadStatus, client},
     app::run_dir::RunDir,
-    node::workload::Workload,
     source::{directory, report::Severity},
 };
 
@@ -66,23 +65,27 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
 }
 
 /// Which locks hold for which workloads. `egret verify-bypass` is the proof.
-pub(super) fn workloads(enrolled: &[Workload]) -> Check {
-    const NAME: &str = "workloads";
-    let shared: BTreeSet<String> = enrolled
+pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
+    const NAME: &str = "locks of workloads";
+    let open: BTreeSet<String> = enrolled
         .iter()
-        .filter(|workload| workload.namespace.is_none())
-        .map(|workload| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .filter_map(|WorkloadStatus { workload, locks, .. }| {
+            let identity = &workload.identity;
+            let why = locks.open()?;
+            Some(format!("{}/{}: {why}", identity.namespace(), identity.service_account()))
+        })
         .collect();
-    if shared.is_empty() {
-        return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
+    if open.is_empty() {
+        return Check::ok(NAME, format!("{}, all locks hold", enrolled.len()));
     }
     Check::warning(
         NAME,
         format!(
-            "in the host's network: {}; a root process there can still send frames (AF_PACKET) or leave its cgroup",
-            shared.into_iter().collect::<Vec<_>>().join(", ")
+            "not all hold; root can send frames (AF_PACKET) or leave its cgroup there: {}",
+            open.into_iter().collect::<Vec<_>>().join("; ")
         ),
-        "egret exec --netns, or run them without root",
+        "a network namespace of its own, joined to the host's by veth; egret exec --netns, or PrivateNetwork=yes for a service, has no link at \
+         all; or no root",
     )
 }
 
@@ -117,7 +120,16 @@ mod tests {
     use std::fs;
 
     use super::{checks, configuration, workloads};
-    use crate::{app::run_dir::RunDir, doctor::Status, mesh::SpiffeId, node::workload::Workload};
+    use crate::{
+        admin::WorkloadStatus,
+        app::run_dir::RunDir,
+        doctor::Status,
+        mesh::SpiffeId,
+        node::{
+            locks::{Lock, Locks},
+            workload::{Origin, Workload},
+        },
+    };
 
     #[tokio::test]
     async fn an_open_directory_and_a_dead_role_are_errors() {
@@ -136,19 +148,23 @@ mod tests {
     }
 
     #[test]
-    fn workloads_of_the_host_network_are_named() {
-        let isolated = Workload {
+    fn workloads_whose_locks_do_not_hold_are_named() {
+        let locks = Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed };
+        let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
             cgroup: "/c".into(),
             cgroup_inode: 1,
-            namespace: Some("/n".into()),
+            namespace: None,
+            origin: Origin::Hand,
         };
-        assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
-        let shared = Workload { namespace: None, ..isolated.clone() };
-        let check = workloads(&[isolated, shared]);
+        let closed = WorkloadStatus { workload, networks: vec!["net:[1]".to_owned()], locks };
+        assert_eq!(workloads(std::slice::from_ref(&closed)).status, Status::Ok);
+        let link = Lock::Open("host network".to_owned());
+        let open = WorkloadStatus { locks: Locks { link, ..closed.locks.clone() }, ..closed.clone() };
+        let check = workloads(&[closed, open]);
         assert_eq!(check.status, Status::Warning);
-        assert!(check.finding.contains("default/sleep"), "{}", check.finding);
+        assert!(check.finding.contains("default/sleep: host network"), "{}", check.finding);
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Counters {
     pub programs_reattached: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
+    /// Attempts to enter a network namespace of a workload, or to read its links, that failed: it is refused there.
+    pub namespaces_not_entered: Counter,
+    /// Workloads whose listener got fewer ports than it should have.
+    pub listener_ports_reduced: Counter,
     /// DNS queries answered with what ServiceEntries say.
     pub dns_answered: Counter,
     /// DNS queries sent on to the resolver that was asked.
@@ -46,13 +50,15 @@ pub struct Counters {
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 8] {
-        [
+    pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+        vec![
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
             ("checks_failed", self.checks_failed.get()),
+            ("namespaces_not_entered", self.namespaces_not_entered.get()),
+            ("listener_ports_reduced", self.listener_ports_reduced.get()),
             ("dns_answered", self.dns_answered.get()),
             ("dns_forwarded", self.dns_forwarded.get()),
             ("dns_failed", self.dns_failed.get()),

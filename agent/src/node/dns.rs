@@ -2,13 +2,13 @@
 //! per resolver. Names that ServiceEntries register are answered here (`answer`); everything else is forwarded as it is, to
 //! the resolver that was asked (`forward`).
 //!
-//! `node::agent` configures it and starts its listeners; `node::connection` asks it which host an address stands for. What
+//! `node::agent` configures it and has its listeners served, `node::presence` binds them; `node::connection` asks it which host an address stands for. What
 //! names mean is decided in `synthetic`.
 
 mod answer;
+mod bound;
 mod forward;
 mod listener;
-mod renew;
 mod serve;
 
 use std::{
@@ -20,7 +20,11 @@ use std::{
 
 use parking_lot::RwLock;
 
-pub(super) use self::{listener::Listeners, serve::serve};
+pub(super) use self::{
+    bound::Bound,
+    listener::Listeners,
+    serve::{room, serve},
+};
 use super::routes::Families;
 use crate::{
     datapath::Numbered,
@@ -41,7 +45,7 @@ struct Table {
     snapshot: Arc<Snapshot>,
     allocation: Allocation,
     /// Those that are captured; none when DNS is not.
-    resolvers: Option<Numbered>,
+    resolvers: Option<Arc<Numbered>>,
 }
 
 /// What becomes of a query.
@@ -68,7 +72,7 @@ impl Dns {
     /// Puts a configuration in force. Returns whether the listeners of workloads have to be made anew.
     pub(super) fn configure(&self, snapshot: &Arc<Snapshot>, resolvers: &[SocketAddr]) -> bool {
         let old = Arc::clone(&self.table.read());
-        let resolvers = snapshot.settings.dns_capture.then(|| Numbered::new(resolvers));
+        let resolvers = snapshot.settings.dns_capture.then(|| Arc::new(Numbered::new(resolvers)));
         let mut allocation = old.allocation.clone();
         if resolvers.is_some() {
             let left_out = allocation.update(&synthetic::hosts(snapshot), synthetic::listed(snapshot));
@@ -89,10 +93,9 @@ impl Dns {
         changed
     }
 
-    /// Binds the listeners of a workload; none when DNS is not captured.
-    pub(super) fn listen(&self, namespace: Option<&Path>) -> io::Result<Option<Listeners>> {
-        let table = Arc::clone(&self.table.read());
-        table.resolvers.as_ref().map(|resolvers| Listeners::bind(namespace, resolvers)).transpose()
+    /// The resolvers that are captured; none when DNS is not.
+    pub(super) fn resolvers(&self) -> Option<Arc<Numbered>> {
+        self.table.read().resolvers.clone()
     }
 
     /// The host that an address stands for, if it is a synthetic one.

@@ -83,9 +83,7 @@ impl Lab {
             workload: WORKLOAD,
             listener_v4: port(&self.listener_v4),
             listener_v6: port(&self.listener_v6),
-            no_route_v4: false,
-            no_route_v6: false,
-            dns: None,
+            ..WorkloadPolicy::default()
         }
     }
 
@@ -103,7 +101,7 @@ impl Lab {
     pub(crate) fn take(&self, v4: bool) -> (TcpStream, Option<SocketAddr>) {
         let listener = if v4 { &self.listener_v4 } else { &self.listener_v6 };
         let (stream, peer) = listener.accept().expect("a connection at the listener");
-        (stream, self.capture.take_original_destination(WORKLOAD, peer))
+        (stream, self.capture.take_original_destination(WORKLOAD, peer, port(listener)))
     }
 
     /// The counters whose names begin so and that are not 0.
@@ -111,6 +109,16 @@ impl Lab {
         let mut counters = self.capture.counters().expect("counters");
         counters.retain(|(name, count)| name.starts_with(start) && *count != 0);
         counters
+    }
+
+    /// Waits until a counter has reached `count`.
+    pub(crate) fn wait_for_count(&self, name: &str, count: u64) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.count(name) < count {
+            let counters = self.counters_like("");
+            assert!(Instant::now() < deadline, "{name} does not reach {count}: {counters:?}");
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn count(&self, name: &str) -> u64 {

@@ -1,17 +1,16 @@
-//! Asks a resolver on behalf of a workload: bytes as they are, by the same protocol, from the agent's own network namespace.
-//! Reads no more of a message than its length and its first two bytes.
+//! Asks a resolver on behalf of a workload: bytes as they are, by the same protocol, from the network namespace that
+//! `node::dial` decides for. Reads no more of a message than its length and its first two bytes.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use socket2::Type;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
+
+use crate::node::{dial, netns::Namespace};
 
 /// How long a resolver may take: less than the 5 s after which C libraries ask the next one by themselves.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -19,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) const MAX_MESSAGE: usize = u16::MAX as usize;
 
 /// Sends a datagram and returns the one that answers it. From a port of its own, and from nobody else than the resolver.
-pub(super) async fn datagram(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: SocketAddr = match resolver {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
+pub(super) async fn datagram(
+    namespace: Option<&Arc<Namespace>>,
+    resolver: SocketAddr,
+    query: &[u8],
+) -> io::Result<Vec<u8>> {
     let exchange = async {
-        let socket = UdpSocket::bind(any).await?;
+        let socket = UdpSocket::from_std(dial::socket(namespace, resolver, Type::DGRAM).await?.into())?;
         socket.connect(resolver).await?;
         socket.send(query).await?;
         let mut answer = vec![0; MAX_MESSAGE];
@@ -42,8 +41,11 @@ pub(super) async fn datagram(resolver: SocketAddr, query: &[u8]) -> io::Result<V
 }
 
 /// Opens a connection.
-pub(super) async fn connect(resolver: SocketAddr) -> io::Result<TcpStream> {
-    let stream = timeout(PATIENCE, TcpStream::connect(resolver))
+pub(super) async fn connect(
+    namespace: Option<&Arc<Namespace>>,
+    resolver: SocketAddr,
+) -> io::Result<TcpStream> {
+    let stream = timeout(PATIENCE, dial::connect(namespace, resolver))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     stream.set_nodelay(true)?;

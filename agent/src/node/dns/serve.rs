@@ -1,4 +1,4 @@
-//! Serves the DNS listeners of one workload until its token is cancelled.
+//! Serves the DNS listeners of one workload in one network namespace until its token is cancelled.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Listeners, Outcome, answer, forward, listener::Listener};
 use crate::node::{
     agent::{Agent, Enrolled},
+    presence::Presence,
     refuse,
-    routes::Families,
 };
 
 /// Queries that wait for resolvers, and TCP connections, at a time per workload.
@@ -24,13 +24,17 @@ const CONCURRENCY: usize = 256;
 /// A TCP connection on which nothing moves is closed after this long.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// The room of a workload for what takes time, in all network namespaces together.
+pub(in crate::node) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONCURRENCY))
+}
+
 /// One listener, and for whom it is.
 struct Server {
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
+    presence: Arc<Presence>,
     resolver: std::net::SocketAddr,
-    families: Families,
-    room: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -38,25 +42,21 @@ struct Server {
 pub(in crate::node) fn serve(
     agent: &Arc<Agent>,
     enrolled: &Arc<Enrolled>,
-    families: Families,
+    presence: &Arc<Presence>,
     listeners: Listeners,
     stop: &CancellationToken,
-) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(CONCURRENCY));
+) {
     for Listener { resolver, udp, tcp } in listeners.all {
-        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
         let server = Arc::new(Server {
             agent: Arc::clone(agent),
             enrolled: Arc::clone(enrolled),
+            presence: Arc::clone(presence),
             resolver,
-            families,
-            room: Arc::clone(&room),
             stop: stop.clone(),
         });
         agent.connections.spawn(Arc::clone(&server).datagrams(Arc::new(udp)));
         agent.connections.spawn(server.streams(tcp));
     }
-    Ok(())
 }
 
 impl Server {
@@ -71,19 +71,21 @@ impl Server {
                 }
             };
             let query = &query[..length];
-            let answer = match (self.resolve(query, true), Arc::clone(&self.room).try_acquire_owned()) {
-                (Some(answer), _) => Some(answer),
-                (None, Ok(permit)) => {
-                    let (server, socket, query) = (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
-                    self.agent.connections.spawn(async move {
-                        let answer = server.forwarded(&query).await;
-                        drop(permit);
-                        server.reply(&socket, peer, answer).await;
-                    });
-                    continue;
-                }
-                (None, Err(_)) => self.failed(query, "too many queries are waiting"),
-            };
+            let answer =
+                match (self.resolve(query, true), Arc::clone(&self.enrolled.dns_room).try_acquire_owned()) {
+                    (Some(answer), _) => Some(answer),
+                    (None, Ok(permit)) => {
+                        let (server, socket, query) =
+                            (Arc::clone(&self), Arc::clone(&socket), query.to_vec());
+                        self.agent.connections.spawn(async move {
+                            let answer = server.forwarded(&query).await;
+                            drop(permit);
+                            server.reply(&socket, peer, answer).await;
+                        });
+                        continue;
+                    }
+                    (None, Err(_)) => self.failed(query, "too many queries are waiting"),
+                };
             self.reply(&socket, peer, answer).await;
         }
     }
@@ -99,7 +101,7 @@ impl Server {
     /// Asks the resolver.
     async fn forwarded(&self, query: &[u8]) -> Option<Vec<u8>> {
         self.agent.counters.dns_forwarded.increment();
-        match forward::datagram(self.resolver, query).await {
+        match forward::datagram(self.presence.namespace.as_ref(), self.resolver, query).await {
             Ok(answer) => Some(answer),
             Err(e) => self.failed(query, &e.to_string()),
         }
@@ -109,7 +111,7 @@ impl Server {
     fn resolve(&self, query: &[u8], datagram: bool) -> Option<Vec<u8>> {
         let namespace = self.enrolled.workload.identity.namespace();
         let counters = &self.agent.counters;
-        match self.agent.dns.resolve(namespace, self.families, query, datagram) {
+        match self.agent.dns.resolve(namespace, self.presence.families(), query, datagram) {
             Outcome::Answered(answer) => {
                 counters.dns_answered.increment();
                 Some(answer)
@@ -131,7 +133,7 @@ impl Server {
 
     async fn streams(self: Arc<Self>, listener: TcpListener) {
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
-            match (accepted, Arc::clone(&self.room).try_acquire_owned()) {
+            match (accepted, Arc::clone(&self.enrolled.dns_room).try_acquire_owned()) {
                 (Ok((stream, _)), Ok(permit)) => {
                     self.agent.connections.spawn(Arc::clone(&self).stream(stream, permit));
                 }
@@ -184,7 +186,7 @@ impl Server {
                 continue;
             }
             if let Some(opened) = opened.take() {
-                match forward::connect(self.resolver).await {
+                match forward::connect(self.presence.namespace.as_ref(), self.resolver).await {
                     Ok(stream) => {
                         let (from, to) = stream.into_split();
                         to_resolver = Some(to);

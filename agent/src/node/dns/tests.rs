@@ -201,7 +201,7 @@ async fn a_datagram_is_forwarded_as_it_is_and_answered_by_its_id_only() {
         query
     });
     let query = [b"\x12\x34".as_slice(), &[9; 1500]].concat();
-    let answer = forward::datagram(at, &query).await.unwrap();
+    let answer = forward::datagram(None, at, &query).await.unwrap();
     assert_eq!(serving.await.unwrap(), query);
     assert_eq!((&answer[..2], answer.len()), (&query[..2], 4000));
 }
@@ -209,6 +209,6 @@ async fn a_datagram_is_forwarded_as_it_is_and_answered_by_its_id_only() {
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_says_nothing_is_given_up() {
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let error = forward::datagram(silent.local_addr().unwrap(), b"xx").await.unwrap_err();
+    let error = forward::datagram(None, silent.local_addr().unwrap(), b"xx").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
