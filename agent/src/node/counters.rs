@@ -36,7 +36,8 @@ pub struct Counters {
     pub programs_reattached: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
-    /// Attempts to enter a network namespace of a workload, or to read its links, that failed: it is refused there.
+    /// Attempts to enter a network namespace of a workload, to read its links, or to bind DNS listeners anew, that failed:
+    /// it is refused there.
     pub namespaces_not_entered: Counter,
     /// Workloads whose listener got fewer ports than it should have.
     pub listener_ports_reduced: Counter,
