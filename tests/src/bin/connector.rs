@@ -188,13 +188,13 @@ fn run(words: &[&str]) -> Outcome {
         ["exchange", "udp", message, address] => {
             let address = parse(address)?;
             let socket = connected(any(address), address)?;
-            socket.send(&hex::decode(message).ok_or(Errno::EINVAL)?).map_err(errno)?;
+            socket.send(&hexadecimal(message)?).map_err(errno)?;
             let mut answer = vec![0; usize::from(u16::MAX)];
             let (length, _) = receive(&socket, &mut answer)?;
             Ok((hex::encode(&answer[..length]), None))
         }
         ["exchange", "tcp", message, address] => {
-            let message = hex::decode(message).ok_or(Errno::EINVAL)?;
+            let message = hexadecimal(message)?;
             let mut stream = TcpStream::connect(parse(address)?).map_err(errno)?;
             stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
             let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
@@ -397,8 +397,7 @@ fn tun(name: &str) -> Outcome {
 }
 
 fn hexadecimal(text: &str) -> Result<Vec<u8>, Errno> {
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(byte).collect::<Option<_>>().ok_or(Errno::EINVAL)
+    hex::decode(text).ok_or(Errno::EINVAL)
 }
 
 /// Loose source routing by one hop (RFC 791 §3.1), which needs no privilege.

@@ -6,18 +6,20 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Output, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use egret_tests::{egret::Part, hex::encode, scenario::World};
+use egret_tests::{cgroup::Cgroup, egret::Part, hex::encode, scenario::World, wait};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::Rig;
+use crate::{Rig, foreign, namespace};
 
+const CONNECTOR: &str = env!("CARGO_BIN_EXE_connector");
 /// A port of the resolver's host at which nobody listens.
 const NOBODY: u16 = 5399;
 const NXDOMAIN: u8 = 3;
@@ -168,7 +170,7 @@ impl Names {
     /// The agent reads the configuration by itself: waits until a workload's queries go where they should.
     fn applied(&self, capture: bool) -> Result<()> {
         let mut asker = Asker::start(&self.rig.world, false)?;
-        egret_tests::wait::until("the agent's configuration", SOON, || {
+        wait::until("the agent's configuration", SOON, || {
             let ours = asker.resolves("web.test", self.resolver)?.is_some();
             Ok((ours == capture).then_some(()))
         })
@@ -192,8 +194,12 @@ struct Asker {
 impl Asker {
     fn start(world: &World, own_namespace: bool) -> Result<Self> {
         let mut command = world.egret.exec("default/sleep", own_namespace);
-        command.arg(env!("CARGO_BIN_EXE_connector")).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn()?;
+        command.arg(CONNECTOR);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = process.stdin.take().context("piped")?;
         let answers = BufReader::new(process.stdout.take().context("piped")?);
         Ok(Self { process, commands, answers })
@@ -343,6 +349,57 @@ fn capture_is_switched_while_workloads_run() -> Result<()> {
 }
 
 #[test]
+fn in_each_network_namespace_of_a_workload_resolvers_are_asked_from_there() -> Result<()> {
+    let Some(rig) = Rig::start()? else { return Ok(()) };
+    let (world, network) = (&rig.world, namespace()?);
+    let resolver = SocketAddr::from((network.host_address(), 53));
+    let socket = UdpSocket::bind(resolver)?;
+    let (said, sources) = mpsc::channel();
+    thread::spawn(move || {
+        let mut query = [0; 2048];
+        while let Ok((length, peer)) = socket.recv_from(&mut query) {
+            let _ = said.send(peer.ip());
+            let _ = socket.send_to(&reply(&query[..length], false), peer);
+        }
+    });
+    let one = entry("one.test", "{number: 80, name: http, protocol: HTTP}", "{address: 192.0.2.1}");
+    world.egret.reconfigure(|| world.config.write("one.yaml", &one))?;
+    let capture = |capture: bool| {
+        let text = mesh(&format!("capture: {capture}, resolvers: [{}]", resolver.ip()));
+        world.egret.reconfigure(|| world.config.write("mesh.yaml", &text))
+    };
+    capture(true)?;
+    let cgroup = Cgroup::new()?;
+    foreign::enroll(world, ["--cgroup", &cgroup.path().to_string_lossy()])?;
+
+    let within = format!("ip netns exec {} {CONNECTOR}", network.name());
+    let mut places = [
+        (Asker::spawn(foreign::inside(cgroup.path(), CONNECTOR))?, resolver.ip()),
+        (Asker::spawn(foreign::inside(cgroup.path(), &within))?, network.address().into()),
+    ];
+    for (switched, captured) in [(false, true), (true, false), (true, true)] {
+        if switched {
+            capture(captured)?;
+        }
+        for (asker, from) in &mut places {
+            let seen = wait::until("the agent's configuration", SOON, || {
+                // Refused until the agent has found the namespace, or listens again.
+                let Ok(address) = asker.resolves("one.test", resolver) else { return Ok(None) };
+                Ok((address.is_some() == captured).then_some(address))
+            })?;
+            assert_eq!(seen.is_some(), captured);
+            while sources.try_recv().is_ok() {}
+            let answer = asker.exchange("udp", &query(0x1234, "foreign.example"), resolver)?;
+            assert_eq!(answer.get(..7), Some("ok 1234"), "{answer}");
+            assert_eq!(sources.recv_timeout(SOON)?, *from, "captured: {captured}");
+        }
+    }
+    let counters = world.egret.status()?["agent"]["counters"].clone();
+    assert_eq!((&counters["dns_forwarded"], &counters["dns_failed"]), (&4.into(), &0.into()), "{counters}");
+    Ok(())
+}
+
+#[test]
 fn addresses_survive_the_agent() -> Result<()> {
     let Some(names) = Names::start()? else { return Ok(()) };
     let world = &names.rig.world;
@@ -352,7 +409,7 @@ fn addresses_survive_the_agent() -> Result<()> {
     // Refused, or lost with the socket of the agent that was just being killed. Never: that there is no such name.
     let without = [nix::libc::ECONNREFUSED, nix::libc::EAGAIN].map(|errno| format!("errno {errno}"));
     let question = query(7, "one.test");
-    egret_tests::wait::until("the next agent", Duration::from_secs(30), || {
+    wait::until("the next agent", Duration::from_secs(30), || {
         let answer = asker.exchange("udp", &question, names.resolver)?;
         let refused = without.contains(&answer);
         ensure!(refused || answer.starts_with("ok 00078580"), "{answer}");
@@ -375,7 +432,7 @@ fn an_address_of_a_host_that_went_is_refused() -> Result<()> {
     let arguments = ["--header", "host: web.test", &url];
     assert_eq!(world.egret.curl("default/sleep", false, &arguments)?.status, Some(200));
     world.egret.reconfigure(|| world.config.remove("web.yaml"))?;
-    egret_tests::wait::until("the agent's configuration", SOON, || {
+    wait::until("the agent's configuration", SOON, || {
         Ok(asker.resolves("web.test", names.resolver)?.is_none().then_some(()))
     })?;
     let refused = world.egret.curl("default/sleep", false, &arguments)?;

@@ -85,3 +85,27 @@ fn everywhere(
     let listeners = listeners.collect::<io::Result<_>>()?;
     Ok((listeners, ports))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn listeners_are_made_anew_when_others_are_wanted_and_only_then() {
+        let resolvers = |text: &str| Some(Arc::new(Numbered::new(&[text.parse().unwrap()])));
+        let (one, other) = (resolvers("192.0.2.53:53"), resolvers("192.0.2.54:53"));
+        let mut bound = Bound::default();
+        assert!(bound.renew(None, &[None]).unwrap().is_none() && bound.ports().is_none());
+        let first = bound.renew(one.clone(), &[None]).unwrap().unwrap();
+        assert_eq!((first.len(), Some(first[0].ports)), (1, bound.ports()));
+        assert!(bound.renew(one.clone(), &[None]).unwrap().is_none());
+        // The first ones are there until the policy names the second ones.
+        let second = bound.renew(other, &[None]).unwrap().unwrap();
+        assert_ne!(second[0].ports, first[0].ports);
+        // Two namespaces that are one: the same ports are never free in both.
+        assert!(bound.renew(one, &[None, None]).is_err());
+        assert_eq!(bound.ports(), Some(DnsListeners::default()), "refused");
+        assert!(bound.enter(None).unwrap().is_none());
+        assert!(bound.renew(None, &[None]).unwrap().unwrap().is_empty() && bound.ports().is_none());
+    }
+}

@@ -93,3 +93,27 @@ fn pair(at: SocketAddr) -> io::Result<Pair> {
     udp.set_nonblocking(true)?;
     Ok((udp, listen(at)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_namespace_gets_the_same_ports_or_none() {
+        let resolvers = ["192.0.2.53:53", "192.0.2.54:53"].map(|text| text.parse().unwrap());
+        let resolvers = Numbered::new(&resolvers);
+        let first = Listeners::bind(None, &resolvers, DnsListeners::default()).unwrap();
+        let ports = first.ports;
+        assert!(ports.v4 != 0 && ports.v6 == 0, "{ports:?}");
+        for (index, listener) in (0..).zip(&first.all) {
+            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.v4 + index));
+            let bound = (listener.udp.local_addr().unwrap(), listener.tcp.local_addr().unwrap());
+            assert_eq!((bound, listener.resolver), ((at, at), resolvers.v4[usize::from(index)]));
+        }
+        // In this namespace they are taken, as they may be in another one.
+        let taken = Listeners::bind(None, &resolvers, ports).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert_eq!(Listeners::bind(None, &resolvers, ports).unwrap().ports, ports);
+    }
+}
