@@ -131,6 +131,12 @@ decisions! {
     GuardRefusedDatagram = 51 "guard_refused_datagram",
     /// Packet out, of such a child; dropped.
     GuardDropped = 52 "guard_dropped",
+    /// `connect()`, TCP or UDP: to a configured resolver while DNS is captured; sent to the workload's DNS listener.
+    CapturedResolver = 55 "captured_resolver",
+    /// `sendto()`: the same for a datagram with an address.
+    CapturedQuery = 56 "captured_query",
+    /// `recvmsg()`: an answer of the DNS listener, shown as the resolver's.
+    SourceRestored = 57 "source_restored",
     /// `connect()`: nobody listens at the workload's listener, and its policy says to go out directly then; left alone.
     BypassedAgentDown = 60 "bypassed_agent_down",
     /// Packet out: of a connection that was let out because the agent was down.

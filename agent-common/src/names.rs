@@ -17,8 +17,11 @@ pub const BYPASS_V6: u8 = 6;
 /// Per-CPU array: index, number of a [`crate::Decision`]; value, count.
 pub const DECISIONS: &str = "egret_decisions";
 
-/// Hash: key, [`crate::Endpoint`] of a DNS resolver; value, one byte without meaning.
+/// Hash: key, [`crate::Endpoint`] of a DNS resolver; value, one byte: its number among those of its family, from 0.
 pub const RESOLVERS: &str = "egret_resolvers";
+/// Array: index, number of a DNS resolver, plus [`DNS_LISTENERS`] for IPv6; value, its [`crate::Endpoint`], zero where there is
+/// none. The way back from a DNS listener's port.
+pub const NUMBERED: &str = "egret_numbered";
 /// Socket storage of TCP connections that came from outside; value, 4 bytes without meaning.
 pub const ACCEPTED: &str = "egret_accepted";
 /// Socket storage of TCP connections that were let out because the agent was down; value, 4 bytes without meaning.
@@ -59,6 +62,10 @@ pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
 pub const BYPASS_CAPACITY: usize = 16 * 1024;
 /// DNS resolvers.
 pub const RESOLVERS_CAPACITY: usize = 256;
+/// DNS resolvers of one family that can be captured: each has a listener of its own in every workload.
+pub const DNS_LISTENERS: u16 = 16;
+/// Both families' together.
+pub const NUMBERED_CAPACITY: usize = 2 * DNS_LISTENERS as usize;
 /// UDP peers that have spoken to sockets of workloads, over all workloads of the node. The least recently heard goes first.
 pub const SPOKEN_CAPACITY: usize = 64 * 1024;
 /// TCP peers that are opening connections to workloads.
@@ -94,6 +101,10 @@ pub const SOCK_CREATE: &str = "egret_create";
 pub const SENDMSG4: &str = "egret_send4";
 /// The same to an IPv6 address.
 pub const SENDMSG6: &str = "egret_send6";
+/// Where a datagram came from, for an IPv4 socket.
+pub const RECVMSG4: &str = "egret_recv4";
+/// The same for an IPv6 socket.
+pub const RECVMSG6: &str = "egret_recv6";
 /// Packets that leave.
 pub const EGRESS: &str = "egret_egress";
 /// Packets that arrive.

@@ -12,14 +12,30 @@ pub struct Captured {
     workload: u32,
     /// Host order.
     listener: u16,
-    reserved: [u8; 2],
+    /// 1: the listener is a DNS listener.
+    resolver: u8,
+    reserved: u8,
 }
 
 impl Captured {
     /// A connection of `workload` to `destination` that is sent to the listener's port (host order) instead.
     #[inline(always)]
     pub const fn new(destination: Endpoint, workload: u32, listener: u16) -> Self {
-        Self { destination, workload, listener, reserved: [0; 2] }
+        Self { destination, workload, listener, resolver: 0, reserved: 0 }
+    }
+
+    /// The same, of a socket that asks a DNS resolver. Its listener knows the resolver by the port: nothing is published.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at_resolver(mut self) -> Self {
+        self.resolver = 1;
+        self
+    }
+
+    /// Whether it was sent to a DNS listener.
+    #[inline(always)]
+    pub const fn is_at_resolver(&self) -> bool {
+        self.resolver != 0
     }
 
     /// Where the application wanted to go.

@@ -3,6 +3,7 @@
 const NO_ROUTE_V4: u32 = 1;
 const NO_ROUTE_V6: u32 = 1 << 1;
 const BYPASSED_WHEN_DOWN: u32 = 1 << 3;
+const DNS: u32 = 1 << 4;
 
 /// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,8 @@ pub struct Policy {
     flags: u32,
     /// Consecutive listener ports per family; 0 means 1.
     ports: u8,
-    /// Room for a later version: the size of the value must not change under a link that stays.
+    /// Bytes 1 to 5: first port of the DNS listeners of IPv4 and IPv6, network order. The rest is room for a later version: the
+    /// size of the value must not change under a link that stays.
     reserved: [u8; 19],
 }
 
@@ -56,6 +58,16 @@ impl Policy {
         self
     }
 
+    /// The same, with DNS captured: the listener for the first resolver of a family has this port (host order; 0: there is
+    /// none), that for the next one the next port.
+    #[must_use]
+    pub const fn with_dns(mut self, v4: u16, v6: u16) -> Self {
+        self.flags |= DNS;
+        let ([a, b], [c, d]) = (v4.to_be_bytes(), v6.to_be_bytes());
+        (self.reserved[1], self.reserved[2], self.reserved[3], self.reserved[4]) = (a, b, c, d);
+        self
+    }
+
     /// The workload's number; 0 when user space has written nothing yet.
     #[inline(always)]
     pub const fn workload(&self) -> u32 {
@@ -84,5 +96,18 @@ impl Policy {
     #[inline(always)]
     pub const fn no_route(&self, v4: bool) -> bool {
         self.flags & (if v4 { NO_ROUTE_V4 } else { NO_ROUTE_V6 }) != 0
+    }
+
+    /// What is sent to a configured resolver goes to the DNS listeners.
+    #[inline(always)]
+    pub const fn dns(&self) -> bool {
+        self.flags & DNS != 0
+    }
+
+    /// First port of the DNS listeners of the family, host order; 0 is none.
+    #[inline(always)]
+    pub const fn dns_listener(&self, v4: bool) -> u16 {
+        let at = if v4 { [self.reserved[1], self.reserved[2]] } else { [self.reserved[3], self.reserved[4]] };
+        u16::from_be_bytes(at)
     }
 }

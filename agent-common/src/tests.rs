@@ -66,6 +66,11 @@ fn policy_keeps_families_apart() {
     assert!(!policy.bypass_when_down() && !policy.bypassed_when_down(false).bypass_when_down());
     let chosen = policy.bypassed_when_down(true);
     assert!(chosen.bypass_when_down() && chosen.no_route(false) && !chosen.no_route(true));
+    assert!(!policy.dns());
+    let policy = policy.with_dns(3000, 4000);
+    assert!(policy.dns() && policy.no_route(false));
+    assert_eq!((policy.dns_listener(true), policy.dns_listener(false)), (3000, 4000));
+    assert_eq!((policy.listener(true), policy.listener(false)), (1000, 2000));
 }
 
 #[test]
@@ -106,6 +111,9 @@ fn names_fit_the_kernel() {
         names::SOCK_CREATE,
         names::SENDMSG4,
         names::SENDMSG6,
+        names::RECVMSG4,
+        names::RECVMSG6,
+        names::NUMBERED,
         names::EGRESS,
         names::INGRESS,
         names::LINKS,

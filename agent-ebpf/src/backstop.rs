@@ -89,8 +89,10 @@ pub fn judge(
         if destinations.bypassed(&packet.destination) {
             return Decision::PassedRange;
         }
+        // While DNS is captured, what goes to a resolver goes to the DNS listeners, on loopback.
         if (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP)
-            && destinations.resolver(&packet.destination)
+            && !policy.dns()
+            && destinations.resolver(&packet.destination).is_some()
         {
             return Decision::PassedResolver;
         }

@@ -5,8 +5,9 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use agent_common::{Captured, Decision, Endpoint};
 use agent_ebpf::{
-    classify::{Attempt, classify},
-    spread,
+    classify::{Attempt, classify, is_loopback},
+    destinations::Destinations as _,
+    resolver, spread,
     verdict::{Verdict, verdict},
 };
 use aya_ebpf::{
@@ -20,8 +21,8 @@ use crate::{
     maps::{self, CAPTURED, LET_OUT, POLICY, Reachable},
 };
 
-const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
-const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+pub(crate) const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// Return values of the hook: refuse, or go on.
 const REFUSE: i32 = 0;
 pub(crate) const PASS: i32 = 1;
@@ -35,7 +36,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
     let (decision, listener) = decide(ctx, &attempt, &attempt_of);
-    if decision == Decision::Captured {
+    if listener != 0 {
         // SAFETY: both fields may be written by this hook.
         unsafe {
             write_volatile(addr_of_mut!((*addr).user_ip4), u32::from_ne_bytes(LOOPBACK_V4));
@@ -53,7 +54,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
     let (decision, listener) = decide(ctx, &attempt, &attempt_of);
-    if decision == Decision::Captured {
+    if listener != 0 {
         let loopback = match attempt.destination.address_v4() {
             Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
             None => LOOPBACK_V6,
@@ -104,33 +105,37 @@ impl Fields {
 }
 
 /// Decides, and keeps the socket's storage in step: it says "captured" exactly as long as the socket is. Returns the
-/// listener's port with [`Decision::Captured`].
+/// listener's port where the connection is to be sent there, else 0.
 #[inline(always)]
 fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decision, u16) {
     let (policy, socket) = (POLICY.get(), fields.socket);
     // SAFETY: the kernel's context.
     let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
     let decision = classify(policy, attempt, &reachable);
+    let v4 = attempt.destination.address_v4().is_some();
     match decision {
         Decision::Captured => {
-            // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage below has the one in force.
+            // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage has the one in force.
             let random = unsafe { bpf_get_prandom_u32() };
             let listener = spread::port(policy, &attempt.destination, fields.source_port, random);
             if policy.bypass_when_down() {
-                let v4 = attempt.destination.address_v4().is_some();
                 // SAFETY: the kernel's context.
                 if !unsafe { listens(ctx.sock_addr, v4, listener) } {
                     return (let_out(socket), 0);
                 }
                 LET_OUT.remove(socket);
             }
-            if CAPTURED.set(socket, Captured::new(attempt.destination, policy.workload(), listener)) {
-                (Decision::Captured, listener)
-            } else {
-                (Decision::RefusedNoMemory, 0)
-            }
+            remember(decision, socket, Captured::new(attempt.destination, policy.workload(), listener))
         }
-        Decision::BypassedLoopback if rewritten(attempt, socket) => (Decision::AlreadyCaptured, 0),
+        Decision::CapturedResolver => {
+            let number = reachable.resolver(&attempt.destination).unwrap_or(u8::MAX);
+            let listener = resolver::listener(policy, v4, number);
+            let captured = Captured::new(attempt.destination, policy.workload(), listener);
+            remember(decision, socket, captured.at_resolver())
+        }
+        Decision::BypassedLoopback | Decision::PassedNotTcp if rewritten(attempt, socket) => {
+            (Decision::AlreadyCaptured, 0)
+        }
         Decision::PassedNotTcp
         | Decision::BypassedLoopback
         | Decision::BypassedRange
@@ -151,11 +156,23 @@ fn let_out(socket: *mut bpf_sock) -> Decision {
     if LET_OUT.set(socket, 1) { Decision::BypassedAgentDown } else { Decision::RefusedNoMemory }
 }
 
+/// Remembers the destination with the socket.
+#[inline(always)]
+fn remember(decision: Decision, socket: *mut bpf_sock, captured: Captured) -> (Decision, u16) {
+    if CAPTURED.set(socket, captured) {
+        (decision, captured.listener())
+    } else {
+        (Decision::RefusedNoMemory, 0)
+    }
+}
+
 /// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are
 /// attached, and with nested enrolled cgroups the inner one's runs first.
 #[inline(always)]
 fn rewritten(attempt: &Attempt, socket: *mut bpf_sock) -> bool {
-    CAPTURED.get(socket).is_some_and(|captured| captured.listener() == attempt.destination.port())
+    let to = &attempt.destination;
+    is_loopback(&to.address(), to.address_v4())
+        && CAPTURED.get(socket).is_some_and(|captured| captured.listener() == to.port())
 }
 
 /// Counts the decision and tells the kernel. Also for sendmsg and `sock_create`, whose return values are the same.
@@ -209,7 +226,7 @@ pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
 }
 
 #[inline(always)]
-fn words(bytes: [u8; 16]) -> [u32; 4] {
+pub(crate) fn words(bytes: [u8; 16]) -> [u32; 4] {
     // SAFETY: plain bytes of the same size.
     unsafe { core::mem::transmute(bytes) }
 }

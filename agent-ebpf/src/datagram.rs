@@ -7,18 +7,27 @@ use agent_common::{Decision, Endpoint, Policy};
 use crate::{
     classify::is_loopback,
     destinations::{Destinations, Heard},
+    resolver,
 };
 
-/// Decides. A peer that was heard on this machine may be answered as far as this hook is concerned, since the address does not
+/// Decides. [`Decision::CapturedQuery`] means "to be sent to the listener of the resolver". A peer that was heard on this machine may be answered as far as this hook is concerned, since the address does not
 /// say whether the answer leaves; the backstop knows, and does not let it.
 #[inline(always)]
 pub fn datagram(policy: &Policy, destination: &Endpoint, destinations: &impl Destinations) -> Decision {
     if policy.workload() == 0 {
         return Decision::RefusedUnclassified;
     }
+    let number = destinations.resolver(destination);
+    // Before loopback, where the resolver of a machine often is.
+    if let Some(number) = number
+        && policy.dns()
+    {
+        let listener = resolver::listener(policy, destination.address_v4().is_some(), number);
+        return if listener == 0 { Decision::RefusedNoListener } else { Decision::CapturedQuery };
+    }
     let allowed = is_loopback(&destination.address(), destination.address_v4())
         || destinations.bypassed(destination)
-        || destinations.resolver(destination)
+        || number.is_some()
         || destinations.heard(destination) != Heard::Never;
     if allowed { Decision::PassedDatagram } else { Decision::RefusedDatagram }
 }
@@ -48,6 +57,17 @@ mod tests {
             for table in [heard(Heard::Here), heard(Heard::Outside)] {
                 assert_eq!(datagram(&policy, &endpoint(destination), &table), expected, "{destination}");
             }
+        }
+        let captured = policy.with_dns(3000, 0);
+        for (destination, expected) in [
+            ("192.0.2.53:53", Decision::CapturedQuery),
+            ("127.0.0.53:53", Decision::CapturedQuery),
+            ("[2001:db8::53]:53", Decision::RefusedNoListener),
+            ("127.0.0.54:53", Decision::PassedDatagram),
+            ("192.0.2.53:54", Decision::RefusedDatagram),
+        ] {
+            let decided = datagram(&captured, &endpoint(destination), &Table::default());
+            assert_eq!(decided, expected, "{destination}");
         }
         let table = Table::default();
         assert_eq!(datagram(&policy, &endpoint("198.51.100.9:4242"), &table), Decision::RefusedDatagram);

@@ -19,8 +19,8 @@ pub enum Heard {
 pub trait Destinations {
     /// Whether it is in a bypassed range of its own family.
     fn bypassed(&self, destination: &Endpoint) -> bool;
-    /// Whether it is a configured DNS resolver: address and port.
-    fn resolver(&self, destination: &Endpoint) -> bool;
+    /// The number of a configured DNS resolver (address and port) among those of its family.
+    fn resolver(&self, destination: &Endpoint) -> Option<u8>;
     /// Whether this TCP peer has asked the running program's socket, which listens, for a connection, from outside.
     fn called(&self, peer: &Endpoint) -> bool;
     /// Where this UDP peer has sent to the running program's socket before.

@@ -40,7 +40,7 @@ pub fn packet(packet: &Packet, socket: &Socket, destinations: &impl Destinations
     let ports = packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP;
     let known = packet.plain
         && (destinations.bypassed(&packet.destination)
-            || (ports && destinations.resolver(&packet.destination)));
+            || (ports && destinations.resolver(&packet.destination).is_some()));
     let passes = known || (!ports && judge_other(packet, socket) == Decision::PassedNeighbour);
     if passes { None } else { Some(Decision::GuardDropped) }
 }
@@ -54,7 +54,7 @@ fn may_send(
     is_loopback(&destination.address(), destination.address_v4())
         || classified()
         || destinations.bypassed(destination)
-        || destinations.resolver(destination)
+        || destinations.resolver(destination).is_some()
 }
 
 #[cfg(test)]

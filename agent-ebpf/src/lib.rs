@@ -14,6 +14,7 @@ pub mod guard;
 pub mod header;
 pub mod link;
 mod numbers;
+pub mod resolver;
 pub mod socket_class;
 pub mod spread;
 #[cfg(test)]

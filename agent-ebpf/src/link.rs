@@ -215,7 +215,7 @@ pub fn judge(frame: &Frame, destinations: &impl Destinations, link: &impl Link) 
     let ports = !frame.fragment && (frame.is(IPPROTO_TCP) || frame.is(IPPROTO_UDP));
     let allowed = if ports && frame.is(IPPROTO_TCP) && link.gateway(&to) {
         Decision::LinkPassedTunnel
-    } else if destinations.bypassed(&to) || (ports && destinations.resolver(&to)) {
+    } else if destinations.bypassed(&to) || (ports && destinations.resolver(&to).is_some()) {
         Decision::LinkPassedDirect
     } else {
         return answers(frame, link);

@@ -29,6 +29,8 @@ mod parent;
 #[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
+mod recvmsg;
+#[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
 mod sock_create;
@@ -43,7 +45,7 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
     };
 
-    use crate::{connect, lock, packet, parent, peername, sendmsg, sock_create, sock_ops};
+    use crate::{connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create, sock_ops};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -73,6 +75,16 @@ mod hooks {
     #[cgroup_sock_addr(sendmsg6)]
     fn egret_send6(ctx: SockAddrContext) -> i32 {
         sendmsg::v6(&ctx)
+    }
+
+    #[cgroup_sock_addr(recvmsg4)]
+    fn egret_recv4(ctx: SockAddrContext) -> i32 {
+        recvmsg::v4(&ctx)
+    }
+
+    #[cgroup_sock_addr(recvmsg6)]
+    fn egret_recv6(ctx: SockAddrContext) -> i32 {
+        recvmsg::v6(&ctx)
     }
 
     #[cgroup_sock(sock_create)]

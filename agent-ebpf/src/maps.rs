@@ -10,7 +10,7 @@ use agent_common::{Captured, Conversation, Decision, Endpoint, Guard, Original, 
 use agent_ebpf::destinations::{Destinations, Heard};
 use aya_ebpf::{
     bindings::bpf_sock,
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     helpers::{bpf_get_local_storage, bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
@@ -60,9 +60,14 @@ static SPOKEN: LruHashMap<Conversation, u8, { names::SPOKEN_CAPACITY }> = LruHas
 #[btf_map(name = "egret_calls")]
 static CALLS: LruHashMap<Conversation, u8, { names::CALLS_CAPACITY }> = LruHashMap::new();
 
-/// Key: a DNS resolver. Written by user space, read by connect, sendmsg and egress.
+/// Key: a DNS resolver. Value: its number among those of its family. Written by user space, read by connect, sendmsg and
+/// egress.
 #[btf_map(name = "egret_resolvers")]
 static RESOLVERS: HashMap<Endpoint, u8, { names::RESOLVERS_CAPACITY }> = HashMap::new();
+
+/// Index: number of a DNS resolver. Value: its address and port. Written by user space, read by recvmsg.
+#[btf_map(name = "egret_numbered")]
+static NUMBERED: Array<Endpoint, { names::NUMBERED_CAPACITY }> = Array::new();
 
 /// Key: prefix of a v4-mapped address. Value: the range's family. Written by user space, read by connect, sendmsg, egress.
 #[btf_map(name = "egret_bypass")]
@@ -79,6 +84,12 @@ pub(crate) fn count(decision: Decision) {
         // SAFETY: the kernel gave the pointer to this CPU's value, and the program is not preempted by itself.
         unsafe { *counter += 1 };
     }
+}
+
+/// The DNS resolver with this number, if there is one.
+#[inline(always)]
+pub(crate) fn resolver(number: u32) -> Option<Endpoint> {
+    NUMBERED.get(number).copied().filter(|resolver| resolver.port() != 0)
 }
 
 /// Whether a cgroup is classified, given its ancestors (itself included) by their level.
@@ -144,8 +155,9 @@ impl Destinations for Reachable {
     }
 
     #[inline(always)]
-    fn resolver(&self, destination: &Endpoint) -> bool {
-        RESOLVERS.get_ptr(destination).is_some()
+    fn resolver(&self, destination: &Endpoint) -> Option<u8> {
+        // SAFETY: the kernel gave the pointer to one byte, which changes at once or not at all.
+        RESOLVERS.get_ptr(destination).map(|number| unsafe { number.read() })
     }
 
     #[inline(always)]

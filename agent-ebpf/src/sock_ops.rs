@@ -5,7 +5,7 @@
 
 use core::ptr::{addr_of, read_volatile};
 
-use agent_common::{Decision, Endpoint, Original, OriginalKey};
+use agent_common::{Captured, Decision, Endpoint, Original, OriginalKey};
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops},
     helpers::{bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
@@ -53,7 +53,10 @@ pub(crate) fn run(ctx: &SockOpsContext) -> u32 {
     if socket.is_null() || (op != BPF_SOCK_OPS_TCP_CONNECT_CB && !failed) {
         return DONE;
     }
-    let Some(captured) = CAPTURED.get(socket).filter(|captured| captured.workload() == workload) else {
+    // What goes to a DNS listener is not published: the listener knows the resolver by its port, and the same source may be
+    // in use for a captured connection.
+    let published = |captured: &&Captured| captured.workload() == workload && !captured.is_at_resolver();
+    let Some(captured) = CAPTURED.get(socket).filter(published) else {
         return DONE;
     };
     let key = OriginalKey::new(workload, source, captured.listener());

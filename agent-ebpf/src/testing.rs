@@ -8,7 +8,7 @@ use agent_common::Endpoint;
 
 use crate::destinations::{Destinations, Heard};
 
-/// Bypassed: 10.0.0.0/8 and fd00::/8. Resolvers: 192.0.2.53:53 and [2001:db8::53]:53.
+/// Bypassed: 10.0.0.0/8 and fd00::/8. Resolvers: 192.0.2.53:53, then 127.0.0.53:53, and [2001:db8::53]:53.
 #[derive(Default)]
 pub(crate) struct Table {
     pub(crate) spoken: Option<(&'static str, Heard)>,
@@ -27,8 +27,10 @@ impl Destinations for Table {
         }
     }
 
-    fn resolver(&self, destination: &Endpoint) -> bool {
-        [endpoint("192.0.2.53:53"), endpoint("[2001:db8::53]:53")].contains(destination)
+    fn resolver(&self, destination: &Endpoint) -> Option<u8> {
+        let known = ["192.0.2.53:53", "[2001:db8::53]:53", "127.0.0.53:53"];
+        let at = known.iter().position(|text| endpoint(text) == *destination)?;
+        Some([0, 0, 1][at])
     }
 
     fn called(&self, peer: &Endpoint) -> bool {

@@ -43,7 +43,10 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::LinkPassedOlderConnection
         | Decision::BypassedAgentDown
         | Decision::PassedAgentDown => Verdict::Pass,
-        Decision::Captured | Decision::AlreadyCaptured => Verdict::Rewritten,
+        Decision::Captured
+        | Decision::AlreadyCaptured
+        | Decision::CapturedResolver
+        | Decision::CapturedQuery => Verdict::Rewritten,
         // Clients retry after "connection refused", and the first two pass by themselves: the agent is just starting, or away.
         // Port 0: the kernel sends a SYN there, and hosts answer with a reset. A datagram: as if a host had answered that
         // nobody is there, so that QUIC clients go on with TCP at once.
@@ -81,6 +84,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PublishFailed
         | Decision::Withdrawn
         | Decision::PeerRestored
+        | Decision::SourceRestored
         | Decision::Accepted
         | Decision::AcceptFailed => Verdict::Refuse(EPERM),
     }

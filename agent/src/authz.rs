@@ -26,6 +26,8 @@ pub struct Request<'a> {
     pub source_address: SocketAddr,
     /// The address the workload dialled: its port is the destination port of policies.
     pub original_destination: SocketAddr,
+    /// The host that this address is synthetic for; for routing, no policy asks for it.
+    pub dialled_host: Option<&'a str>,
     /// Server name of a TLS connection that passes through, lower case.
     pub sni: Option<&'a str>,
     /// The HTTP request, normalised.

@@ -40,6 +40,7 @@ pub use self::{
     bpffs::Bpffs,
     guard::{Class, Depths},
     link::{Connection, Device},
+    resolvers::Numbered,
 };
 
 /// Why the kernel half could not be set up or changed; says what to do.
@@ -75,6 +76,17 @@ pub struct WorkloadPolicy {
     pub no_route_v6: bool,
     /// While nobody listens at the listener, connections go out directly instead of being refused.
     pub bypass_when_down: bool,
+    /// Where what it sends to a resolver goes; absent: to the resolver.
+    pub dns: Option<DnsListeners>,
+}
+
+/// First ports of a workload's DNS listeners, one port per resolver of the family, by its number; 0 refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DnsListeners {
+    /// On 127.0.0.1.
+    pub v4: u16,
+    /// On `::1`.
+    pub v6: u16,
 }
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process
@@ -224,14 +236,15 @@ impl Capture {
         bypass::contains(&self.pins, address)
     }
 
-    /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
+    /// Makes the DNS resolvers that workloads may ask, over UDP and TCP, equal to `resolvers`: without the gateway, or by their
+    /// DNS listeners, as [`WorkloadPolicy::dns`] says.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
-        resolvers::set(&self.pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, resolvers)
+        resolvers::set(&self.pins, resolvers)
     }
 
     /// Makes the gateways that workloads may open tunnels to from their own network namespace equal to `gateways`.
     pub fn set_gateways(&self, gateways: &[SocketAddr]) -> Result<(), Error> {
-        resolvers::set(&self.pins, names::GATEWAYS, names::GATEWAYS_CAPACITY, gateways)
+        resolvers::set_gateways(&self.pins, gateways)
     }
 
     /// Locks the host's side of a workload's link, or brings its lock up to date. `older`: the TCP connections by this link

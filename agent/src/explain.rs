@@ -125,6 +125,7 @@ pub fn http(
         source: connection.source,
         source_address,
         original_destination: connection.original_destination,
+        dialled_host: connection.dialled_host,
         sni: None,
         http: Some(request),
     };
@@ -143,6 +144,7 @@ pub fn tls(
         source: connection.source,
         source_address,
         original_destination: connection.original_destination,
+        dialled_host: connection.dialled_host,
         sni: Some(sni),
         http: None,
     };

@@ -3,13 +3,14 @@
 //! ```text
 //!  cli ──► app ──► node ──────► hbone ──► tls          source ──► mesh (Snapshot)
 //!                │   └► datapath (aya)                              ▲
+//!                │   └► synthetic ──────────────────────────────────┤
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
 //! Invariants:
-//! - `mesh`, `route`, `authz` and `balance` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
+//! - `mesh`, `route`, `authz`, `balance` and `synthetic` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
 //! - Only `datapath` names aya; only `tls::provider` names a cryptography crate.
 //! - A connection or request ends for exactly one [`reason::Reason`].
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
@@ -33,6 +34,7 @@ pub mod node;
 pub mod reason;
 pub mod route;
 pub mod source;
+pub mod synthetic;
 pub mod telemetry;
 pub mod tls;
 pub mod verify_bypass;

@@ -32,7 +32,7 @@ pub use compile::Objects;
 pub use credential::Credential;
 pub use destination_rule::{DestinationRule, Subset, TlsSetting, TrafficPolicy};
 pub use gateway::{Gateway, Server, ServerHost, ServerKind};
-pub use host::{HostError, HostMap, HostPattern};
+pub use host::{HostError, HostMap, HostPattern, looks_like_address};
 pub use identity::{IdentityError, SpiffeId};
 pub use object::{Kind, ObjectRef};
 pub use registry::{Registry, Service};

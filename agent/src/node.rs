@@ -9,6 +9,7 @@ mod check;
 mod connection;
 pub mod counters;
 mod dial;
+mod dns;
 pub mod foreign;
 pub mod guard;
 mod handover;

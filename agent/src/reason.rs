@@ -18,6 +18,8 @@ pub enum Reason {
     PolicyDenied,
     /// The host is in no ServiceEntry, and `outboundTrafficPolicy` is `REGISTRY_ONLY`.
     NotRegistered,
+    /// The address dialled is a synthetic one of DNS capture that stands for no registered host (any more).
+    StaleAddress,
     /// It reached the egress gateway stage, and no Gateway server or VirtualService there matches it.
     NoRoute,
     /// A route points at a host, port or subset that does not exist.
@@ -58,10 +60,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Completed,
         Self::PolicyDenied,
         Self::NotRegistered,
+        Self::StaleAddress,
         Self::NoRoute,
         Self::NoDestination,
         Self::NoEndpoint,
@@ -88,6 +91,7 @@ impl Reason {
             Self::Completed => "completed",
             Self::PolicyDenied => "policy_denied",
             Self::NotRegistered => "not_registered",
+            Self::StaleAddress => "stale_address",
             Self::NoRoute => "no_route",
             Self::NoDestination => "no_destination",
             Self::NoEndpoint => "no_endpoint",
@@ -115,7 +119,7 @@ impl Reason {
         match self {
             Self::Completed => 200,
             Self::PolicyDenied => 403,
-            Self::NotRegistered => 502,
+            Self::NotRegistered | Self::StaleAddress => 502,
             Self::NoRoute => 404,
             Self::BadRequest => 400,
             Self::UpstreamTimeout => 504,
@@ -142,7 +146,7 @@ impl Reason {
     pub const fn response_flags(self) -> &'static str {
         match self {
             Self::Completed | Self::PolicyDenied | Self::Internal => "-",
-            Self::NotRegistered | Self::NoRoute => "NR",
+            Self::NotRegistered | Self::StaleAddress | Self::NoRoute => "NR",
             Self::NoDestination => "NC",
             Self::NoEndpoint => "UH",
             Self::TlsRequired

@@ -29,6 +29,15 @@ pub struct Connection<'a> {
     pub source: &'a SpiffeId,
     /// The address the workload dialled.
     pub original_destination: SocketAddr,
+    /// The host that this address is synthetic for: then the address itself leads nowhere, and only its port counts.
+    pub dialled_host: Option<&'a str>,
+}
+
+impl Connection<'_> {
+    /// The address that was dialled, where it is one.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.dialled_host.is_none().then_some(self.original_destination)
+    }
 }
 
 /// An HTTP request as routing and authorization see it: already normalised.
@@ -83,7 +92,7 @@ pub fn tls(
     RouteDecision { path, outcome }
 }
 
-/// Routes an opaque connection, by original destination.
+/// Routes an opaque connection, by the host or the address dialled.
 pub fn tcp(snapshot: &crate::mesh::Snapshot, connection: &Connection<'_>) -> RouteDecision {
     let mut path = RoutePath::default();
     let outcome = l4::tcp(snapshot, connection, &mut random, &mut path);
@@ -93,9 +102,8 @@ pub fn tcp(snapshot: &crate::mesh::Snapshot, connection: &Connection<'_>) -> Rou
 /// The protocol that the registered port at this original destination declares, before any byte is seen.
 /// [`AppProtocol::Detect`] where none is declared or several services disagree.
 pub fn declared_protocol(snapshot: &crate::mesh::Snapshot, connection: &Connection<'_>) -> AppProtocol {
-    let eyes = [&*snapshot.settings.gateway.namespace, connection.source.namespace()];
     let mut found = None;
-    for (service, port) in snapshot.registry.by_address(connection.original_destination, &eyes) {
+    for (service, port) in destination::claims(snapshot, connection) {
         let Some(declared) = service.ports.get(&port).map(|port| port.protocol) else { continue };
         if found.is_some_and(|other| other != declared) {
             return AppProtocol::Detect;

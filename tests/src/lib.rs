@@ -14,6 +14,7 @@ pub mod curl;
 pub mod egret;
 pub mod external;
 pub mod foreign;
+pub mod hex;
 pub mod json_log;
 pub mod load;
 pub mod netns;

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "agent/src/route",
     "agent/src/authz",
     "agent/src/balance",
+    "agent/src/synthetic",
     "agent/src/explain",
     "agent/src/reason.rs",
 ];

@@ -186,3 +186,18 @@ fn neighbour_discovery_only_on_the_link() {
     let report = Packet { listener_discovery: true, plain: false, ..packet(0, "[ff02::16]:0", 0) };
     assert_eq!(decide(&report, &RAW, NOTHING), Decision::PassedNeighbour);
 }
+
+#[test]
+fn nothing_goes_to_a_resolver_past_the_dns_listeners() {
+    let captured = POLICY.with_dns(3000, 3000);
+    let query = packet(IPPROTO_UDP, "192.0.2.53:53", 0);
+    let open = packet(IPPROTO_TCP, "192.0.2.53:53", SYN);
+    for (policy, expected) in [
+        (&POLICY, [Decision::PassedResolver; 2]),
+        (&captured, [Decision::DroppedDatagram, Decision::DroppedTcpOpen]),
+    ] {
+        let judged = [(&query, &UDP), (&open, &TCP)]
+            .map(|(packet, socket)| judge(policy, packet, socket, &Table::default(), &NOTHING));
+        assert_eq!(judged, expected);
+    }
+}

@@ -103,6 +103,28 @@ fn a_device_other_than_loopback_is_refused() {
 }
 
 #[test]
+fn resolvers_are_captured_where_dns_is() {
+    let policy = POLICY.with_dns(3000, 0);
+    let udp = |destination| Attempt { kind: SOCK_DGRAM, protocol: IPPROTO_UDP, ..tcp(destination) };
+    for (destination, by_tcp, by_udp) in [
+        ("192.0.2.53:53", Decision::CapturedResolver, Decision::CapturedResolver),
+        ("[::ffff:192.0.2.53]:53", Decision::CapturedResolver, Decision::CapturedResolver),
+        ("127.0.0.53:53", Decision::CapturedResolver, Decision::CapturedResolver),
+        // connect() of UDP is never refused; what it sends then is the backstop's.
+        ("[2001:db8::53]:53", Decision::RefusedNoListener, Decision::PassedNotTcp),
+        ("192.0.2.53:80", Decision::Captured, Decision::PassedNotTcp),
+        ("127.0.0.54:53", Decision::BypassedLoopback, Decision::PassedNotTcp),
+    ] {
+        assert_eq!(classify(&policy, &tcp(destination), &TABLE), by_tcp, "{destination}");
+        assert_eq!(classify(&policy, &udp(destination), &TABLE), by_udp, "{destination}");
+        assert_eq!(classify(&POLICY, &udp(destination), &TABLE), Decision::PassedNotTcp, "{destination}");
+    }
+    let bound = |attempt: Attempt| classify(&policy, &Attempt { device: 4, ..attempt }, &TABLE);
+    assert_eq!(bound(tcp("192.0.2.53:53")), Decision::RefusedBoundDevice);
+    assert_eq!(bound(udp("192.0.2.53:53")), Decision::PassedNotTcp);
+}
+
+#[test]
 fn nothing_is_let_out_by_accident() {
     for decision in Decision::ALL {
         let name = decision.name();

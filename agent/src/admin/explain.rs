@@ -12,6 +12,7 @@ use crate::{
     gateway::{PathNormalisation, normalise},
     mesh::{Snapshot, SpiffeId},
     route::{Connection, HttpRequest},
+    synthetic,
 };
 
 /// A request to be explained, as written on the command line.
@@ -60,7 +61,11 @@ impl Question {
         let address =
             self.dialled.or_else(|| host.host.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let original_destination = SocketAddr::new(address, host.port.unwrap_or(default_port));
-        let connection = Connection { source: &source, original_destination };
+        let by_name = snapshot.settings.dns_capture
+            && self.dialled.is_none()
+            && synthetic::answer(snapshot, &host.host, &self.namespace) == Some(synthetic::Answer::Synthetic);
+        let dialled_host = by_name.then_some(&*host.host);
+        let connection = Connection { source: &source, original_destination, dialled_host };
         let caller = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let explanation = if default_port == 443 {
             explain::tls(snapshot, &connection, caller, &host.host)
@@ -123,6 +128,31 @@ mod tests {
             let answer = question(url).ask(&snapshot).unwrap();
             assert!(answer.allowed, "{}", answer.text);
             assert!(answer.text.contains("PassthroughCluster"), "{}", answer.text);
+        }
+    }
+
+    #[test]
+    fn with_dns_captured_a_host_is_dialled_by_its_name() {
+        let entry = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: test, namespace: default}
+spec: {hosts: [test.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}
+---
+apiVersion: egret.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {dns: {capture: true}}
+";
+        for (yaml, dialled, resolution) in [
+            (entry.to_owned(), None, "dns"),
+            (entry.to_owned(), Some("203.0.113.7".parse().unwrap()), "original_destination"),
+            (entry.replace("true", "false"), None, "original_destination"),
+        ] {
+            let snapshot = crate::source::tests::snapshot(&yaml);
+            let question = Question { dialled, ..question("http://test.com:8080/") };
+            let answer = question.ask(&snapshot).unwrap();
+            assert_eq!(answer.explanation["outcome"]["resolution"], resolution, "{}", answer.text);
         }
     }
 

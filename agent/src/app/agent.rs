@@ -21,7 +21,7 @@ use crate::{
     datapath::Capture,
     flow::{FlowTable, Side},
     hbone::client::Gateway,
-    mesh::MeshSettings,
+    mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
         binding,
@@ -47,7 +47,8 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let mut configuration = role::configuration(&settings, &stop)?;
-    let mesh = configuration.borrow_and_update().snapshot.settings.clone();
+    let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
+    let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();
     let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
@@ -70,10 +71,10 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     };
     let announced = match found {
         Found::Nobody(announced) => {
-            begin(&agent, &mesh, &machine_resolvers)?;
+            begin(&agent, &snapshot, &machine_resolvers)?;
             announced
         }
-        Found::Old(old) => replace(*old, &agent, &mesh, &machine_resolvers, &candidate).await?,
+        Found::Old(old) => replace(*old, &agent, &snapshot, &machine_resolvers, &candidate).await?,
     };
     drop(candidate);
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
@@ -125,7 +126,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
                 let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
                 // While another agent takes over, the maps are its own to write.
                 if let Some(_acting) = agent.acting().await {
-                    apply(&agent, &mesh, &snapshot.settings, &machine_resolvers);
+                    apply(&agent, &mesh, &snapshot, &machine_resolvers);
                 }
             }
             _ = sweep.tick() => match agent.capture().sweep() {
@@ -145,10 +146,16 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
 }
 
 /// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.
-fn begin(agent: &Arc<Agent>, mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> anyhow::Result<usize> {
+fn begin(
+    agent: &Arc<Agent>,
+    snapshot: &Arc<Snapshot>,
+    machine_resolvers: &[SocketAddr],
+) -> anyhow::Result<usize> {
+    let mesh = &snapshot.settings;
     set_direct(agent.capture(), mesh, machine_resolvers)?;
     agent.capture().set_gateways(&[agent.gateway().address]).context("gateways")?;
     agent.set_on_agent_down(mesh.on_agent_down);
+    agent.configure(snapshot, resolvers::choose(mesh, machine_resolvers));
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")
 }
 
@@ -156,14 +163,15 @@ fn begin(agent: &Arc<Agent>, mesh: &MeshSettings, machine_resolvers: &[SocketAdd
 async fn replace(
     mut old: Old,
     agent: &Arc<Agent>,
-    mesh: &MeshSettings,
+    snapshot: &Arc<Snapshot>,
     machine_resolvers: &[SocketAddr],
     candidate: &role::Candidate,
 ) -> anyhow::Result<role::Announced> {
     agent.number_after(old.last_id());
     let beginning = tokio::task::spawn_blocking({
-        let (agent, mesh, resolvers) = (Arc::clone(agent), mesh.clone(), machine_resolvers.to_owned());
-        move || begin(&agent, &mesh, &resolvers)
+        let (agent, snapshot) = (Arc::clone(agent), Arc::clone(snapshot));
+        let resolvers = machine_resolvers.to_owned();
+        move || begin(&agent, &snapshot, &resolvers)
     });
     let begun = async {
         tokio::select! {
@@ -182,11 +190,18 @@ async fn replace(
     Err(why.context("the running agent goes on"))
 }
 
-fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine_resolvers: &[SocketAddr]) {
+fn apply(
+    agent: &Agent,
+    started_with: &MeshSettings,
+    snapshot: &Arc<Snapshot>,
+    machine_resolvers: &[SocketAddr],
+) {
+    let now = &snapshot.settings;
     if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
         tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
     agent.set_on_agent_down(now.on_agent_down);
+    agent.configure(snapshot, resolvers::choose(now, machine_resolvers));
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {

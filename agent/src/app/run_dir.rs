@@ -81,6 +81,11 @@ impl RunDir {
         self.path.join("netns")
     }
 
+    /// Which host has which synthetic address.
+    pub fn synthetic(&self) -> PathBuf {
+        self.path.join("synthetic.json")
+    }
+
     /// The gateway's access log.
     pub fn access_log(&self) -> PathBuf {
         self.path.join("gateway-access.log")

@@ -80,6 +80,7 @@ fn without_http_the_undecidable_is_never_let_through() {
         source: &source,
         source_address: "10.0.0.1:1".parse().unwrap(),
         original_destination: "192.0.2.1:443".parse().unwrap(),
+        dialled_host: None,
         sni: Some("a.test.com"),
         http: None,
     };

@@ -54,12 +54,14 @@ impl Hook {
 }
 
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
-/// refused after it is there.
-pub(super) const HOOKS: [Hook; 10] = [
+/// refused after it is there. recvmsg comes before what sends to the listeners whose answers it shows as the resolvers'.
+pub(super) const HOOKS: [Hook; 12] = [
     Hook { program: names::SOCK_OPS, name: "sock_ops", attach_type: 3 },
     Hook { program: names::INGRESS, name: "ingress", attach_type: 0 },
     Hook { program: names::EGRESS, name: "egress", attach_type: 1 },
     Hook { program: names::SOCK_CREATE, name: "sock_create", attach_type: 2 },
+    Hook { program: names::RECVMSG4, name: "recvmsg4", attach_type: 19 },
+    Hook { program: names::RECVMSG6, name: "recvmsg6", attach_type: 20 },
     Hook { program: names::SENDMSG4, name: "sendmsg4", attach_type: 14 },
     Hook { program: names::SENDMSG6, name: "sendmsg6", attach_type: 15 },
     Hook { program: names::GETPEERNAME4, name: "getpeername4", attach_type: 29 },

@@ -44,7 +44,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
 pub(super) const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 17] = [
+const SHAPES: [Shape; 18] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -84,6 +84,14 @@ const SHAPES: [Shape; 17] = [
         value: 1,
         flags: 0,
         capacity: names::RESOLVERS_CAPACITY,
+    },
+    Shape {
+        name: names::NUMBERED,
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: size_of::<Endpoint>(),
+        flags: 0,
+        capacity: names::NUMBERED_CAPACITY,
     },
     Shape {
         name: names::ACCEPTED,

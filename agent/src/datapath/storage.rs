@@ -7,7 +7,7 @@ use std::{io, os::fd::OwnedFd};
 
 use agent_common::Policy;
 
-use super::{WorkloadPolicy, syscall};
+use super::{DnsListeners, WorkloadPolicy, syscall};
 
 /// Writes the policy of a cgroup. The kernel replaces the value as a whole, so a running program sees the old or the new
 /// one. ENOENT: no program is attached to the cgroup.
@@ -16,8 +16,12 @@ pub(super) fn write(policies: &OwnedFd, cgroup_inode: u64, policy: &WorkloadPoli
 }
 
 fn value(policy: &WorkloadPolicy) -> Policy {
-    Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
+    let value = Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
         .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6)
-        .bypassed_when_down(policy.bypass_when_down)
+        .bypassed_when_down(policy.bypass_when_down);
+    match policy.dns {
+        Some(DnsListeners { v4, v6 }) => value.with_dns(v4, v6),
+        None => value,
+    }
 }

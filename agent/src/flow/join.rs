@@ -45,7 +45,7 @@ fn view(agent: &FlowRecord, gateway: Option<&FlowRecord>) -> FlowRecord {
     let mut view = agent.clone();
     let Some(gateway) = gateway else { return view };
     view.protocol.clone_from(&gateway.protocol);
-    view.host.clone_from(&gateway.host);
+    view.host = gateway.host.clone().or(view.host);
     view.upstream_cluster.clone_from(&gateway.upstream_cluster);
     view.upstream_host = gateway.upstream_host;
     view.requests = gateway.requests;

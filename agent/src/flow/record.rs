@@ -85,9 +85,11 @@ impl Verdict {
     pub const fn of(reason: Reason) -> Self {
         match reason {
             Reason::Completed | Reason::ClientGone => Self::Allowed,
-            Reason::PolicyDenied | Reason::NotRegistered | Reason::NoRoute | Reason::TlsRequired => {
-                Self::Denied
-            }
+            Reason::PolicyDenied
+            | Reason::NotRegistered
+            | Reason::StaleAddress
+            | Reason::NoRoute
+            | Reason::TlsRequired => Self::Denied,
             Reason::NoDestination
             | Reason::NoEndpoint
             | Reason::Credential

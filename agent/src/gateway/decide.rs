@@ -53,8 +53,11 @@ fn after_authorization(
             Decided { policy, path: RoutePath::default(), outcome: Err(refusal) }
         }
         Decision::Allow(policy) => {
-            let connection =
-                Connection { source: request.source, original_destination: request.original_destination };
+            let connection = Connection {
+                source: request.source,
+                original_destination: request.original_destination,
+                dialled_host: request.dialled_host,
+            };
             let RouteDecision { path, outcome } = route(&connection);
             Decided { policy, path, outcome }
         }

@@ -32,6 +32,7 @@ impl Record {
             session.original_destination,
             session.caller.address,
         );
+        entry.dialled_host.clone_from(&session.dialled_host);
         entry.reason = Reason::ClientGone;
         entry.response_flags = Reason::ClientGone.response_flags();
         entry.response_code_details = Reason::ClientGone.as_str();

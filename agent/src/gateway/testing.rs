@@ -35,6 +35,7 @@ use crate::{
     authz,
     dns::Resolver,
     flow::{FlowTable, Side},
+    hbone::headers::Connect,
     mesh::{Snapshot, SpiffeId},
     reason::{Reason, Refusal},
     route::{Action, AppProtocol, Endpoints, Forward, LoadBalancer, RoutePath, TlsMode, Upstream},
@@ -99,7 +100,14 @@ impl Bench {
             address: "10.0.0.1:40000".parse().unwrap(),
             local: "10.0.0.9:15008".parse().unwrap(),
         };
-        Session::open(Arc::clone(&self.gateway), caller, "203.0.113.7:80".parse().unwrap(), None)
+        let connect = Connect {
+            original_destination: "203.0.113.7:80".parse().unwrap(),
+            dialled_host: None,
+            flow_id: None,
+            traceparent: None,
+            baggage: None,
+        };
+        Session::open(Arc::clone(&self.gateway), caller, &connect)
     }
 
     /// A workload's connection to the HTTP server of the gateway.

@@ -87,6 +87,7 @@ impl World {
         let gateway = client::Gateway { address: self.address, identity: GATEWAY.parse().unwrap() };
         let connect = Connect {
             original_destination: destination.parse().unwrap(),
+            dialled_host: None,
             flow_id: Some(FlowId::random()),
             traceparent: None,
             baggage: None,

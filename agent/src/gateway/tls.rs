@@ -22,7 +22,7 @@ where
     let mut record = Record::start(&session);
     session.flow.update(|flow| {
         flow.protocol = Some("tls".into());
-        flow.host = sni.as_deref().map(Into::into);
+        flow.host = sni.as_deref().map(Into::into).or(flow.host.take());
     });
     record.note(|entry| entry.requested_server_name.clone_from(&sni));
     let snapshot = session.gateway.snapshot();

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     authz,
     flow::{FlowHandle, FlowId},
-    hbone::server::Incoming,
+    hbone::{headers::Connect, server::Incoming},
     mesh::SpiffeId,
     net::rewind::Rewind,
     reason::{Reason, Refusal},
@@ -42,20 +42,20 @@ pub(super) struct Session {
     pub(super) caller: Caller,
     /// The address the workload dialled.
     pub(super) original_destination: SocketAddr,
+    /// The host that this address is synthetic for.
+    pub(super) dialled_host: Option<Arc<str>>,
     pub(super) flow: Arc<FlowHandle>,
 }
 
 impl Session {
     /// Opens the flow of a connection.
-    pub(super) fn open(
-        gateway: Arc<Gateway>,
-        caller: Caller,
-        original_destination: SocketAddr,
-        id: Option<FlowId>,
-    ) -> Arc<Self> {
-        let id = id.unwrap_or_else(FlowId::random);
+    pub(super) fn open(gateway: Arc<Gateway>, caller: Caller, connect: &Connect) -> Arc<Self> {
+        let id = connect.flow_id.unwrap_or_else(FlowId::random);
+        let (original_destination, dialled_host) =
+            (connect.original_destination, connect.dialled_host.clone());
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
-        Arc::new(Self { gateway, caller, original_destination, flow })
+        flow.update(|flow| flow.host.clone_from(&dialled_host));
+        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow })
     }
 
     /// What a policy may look at.
@@ -68,6 +68,7 @@ impl Session {
             source: &self.caller.source,
             source_address: self.caller.address,
             original_destination: self.original_destination,
+            dialled_host: self.dialled_host.as_deref(),
             sni,
             http,
         }
@@ -81,17 +82,22 @@ pub(super) async fn serve(
     caller: Caller,
     drain: CancellationToken,
 ) {
-    let connect = incoming.connect();
-    let session = Session::open(gateway, caller, connect.original_destination, connect.flow_id);
-    if let Err(refusal) = check_original_destination(session.original_destination, session.caller.local.ip())
+    let session = Session::open(gateway, caller, incoming.connect());
+    // A name is looked up in the registry, and nothing is dialled on the workload's word.
+    if session.dialled_host.is_none()
+        && let Err(refusal) =
+            check_original_destination(session.original_destination, session.caller.local.ip())
     {
         Record::start(&session).failed(&refusal);
         incoming.refuse(&refusal);
         return;
     }
     let snapshot = session.gateway.snapshot();
-    let connection =
-        Connection { source: &session.caller.source, original_destination: session.original_destination };
+    let connection = Connection {
+        source: &session.caller.source,
+        original_destination: session.original_destination,
+        dialled_host: session.dialled_host.as_deref(),
+    };
     let declared = route::declared_protocol(&snapshot, &connection);
     drop(snapshot);
     // Whether opaque bytes may pass is known before the first of them: the agent is told, and its client is refused at once.

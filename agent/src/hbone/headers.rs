@@ -1,13 +1,21 @@
 //! What a CONNECT request says about the connection it carries.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 
-use crate::flow::FlowId;
+use crate::{
+    flow::FlowId,
+    mesh::{HostPattern, looks_like_address},
+};
 
 /// Joins the flow records of both ends.
 pub const FLOW_ID: HeaderName = HeaderName::from_static("egret-flow-id");
+/// The address that was dialled, where the authority is a name.
+pub const ORIGINAL_DESTINATION: HeaderName = HeaderName::from_static("egret-original-destination");
 /// The sentence behind a refusal.
 pub const REASON: HeaderName = HeaderName::from_static("egret-reason");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -21,8 +29,11 @@ const MAX_REASON: usize = 1024;
 /// The request of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// `:authority`: the original destination.
+    /// `:authority`, or `egret-original-destination`: the original destination. Where a name was dialled it describes, and
+    /// decides nothing but by its port; unspecified where the peer does not say it.
     pub original_destination: SocketAddr,
+    /// `:authority` where it is a name, lower case: the host that the address dialled is synthetic for.
+    pub dialled_host: Option<Arc<str>>,
     /// `egret-flow-id`; foreign peers send none.
     pub flow_id: Option<FlowId>,
     /// W3C `traceparent`, passed on as it is.
@@ -37,8 +48,8 @@ pub enum BadConnect {
     /// Another method.
     #[error("this port serves HBONE only: the method must be CONNECT")]
     Method,
-    /// A name, no port, port 0, or something else that is no destination.
-    #[error("the authority of CONNECT must be an IP address and a port")]
+    /// No port, port 0, or something else that is no destination.
+    #[error("the authority of CONNECT must be an IP address or a host name, and a port")]
     Authority,
 }
 
@@ -48,12 +59,16 @@ impl Connect {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         let mut uri = http::uri::Parts::default();
-        uri.authority = self.original_destination.to_string().parse().ok();
+        let dialled = self.original_destination.to_string();
+        let named =
+            self.dialled_host.as_ref().map(|host| format!("{host}:{}", self.original_destination.port()));
+        uri.authority = named.as_ref().unwrap_or(&dialled).parse().ok();
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         let headers = request.headers_mut();
         let flow_id = self.flow_id.map(|id| id.to_string());
         for (name, value) in [
             (FLOW_ID, flow_id.as_deref()),
+            (ORIGINAL_DESTINATION, named.is_some().then_some(&*dialled)),
             (TRACEPARENT, self.traceparent.as_deref().filter(|v| is_traceparent(v))),
             (BAGGAGE, self.baggage.as_deref().filter(|v| v.len() <= MAX_BAGGAGE)),
         ] {
@@ -70,9 +85,19 @@ impl Connect {
             return Err(BadConnect::Method);
         }
         let authority = request.uri.authority().ok_or(BadConnect::Authority)?;
-        let original_destination = parse_destination(authority.as_str()).ok_or(BadConnect::Authority)?;
+        let (original_destination, dialled_host) =
+            if let Some(address) = parse_destination(authority.as_str()) {
+                (address, None)
+            } else {
+                let (host, port) = parse_host(authority.as_str()).ok_or(BadConnect::Authority)?;
+                let described = single(&request.headers, &ORIGINAL_DESTINATION)
+                    .and_then(parse_destination)
+                    .filter(|address| address.port() == port);
+                (described.unwrap_or((Ipv4Addr::UNSPECIFIED, port).into()), Some(host))
+            };
         Ok(Self {
             original_destination,
+            dialled_host,
             flow_id: single(&request.headers, &FLOW_ID).and_then(|value| value.parse().ok()),
             traceparent: single(&request.headers, &TRACEPARENT)
                 .filter(|value| is_traceparent(value))
@@ -91,6 +116,16 @@ fn parse_destination(authority: &str) -> Option<SocketAddr> {
     let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
     let ip: IpAddr = address.ip().to_canonical();
     (address.port() != 0 && !scoped && !ip.is_unspecified()).then(|| SocketAddr::new(ip, address.port()))
+}
+
+/// `test.com:443`, in lower case and without a trailing dot.
+fn parse_host(authority: &str) -> Option<(Arc<str>, u16)> {
+    let (host, port) = authority.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    match HostPattern::parse(host) {
+        Ok(HostPattern::Exact(host)) if !looks_like_address(&host) => Some((host, port)),
+        _ => None,
+    }
 }
 
 /// A header that occurs once, in visible ASCII.
@@ -142,14 +177,19 @@ mod tests {
 
     #[test]
     fn round_trips_over_a_request() {
-        for destination in ["192.0.2.1:443", "[2001:db8::1]:80"] {
+        for (destination, host, authority) in [
+            ("192.0.2.1:443", None, "192.0.2.1:443"),
+            ("[2001:db8::1]:80", None, "[2001:db8::1]:80"),
+            ("240.240.1.2:5432", Some("db.test"), "db.test:5432"),
+        ] {
             let connect = Connect {
                 original_destination: destination.parse().unwrap(),
+                dialled_host: host.map(Arc::from),
                 flow_id: Some(FlowId::random()),
                 traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
                 baggage: Some("k8s.namespace.name=default".to_owned()),
             };
-            assert_eq!(connect.to_request().uri().to_string(), destination);
+            assert_eq!(connect.to_request().uri().to_string(), authority);
             assert_eq!(parse(&connect), Ok(connect));
         }
     }
@@ -160,12 +200,33 @@ mod tests {
             Connect::from_request(&request(Method::GET, "http://192.0.2.1/")),
             Err(BadConnect::Method)
         );
-        for bad in ["example.com:443", "192.0.2.1:0", "0.0.0.0:80", "[::]:80", "192.0.2.1:99999"] {
+        for bad in [
+            "example.com",
+            "example.com:0",
+            "*.example.com:443",
+            "0177.0.0.1:443",
+            "192.0.2.1:0",
+            "0.0.0.0:80",
+            "[::]:80",
+            "192.0.2.1:99999",
+        ] {
             assert_eq!(
                 Connect::from_request(&request(Method::CONNECT, bad)),
                 Err(BadConnect::Authority),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn a_name_needs_no_address_and_believes_no_other_port() {
+        let mut parts = request(Method::CONNECT, "DB.test.:5432");
+        for described in [None, Some("240.240.1.2:80"), Some("nobody"), Some("0.0.0.0:5432")] {
+            parts.headers.clear();
+            parts.headers.extend(described.map(|text| (ORIGINAL_DESTINATION, text.parse().unwrap())));
+            let connect = Connect::from_request(&parts).unwrap();
+            assert_eq!(connect.dialled_host.as_deref(), Some("db.test"));
+            assert_eq!(connect.original_destination, "0.0.0.0:5432".parse().unwrap(), "{described:?}");
         }
     }
 
@@ -199,6 +260,7 @@ mod tests {
             for ip in [IpAddr::from(ip), IpAddr::from(v6)] {
                 let connect = Connect {
                     original_destination: SocketAddr::new(ip.to_canonical(), port),
+                    dialled_host: None,
                     flow_id: None,
                     traceparent: None,
                     baggage: None,

@@ -125,6 +125,7 @@ impl Mesh {
 fn connect() -> Connect {
     Connect {
         original_destination: "192.0.2.1:443".parse().unwrap(),
+        dialled_host: None,
         flow_id: None,
         traceparent: None,
         baggage: None,

@@ -84,6 +84,12 @@ impl fmt::Display for HostPattern {
     }
 }
 
+/// `2130706433` or `0177.0.0.1` would be taken for addresses by some resolvers, and `[2001:db8::1]` is one.
+pub fn looks_like_address(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || host.starts_with('[')
+}
+
 fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > 253 {
         return Err("it must have 1 to 253 characters");

@@ -46,6 +46,11 @@ impl Service {
         })
     }
 
+    /// What its ServiceEntries list as `addresses`.
+    pub fn addresses(&self) -> impl Iterator<Item = &IpNet> {
+        self.entries.iter().flat_map(|entry| &entry.addresses)
+    }
+
     fn visible(&self, namespaces: &[&str]) -> bool {
         self.entries.iter().any(|entry| entry.export_to.visible(namespaces))
     }
@@ -112,6 +117,11 @@ impl Registry {
                 }
             }
         }
+    }
+
+    /// Every service, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.hosts.values().flatten()
     }
 
     /// The service that registers `host` on `port`, as one of `namespaces` sees it.

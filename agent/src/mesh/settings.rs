@@ -62,6 +62,8 @@ pub struct MeshSettings {
     pub on_agent_down: OnAgentDown,
     /// DNS resolvers that workloads may ask directly; absent: those of the machine (`dns.resolvers`).
     pub resolvers: Option<Vec<SocketAddr>>,
+    /// What workloads ask resolvers is answered by the agent where a ServiceEntry registers the name (`dns.capture`).
+    pub dns_capture: bool,
 }
 
 impl Default for MeshSettings {
@@ -78,6 +80,7 @@ impl Default for MeshSettings {
             bypass: Vec::new(),
             on_agent_down: OnAgentDown::default(),
             resolvers: None,
+            dns_capture: false,
         }
     }
 }

@@ -49,14 +49,14 @@ pub(super) struct Cached {
 
 impl Service {
     /// The upstream for a request of a workload in namespace `client` to `host` (which this service registers).
-    /// `dialled` is the address the workload dialled, for `resolution: NONE`.
+    /// `dialled` is the address the workload dialled, if it dialled one, for `resolution: NONE`.
     pub(crate) fn resolve(
         &self,
         host: &str,
         port: u16,
         subset: Option<&str>,
         client: &str,
-        (dialled, payload): (SocketAddr, Payload),
+        (dialled, payload): (Option<SocketAddr>, Payload),
     ) -> Result<Resolved, Refusal> {
         let mut hit = None;
         for cached in &self.cached {
@@ -79,9 +79,10 @@ impl Service {
             let mut upstream = Upstream::clone(&resolved.upstream);
             // The address is the workload's word. It counts where the entry lists it; otherwise the name decides, or a
             // registered name would open the way to any address.
-            let address = dialled.ip().to_canonical();
-            let listed = self.entry(port).addresses.iter().any(|net| net.contains(&address));
-            upstream.endpoints = if listed {
+            let listed = dialled
+                .map(|dialled| dialled.ip().to_canonical())
+                .filter(|address| self.entry(port).addresses.iter().any(|net| net.contains(address)));
+            upstream.endpoints = if let Some(address) = listed {
                 Endpoints::OriginalDestination(SocketAddr::new(address, placeholder.port()))
             } else if host.starts_with('*') {
                 return Err(no_name(host, &self.entry(port).object));

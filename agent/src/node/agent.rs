@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, RwLock},
+    sync::{Notify, RwLock, Semaphore},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,11 +27,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     cgroup::Hierarchy,
     counters::Counters,
+    dns::{self, Dns},
     guard::Standing,
     life,
     lock::{self, Users},
     locks::{Lock, Locks},
-    presence::{Arrival, Presences},
+    presence::{Arrival, DnsArrival, Examined, Presences},
     workload::Workload,
 };
 use crate::{
@@ -39,7 +41,7 @@ use crate::{
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::Gateway,
-    mesh::{OnAgentDown, SpiffeId},
+    mesh::{OnAgentDown, Snapshot, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -105,6 +107,10 @@ pub struct Agent {
     pub(super) gateway: Gateway,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
+    pub(super) dns: Dns,
+    /// Held while a workload starts and while a configuration is put in force: no workload misses one. Nothing else is locked
+    /// under it by the latter.
+    configuring: Mutex<()>,
     pub(super) run_dir: RunDir,
     pub(super) hierarchy: Hierarchy,
     /// Held while a foreign cgroup is enrolled, so that none is enrolled twice.
@@ -135,8 +141,10 @@ pub(super) struct Enrolled {
     pub(super) workload: Workload,
     /// Locked while programs are attached or detached: a check must not undo a release.
     pub(super) presences: Mutex<Presences>,
-    /// Processes came or went.
+    /// Processes came or went, or the configuration changed.
     pub(super) changed: Notify,
+    /// For DNS queries that take time.
+    pub(super) dns_room: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
     pub(super) locks: Mutex<Locks>,
 }
@@ -147,6 +155,7 @@ impl Enrolled {
             workload,
             presences: Mutex::new(Presences::new()),
             changed: Notify::new(),
+            dns_room: dns::room(),
             stop: CancellationToken::new(),
             locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
         })
@@ -178,6 +187,8 @@ impl Agent {
             gateway,
             flows,
             counters: Counters::default(),
+            dns: Dns::load(run_dir.synthetic()),
+            configuring: Mutex::default(),
             run_dir,
             hierarchy,
             enrolling: Mutex::default(),
@@ -266,6 +277,17 @@ impl Agent {
         workloads
     }
 
+    /// Puts what a configuration says about DNS in force, for workloads that are enrolled with their next check, which is due at
+    /// once. `resolvers` are those that workloads may ask.
+    pub fn configure(&self, snapshot: &Arc<Snapshot>, resolvers: &[SocketAddr]) {
+        let _configuring = self.configuring.lock();
+        if self.dns.configure(snapshot, resolvers) {
+            for enrolled in self.workloads.lock().enrolled.values() {
+                enrolled.changed.notify_one();
+            }
+        }
+    }
+
     /// What stands in the way of bindings, one sentence each.
     pub fn binding_problems(&self) -> Vec<String> {
         self.binding_problems.lock().clone()
@@ -350,11 +372,11 @@ impl Agent {
     pub(super) fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
+        let _configuring = self.configuring.lock();
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let enrolled = Enrolled::new(workload);
         let mut presences = enrolled.presences.lock();
-        let (arrivals, failures) = presences.examine(&enrolled.workload, &enrolled.stop).map_err(fail)?;
-        self.counters.namespaces_not_entered.add(failures);
+        let examined = presences.examine(&enrolled.workload, &enrolled.stop, &self.dns).map_err(fail)?;
         let ports = presences.ports();
         if ports.are_few() {
             self.counters.listener_ports_reduced.increment();
@@ -372,13 +394,21 @@ impl Agent {
             .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
         drop(presences);
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
-        self.serve(&enrolled, arrivals);
+        self.serve(&enrolled, examined);
         self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 
-    /// Serves the listeners in namespaces that the workload has come to.
-    pub(super) fn serve(self: &Arc<Self>, enrolled: &Arc<Enrolled>, arrivals: Vec<Arrival>) {
+    /// Serves the listeners in namespaces that the workload has come to, and new DNS listeners.
+    pub(super) fn serve(self: &Arc<Self>, enrolled: &Arc<Enrolled>, examined: Examined) {
+        let Examined { arrivals, dns, replaced, failures } = examined;
+        self.counters.namespaces_not_entered.add(failures);
+        for DnsArrival { presence, listeners, stop } in dns {
+            dns::serve(self, enrolled, &presence, listeners, &stop);
+        }
+        for stop in replaced {
+            stop.cancel();
+        }
         for Arrival { presence, listeners } in arrivals {
             if let Some(namespace) = presence.namespace.clone() {
                 let (enrolled, stop) = (Arc::clone(enrolled), presence.stop.clone());

@@ -14,7 +14,7 @@ use super::{
     cgroup::{Cgroup, is_gone},
     hop::{Hop, Outcome},
     locks::Lock,
-    presence::{Presence, Presences},
+    presence::{Examined, Presence, Presences},
 };
 use crate::datapath::WorkloadPolicy;
 
@@ -116,16 +116,13 @@ impl Agent {
             }
         };
         let before = self.policy(workload, &presences);
-        let arrivals = match presences.examine(workload, &enrolled.stop) {
-            Ok((arrivals, failures)) => {
-                self.counters.namespaces_not_entered.add(failures);
-                arrivals
-            }
+        let examined = match presences.examine(workload, &enrolled.stop, &self.dns) {
+            Ok(examined) => examined,
             Err(_) if workload.is_gone() => return,
             Err(e) => {
                 self.counters.checks_failed.increment();
                 tracing::error!(workload = %workload.identity, "where its processes are cannot be found: {e}");
-                Vec::new()
+                Examined::default()
             }
         };
         self.check_link(enrolled, &presences, false);
@@ -138,7 +135,7 @@ impl Agent {
             self.counters.checks_failed.increment();
             tracing::error!(workload = %workload.identity, "its policy stays as it was: {e}");
         }
-        self.serve(enrolled, arrivals);
+        self.serve(enrolled, examined);
         if programs && !presences.are_served() {
             self.listen_again(enrolled, &cgroup, &mut presences, "a listener has died");
         }
@@ -229,9 +226,9 @@ impl Agent {
             return;
         }
         let reopened =
-            presences.reopen(&enrolled.stop).map_err(|e| e.to_string()).and_then(|(arrivals, old)| {
+            presences.reopen(&enrolled.stop).map_err(|e| e.to_string()).and_then(|(examined, old)| {
                 let policy = self.policy(workload, presences);
-                self.serve(enrolled, arrivals);
+                self.serve(enrolled, examined);
                 // Should it fail, the next check writes it.
                 let sent = self.capture.set_policy(&cgroup.path_by_descriptor(), &policy);
                 old.iter().for_each(|presence| presence.stop.cancel());

@@ -88,13 +88,22 @@ async fn open_tunnel(
     flow: &FlowHandle,
     original_destination: SocketAddr,
 ) -> Result<Tunnel, Refusal> {
+    let dialled_host = agent.dns.dialled_host(original_destination.ip())?;
+    if dialled_host.is_some() {
+        flow.update(|flow| flow.host.clone_from(&dialled_host));
+    }
     let certificate = agent
         .certificates
         .fetch(&enrolled.workload.identity)
         .await
         .map_err(|e| Refusal::new(Reason::IdentityUnavailable, e.to_string()))?;
-    let connect =
-        Connect { original_destination, flow_id: Some(flow.id()), traceparent: None, baggage: None };
+    let connect = Connect {
+        original_destination,
+        dialled_host,
+        flow_id: Some(flow.id()),
+        traceparent: None,
+        baggage: None,
+    };
     presence.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
         let reason = match &e {
             client::Error::Refused { .. } => Reason::GatewayRefused,

@@ -42,10 +42,17 @@ pub struct Counters {
     pub hops_failed: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
-    /// Attempts to enter a network namespace of a workload, or to read its links, that failed: it is refused there.
+    /// Attempts to enter a network namespace of a workload, to read its links, or to bind DNS listeners anew, that failed:
+    /// it is refused there.
     pub namespaces_not_entered: Counter,
     /// Workloads whose listener got fewer ports than it should have.
     pub listener_ports_reduced: Counter,
+    /// DNS queries answered with what ServiceEntries say.
+    pub dns_answered: Counter,
+    /// DNS queries sent on to the resolver that was asked.
+    pub dns_forwarded: Counter,
+    /// DNS queries that could neither be answered nor forwarded: no resolver there, too many at once, no address left.
+    pub dns_failed: Counter,
 }
 
 impl Counters {
@@ -62,6 +69,9 @@ impl Counters {
             ("checks_failed", self.checks_failed.get()),
             ("namespaces_not_entered", self.namespaces_not_entered.get()),
             ("listener_ports_reduced", self.listener_ports_reduced.get()),
+            ("dns_answered", self.dns_answered.get()),
+            ("dns_forwarded", self.dns_forwarded.get()),
+            ("dns_failed", self.dns_failed.get()),
         ]
     }
 }

@@ -111,7 +111,8 @@ fn block(ip: IpAddr, ports: u8, bases: impl Iterator<Item = u16>) -> io::Result<
     Ok(None)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens without waiting in `accept()`.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

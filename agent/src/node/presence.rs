@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     dial::NamespaceDial,
+    dns::{self, Dns},
     hop::Hop,
     listener::{Listeners, Ports},
     netns::{Namespace, NamespaceId},
@@ -19,7 +20,10 @@ use super::{
     routes::Families,
     workload::Workload,
 };
-use crate::{datapath::WorkloadPolicy, hbone::client::Pool};
+use crate::{
+    datapath::{Numbered, WorkloadPolicy},
+    hbone::client::Pool,
+};
 
 /// How long connections may go on in a namespace without a process of the workload: what a process has sent before it ended is
 /// delivered, but our sockets must not keep the namespace alive.
@@ -42,6 +46,11 @@ pub(super) struct Presence {
     pub(super) stop: CancellationToken,
     /// Ends the connections.
     pub(super) gone: CancellationToken,
+    /// Ends the DNS listeners in use.
+    dns: Mutex<CancellationToken>,
+    /// Its loopback has IPv6.
+    loopback_v6: bool,
+    families: Mutex<Families>,
 }
 
 /// A namespace that was entered: its listeners are to be served.
@@ -49,6 +58,24 @@ pub(super) struct Arrival {
     pub(super) presence: Arc<Presence>,
     /// Each with its port.
     pub(super) listeners: Vec<(TcpListener, u16)>,
+}
+
+/// DNS listeners that were bound: they are to be served until the token is cancelled.
+pub(super) struct DnsArrival {
+    pub(super) presence: Arc<Presence>,
+    pub(super) listeners: dns::Listeners,
+    pub(super) stop: CancellationToken,
+}
+
+/// What [`Presences::examine`] has found and done.
+#[derive(Default)]
+pub(super) struct Examined {
+    pub(super) arrivals: Vec<Arrival>,
+    pub(super) dns: Vec<DnsArrival>,
+    /// Those of DNS listeners that others have replaced: to be cancelled when the policy says so.
+    pub(super) replaced: Vec<CancellationToken>,
+    /// How many namespaces could not be entered or read.
+    pub(super) failures: u64,
 }
 
 /// All of one workload's.
@@ -62,6 +89,7 @@ pub(super) struct Presences {
     families: Families,
     /// Namespaces that could not be entered, and why: said once.
     failed: BTreeMap<NamespaceId, String>,
+    dns: dns::Bound,
 }
 
 impl Presences {
@@ -73,6 +101,7 @@ impl Presences {
             in_agents: false,
             families: Families::default(),
             failed: BTreeMap::new(),
+            dns: dns::Bound::default(),
         }
     }
 
@@ -85,6 +114,7 @@ impl Presences {
             listener_ports: self.ports.count,
             no_route_v4: !self.families.v4,
             no_route_v6: !self.families.v6,
+            dns: self.dns.ports(),
             ..WorkloadPolicy::default()
         }
     }
@@ -101,22 +131,19 @@ impl Presences {
 
     /// Makes new listeners, at other ports, in every namespace the workload is in. The second part of the answer had the old
     /// ones, which are to end when connections go to the new ones. An error changes nothing.
-    pub(super) fn reopen(
-        &mut self,
-        stop: &CancellationToken,
-    ) -> io::Result<(Vec<Arrival>, Vec<Arc<Presence>>)> {
+    pub(super) fn reopen(&mut self, stop: &CancellationToken) -> io::Result<(Examined, Vec<Arc<Presence>>)> {
         let (old, ports) = (std::mem::take(&mut self.entered), std::mem::take(&mut self.ports));
-        let arrivals: io::Result<Vec<_>> = old
+        let mut examined = Examined::default();
+        let entered = old
             .iter()
-            .map(|before| self.enter(before.namespace.clone(), Some(before.as_ref()), stop))
-            .collect();
-        let arrivals = arrivals.and_then(|arrivals| {
+            .try_for_each(|before| self.enter(before.namespace.clone(), Some(before), stop, &mut examined));
+        let entered = entered.and_then(|()| {
             // Loopback is down, and has lost its IPv6 address for now.
             let lost = self.ports.v6 == 0 && ports.v6 != 0;
-            if lost { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(arrivals) }
+            if lost { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
         });
-        match arrivals {
-            Ok(arrivals) => Ok((arrivals, old)),
+        match entered {
+            Ok(()) => Ok((examined, old)),
             Err(e) => {
                 (self.entered, self.ports) = (old, ports);
                 Err(e)
@@ -145,18 +172,19 @@ impl Presences {
         host.into_iter().chain(self.own_namespaces().map(|namespace| namespace.id().to_string())).collect()
     }
 
-    /// Finds where the workload is now: enters namespaces, leaves those without a process of it. Returns the ones entered, and
-    /// how many could not be.
+    /// Finds where the workload is now: enters namespaces, leaves those without a process of it. Makes the DNS listeners in all
+    /// of them what the configuration wants.
     pub(super) fn examine(
         &mut self,
         workload: &Workload,
         stop: &CancellationToken,
-    ) -> io::Result<(Vec<Arrival>, u64)> {
-        let (mut arrivals, mut failures) = (Vec::new(), 0);
+        dns: &Dns,
+    ) -> io::Result<Examined> {
+        let mut examined = Examined::default();
         if self.entered.is_empty() {
             let own = workload.namespace.as_deref().map(Namespace::open).transpose()?;
             self.in_agents = own.is_none();
-            arrivals.push(self.enter(own.map(Arc::new), None, stop)?);
+            self.enter(own.map(Arc::new), None, stop, &mut examined)?;
         }
         if workload.origin.is_foreign() {
             let mut inhabited = processes::namespaces(&workload.cgroup)?;
@@ -167,12 +195,9 @@ impl Presences {
             inhabited.retain(|id, _| !known.contains(id));
             self.failed.retain(|id, _| inhabited.contains_key(id));
             for (id, process) in inhabited {
-                match self.follow(workload, process, id, stop) {
-                    Ok(arrival) => arrivals.extend(arrival),
-                    Err(e) => {
-                        failures += 1;
-                        self.complain(workload, id, &e);
-                    }
+                if let Err(e) = self.follow(workload, process, id, stop, &mut examined) {
+                    examined.failures += 1;
+                    self.complain(workload, id, &e);
                 }
             }
         }
@@ -180,11 +205,16 @@ impl Presences {
             Ok(families) => self.families = families,
             // What was known stays; at first that is "no route", which refuses.
             Err(e) => {
-                failures += 1;
+                examined.failures += 1;
                 tracing::error!(workload = %workload.identity, "the links of its network namespaces cannot be read: {e}");
             }
         }
-        Ok((arrivals, failures))
+        // Last, so that none of what was bound is lost to an error.
+        if let Err(e) = self.renew_dns(dns.resolvers(), stop, &mut examined) {
+            examined.failures += 1;
+            tracing::error!(workload = %workload.identity, "its DNS queries are refused: {e}");
+        }
+        Ok(examined)
     }
 
     /// Leaves all of them: the last process is gone.
@@ -198,23 +228,26 @@ impl Presences {
         process: u32,
         id: NamespaceId,
         stop: &CancellationToken,
-    ) -> io::Result<Option<Arrival>> {
+        examined: &mut Examined,
+    ) -> io::Result<()> {
         if self.entered.len() > MAX_NAMESPACES {
             return Err(io::Error::other(format!("it is in more than {MAX_NAMESPACES} network namespaces")));
         }
-        let Some(namespace) = processes::open(&workload.cgroup, process, id)? else { return Ok(None) };
-        self.enter(Some(Arc::new(namespace)), None, stop).map(Some)
+        let Some(namespace) = processes::open(&workload.cgroup, process, id)? else { return Ok(()) };
+        self.enter(Some(Arc::new(namespace)), None, stop, examined)
     }
 
-    /// `before`: what it had there until now, whose connections and tunnels go on.
+    /// `before`: what it had there until now, whose connections, tunnels and DNS listeners go on.
     fn enter(
         &mut self,
         namespace: Option<Arc<Namespace>>,
-        before: Option<&Presence>,
+        before: Option<&Arc<Presence>>,
         stop: &CancellationToken,
-    ) -> io::Result<Arrival> {
+        examined: &mut Examined,
+    ) -> io::Result<()> {
         let listeners = Listeners::bind(namespace.as_deref(), self.ports)?;
         let ports = listeners.ports()?;
+        let dns = if before.is_some() { None } else { self.dns.enter(namespace.as_deref())? };
         let listeners = listeners.into_all().map(|listener| {
             let port = listener.local_addr()?.port();
             Ok((TcpListener::from_std(listener)?, port))
@@ -232,9 +265,36 @@ impl Presences {
             accepting: Mutex::default(),
             stop: stop.child_token(),
             gone: before.map_or_else(CancellationToken::new, |before| before.gone.clone()),
+            dns: Mutex::new(before.map_or_else(|| stop.child_token(), |before| before.dns.lock().clone())),
+            loopback_v6: ports.v6 != 0,
+            families: Mutex::new(before.map_or_else(Families::default, |before| *before.families.lock())),
         });
+        if let Some(listeners) = dns {
+            let stop = presence.dns.lock().clone();
+            examined.dns.push(DnsArrival { presence: Arc::clone(&presence), listeners, stop });
+        }
         self.entered.push(Arc::clone(&presence));
-        Ok(Arrival { presence, listeners })
+        examined.arrivals.push(Arrival { presence, listeners });
+        Ok(())
+    }
+
+    /// Makes the DNS listeners in the namespaces entered anew, where they are not for these resolvers.
+    fn renew_dns(
+        &mut self,
+        wanted: Option<Arc<Numbered>>,
+        stop: &CancellationToken,
+        examined: &mut Examined,
+    ) -> io::Result<()> {
+        let namespaces: Vec<_> = self.entered.iter().map(|presence| presence.namespace.as_deref()).collect();
+        let Some(listeners) = self.dns.renew(wanted, &namespaces)? else { return Ok(()) };
+        let mut listeners = listeners.into_iter();
+        for presence in &self.entered {
+            let stop = stop.child_token();
+            examined.replaced.push(std::mem::replace(&mut *presence.dns.lock(), stop.clone()));
+            let arrival = |listeners| DnsArrival { presence: Arc::clone(presence), listeners, stop };
+            examined.dns.extend(listeners.next().map(arrival));
+        }
+        Ok(())
     }
 
     fn leave_others(&mut self, inhabited: &BTreeMap<NamespaceId, u32>) {
@@ -250,9 +310,12 @@ impl Presences {
 
     /// A family that none of the namespaces has is "no route".
     fn find_families(&self) -> io::Result<Families> {
-        let mut families = if self.in_agents { Families::of(None)? } else { Families::default() };
-        for namespace in self.own_namespaces() {
-            families = families.or(Families::of(Some(namespace))?);
+        let mut families = Families::default();
+        for presence in self.entered.iter().filter(|presence| self.in_agents || presence.namespace.is_some())
+        {
+            let here = Families::of(presence.namespace.as_deref())?;
+            *presence.families.lock() = here;
+            families = families.or(here);
         }
         Ok(families)
     }
@@ -277,8 +340,15 @@ impl Presence {
         *self.accepting.lock() = tasks;
     }
 
+    /// The address families that the workload can dial from here.
+    pub(super) fn families(&self) -> Families {
+        let Families { v4, v6 } = *self.families.lock();
+        Families { v4, v6: v6 && self.loopback_v6 }
+    }
+
     fn end(&self) {
         self.stop.cancel();
+        self.dns.lock().cancel();
         let gone = self.gone.clone();
         tokio::spawn(async move {
             tokio::time::sleep(LINGER).await;

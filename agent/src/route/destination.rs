@@ -17,6 +17,22 @@ pub(super) fn eyes<'a>(snapshot: &'a Snapshot, connection: &Connection<'a>) -> [
     [&snapshot.settings.gateway.namespace, connection.source.namespace()]
 }
 
+/// The services that what the workload dialled belongs to, with their port.
+pub(super) fn claims<'s>(
+    snapshot: &'s Snapshot,
+    connection: &Connection<'_>,
+) -> Vec<(&'s Arc<Service>, u16)> {
+    let eyes = eyes(snapshot, connection);
+    let dialled = connection.original_destination;
+    match connection.dialled_host {
+        Some(host) => {
+            let service = snapshot.registry.by_host(host, dialled.port(), &eyes);
+            service.map(|service| (service, dialled.port())).into_iter().collect()
+        }
+        None => snapshot.registry.by_address(dialled, &eyes),
+    }
+}
+
 /// Picks one destination by weight.
 pub(super) fn pick<'r>(
     destinations: &'r [WeightedDestination],
@@ -105,20 +121,44 @@ pub(super) fn upstream(
     path: &mut RoutePath,
 ) -> Result<Arc<Upstream>, Refusal> {
     path.service_entry = Some(service.entry(port).object.clone());
-    let bytes = (connection.original_destination, payload);
+    let bytes = (connection.address(), payload);
     let Resolved { upstream, rule } =
         service.resolve(host, port, subset, connection.source.namespace(), bytes)?;
     path.destination_rule = rule;
     Ok(upstream)
 }
 
-/// The ServiceEntry, if any, that declares a port with TLS at the address the workload dialled.
+/// The ServiceEntry, if any, that declares a port with TLS for what the workload dialled.
 fn claimed_for_tls(snapshot: &Snapshot, connection: &Connection<'_>) -> Option<ObjectRef> {
-    let claims = snapshot.registry.by_address(connection.original_destination, &eyes(snapshot, connection));
-    claims.into_iter().find_map(|(service, port)| {
+    claims(snapshot, connection).into_iter().find_map(|(service, port)| {
         let protocol = service.ports.get(&port)?.protocol;
         requires_tls(protocol).then(|| service.entry(port).object.clone())
     })
+}
+
+/// Where a host that is not registered is passed through to: the address dialled. A synthetic one leads nowhere; the host that
+/// it stands for is resolved here, as the workload would have done, if it is registered (on other ports) and is the one meant.
+fn passed_through(
+    connection: &Connection<'_>,
+    host: Option<&str>,
+    registered: Option<&Service>,
+) -> Result<Endpoints, Refusal> {
+    let port = connection.original_destination.port();
+    let Some(dialled) = connection.dialled_host else {
+        return Ok(Endpoints::OriginalDestination(connection.original_destination));
+    };
+    let why = match host {
+        Some(host) if host != dialled => {
+            format!(
+                "the workload dialled the synthetic address of {dialled} for {host}, which no ServiceEntry registers: it has no address to be passed through to; add a ServiceEntry"
+            )
+        }
+        _ if registered.is_some() => return Ok(Endpoints::Dns(vec![(dialled.into(), port)])),
+        _ => format!(
+            "no ServiceEntry visible to the workload registers {dialled} any more, whose synthetic address it dialled: it has to resolve the name again"
+        ),
+    };
+    Err(Refusal::new(Reason::NotRegistered, why))
 }
 
 /// A host that is not registered: passed through, or refused. `registered` is a service that has the host on other ports.
@@ -150,7 +190,7 @@ pub(super) fn unregistered(
             host: host.map_or_else(|| dialled.ip().to_string().into(), Into::into),
             port: dialled.port(),
             protocol: AppProtocol::Detect,
-            endpoints: Endpoints::OriginalDestination(dialled),
+            endpoints: passed_through(connection, host, registered)?,
             tls: TlsMode::Plain,
             load_balancer: LoadBalancer::default(),
             connect_timeout: Duration::from_secs(10),

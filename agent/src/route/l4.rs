@@ -1,4 +1,4 @@
-//! Connections that are not HTTP to the gateway: TLS by server name, anything else by address.
+//! Connections that are not HTTP to the gateway: TLS by server name, anything else by the host or the address dialled.
 
 use std::sync::Arc;
 
@@ -7,7 +7,9 @@ use super::{
     stage::{self, Stage},
 };
 use crate::{
-    mesh::{GatewayName, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload},
+    mesh::{
+        GatewayName, HostPattern, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload,
+    },
     reason::{Reason, Refusal},
 };
 
@@ -19,7 +21,7 @@ pub(super) fn tls(
     path: &mut RoutePath,
 ) -> Result<Action, Refusal> {
     let Some(sni) = sni else {
-        return by_address(snapshot, connection, Payload::Tls, draw, path);
+        return by_destination(snapshot, connection, Payload::Tls, draw, path);
     };
     let name = sni.to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
@@ -50,10 +52,10 @@ pub(super) fn tcp(
     draw: Draw<'_>,
     path: &mut RoutePath,
 ) -> Result<Action, Refusal> {
-    by_address(snapshot, connection, Payload::Clear, draw, path)
+    by_destination(snapshot, connection, Payload::Clear, draw, path)
 }
 
-fn by_address(
+fn by_destination(
     snapshot: &Snapshot,
     connection: &Connection<'_>,
     payload: Payload,
@@ -61,11 +63,19 @@ fn by_address(
     path: &mut RoutePath,
 ) -> Result<Action, Refusal> {
     let eyes = destination::eyes(snapshot, connection);
-    let dialled = connection.original_destination;
-    let claims = snapshot.registry.by_address(dialled, &eyes);
+    let claims = destination::claims(snapshot, connection);
     for (service, port) in &claims {
-        let crate::mesh::HostPattern::Exact(host) = &service.host else { continue };
+        let host = match (connection.dialled_host, &service.host) {
+            (Some(dialled), _) => dialled,
+            (None, HostPattern::Exact(host)) => host,
+            (None, _) => continue,
+        };
         let services: Vec<_> = stage::mesh_services(snapshot, host, eyes[1]).collect();
+        if connection.dialled_host.is_some()
+            && let Some(refusal) = stage::refused(snapshot, host, &services)
+        {
+            return Err(refusal);
+        }
         let stage = Stage { gateway: GatewayName::Mesh, port: *port, namespace: eyes[1] };
         if let Some((service, route)) = find(&services, |s| &s.tcp, &stage, connection, None) {
             return follow(snapshot, connection, (service, route), (None, payload), draw, path);
@@ -75,13 +85,14 @@ fn by_address(
     let fits = |(service, port): &&(&Arc<Service>, u16)| {
         service.ports.get(port).is_some_and(|port| takes(port.protocol))
     };
-    match claims.iter().find(fits).or(claims.first()) {
-        Some((service, port)) => {
-            let host = service.host.to_string();
-            by_registry(service, &host, *port, connection, payload, path)
-        }
-        None => destination::unregistered(snapshot, None, (connection, payload), None).map(forward),
+    let dialled = connection.dialled_host;
+    if let Some((service, port)) = claims.iter().find(fits).or(claims.first()) {
+        let host = dialled.map_or_else(|| service.host.to_string(), str::to_owned);
+        return by_registry(service, &host, *port, connection, payload, path);
     }
+    let elsewhere = dialled.and_then(|host| snapshot.registry.visible(host, &eyes).next());
+    let bytes = (connection, payload);
+    destination::unregistered(snapshot, dialled, bytes, elsewhere.map(|service| &**service)).map(forward)
 }
 
 /// A registered destination without a route. What the port declares must fit what arrived, so that opaque bytes are no way
@@ -132,7 +143,8 @@ fn follow(
     } else {
         &[ServerKind::Tcp][..]
     };
-    let bound = stage::gateways(snapshot, port, sni, kinds)?;
+    // Several hosts may go through one port of the gateway: where one is known, only its routes count.
+    let bound = stage::gateways(snapshot, port, sni.or(connection.dialled_host), kinds)?;
     path.gateway = bound.first().map(|bound| bound.gateway.clone());
     for bound in &bound {
         let stage =

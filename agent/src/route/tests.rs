@@ -1,6 +1,8 @@
 //! What the tutorial and the golden samples do not show: visibility, DestinationRule precedence and TLS, TLS and TCP
 //! connections, weights, effects of two stages.
 
+mod by_name;
+
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
@@ -205,7 +207,11 @@ spec: {hosts: [web.com], addresses: [203.0.113.100], resolution: DNS, ports: [{n
 /// Opaque bytes where `sni` is `-`, else TLS, without a server name where it is empty.
 fn l4(snapshot: &Snapshot, to: &str, sni: &str) -> RouteDecision {
     let source = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
-    let connection = Connection { source: &source, original_destination: to.parse::<SocketAddr>().unwrap() };
+    let connection = Connection {
+        source: &source,
+        original_destination: to.parse::<SocketAddr>().unwrap(),
+        dialled_host: None,
+    };
     match sni {
         "-" => tcp(snapshot, &connection),
         "" => tls(snapshot, &connection, None),
@@ -240,7 +246,8 @@ fn connections_by_server_name_and_by_address() {
         ("203.0.113.100:80", AppProtocol::Http),
         ("198.51.100.1:443", AppProtocol::Detect),
     ] {
-        let connection = Connection { source: &source, original_destination: to.parse().unwrap() };
+        let connection =
+            Connection { source: &source, original_destination: to.parse().unwrap(), dialled_host: None };
         assert_eq!(declared_protocol(&snapshot, &connection), expected, "{to}");
     }
 }

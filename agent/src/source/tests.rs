@@ -42,6 +42,7 @@ pub(crate) struct Sent<'a> {
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: HeaderMap,
+    pub(crate) dialled_host: Option<&'static str>,
 }
 
 impl Default for Sent<'_> {
@@ -54,6 +55,7 @@ impl Default for Sent<'_> {
             path: "/",
             query: None,
             headers: HeaderMap::new(),
+            dialled_host: None,
         }
     }
 }
@@ -73,7 +75,7 @@ impl Sent<'_> {
             query: self.query,
             headers: &self.headers,
         };
-        then(&Connection { source: &source, original_destination }, &request)
+        then(&Connection { source: &source, original_destination, dialled_host: self.dialled_host }, &request)
     }
 
     pub(crate) fn route(&self, snapshot: &Snapshot) -> RouteDecision {
@@ -86,6 +88,7 @@ impl Sent<'_> {
                 source: connection.source,
                 source_address: "10.1.3.5:40000".parse().unwrap(),
                 original_destination: connection.original_destination,
+                dialled_host: None,
                 sni: None,
                 http: Some(http),
             };

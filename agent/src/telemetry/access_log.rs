@@ -67,6 +67,8 @@ pub struct Entry {
     pub upstream_local_address: Option<SocketAddr>,
     /// The address the workload dialled.
     pub downstream_local_address: SocketAddr,
+    /// The host that this address is synthetic for, where DNS is captured.
+    pub dialled_host: Option<Arc<str>>,
     /// The workload's address, as the gateway sees it.
     pub downstream_remote_address: SocketAddr,
     /// Server name of a TLS connection that passes through.
@@ -130,6 +132,7 @@ impl Entry {
             upstream_cluster: None,
             upstream_local_address: None,
             downstream_local_address: original_destination,
+            dialled_host: None,
             downstream_remote_address: source_address,
             requested_server_name: None,
             route_name: None,

@@ -16,6 +16,9 @@
 //! - `forge SOURCE TEXT ADDRESS`, `start-forged SOURCE ADDRESS`: sends a datagram, begins to connect, from an address that is
 //!   not ours.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
+//! - `ask-all TEXT ADDRESS…`, `ask-batch TEXT ADDRESS…`: sends a datagram to each address from one socket that is not connected,
+//!   by `sendto()` and by one `sendmmsg()`; answers with the sources of what comes back. It is of IPv6 if one address is.
+//! - `exchange udp HEX ADDRESS`, `exchange tcp HEX ADDRESS`: sends a DNS message, and answers with the one that comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
 //! - `frame DEVICE BYTES`, `frame-bypass DEVICE BYTES`: sends a frame, in hexadecimal, by a packet socket; the latter past the
 //!   device's queue.
@@ -25,6 +28,7 @@
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
 //! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
+//! - `tell TEXT`: sends it to whom the UDP socket is connected.
 //! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
 //! - `write BYTES`: writes bytes, in hexadecimal: to a TUN device, a packet.
 //! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
@@ -36,12 +40,13 @@ use std::{
     time::Duration,
 };
 
+use egret_tests::hex;
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
     sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
-        setsockopt, socket,
+        AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
+        getpeername, sendmmsg, sendto, setsockopt, socket,
         sockopt::{BindToDevice, ReuseAddr, ReusePort, SocketError},
     },
 };
@@ -126,7 +131,7 @@ fn run(words: &[&str]) -> Outcome {
         }
         ["datagram", address] => {
             let socket = connected(any(parse(address)?), parse(address)?)?;
-            Ok((socket.peer_addr().map_err(errno)?.to_string(), None))
+            Ok((socket.peer_addr().map_err(errno)?.to_string(), Some(socket.into())))
         }
         ["send", text, address] => {
             let address = parse(address)?;
@@ -170,6 +175,36 @@ fn run(words: &[&str]) -> Outcome {
             let (length, _) = receive(&socket, &mut answer)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
         }
+        ["ask-all", text, addresses @ ..] => ask(text, addresses, |socket, text, to| {
+            to.iter().try_for_each(|to| socket.send_to(text, to).map(drop).map_err(errno))
+        }),
+        ["ask-batch", text, addresses @ ..] => ask(text, addresses, |socket, text, to| {
+            let to: Vec<_> = to.iter().map(|to| Some(SockaddrStorage::from(*to))).collect();
+            let text = vec![[io::IoSlice::new(text)]; to.len()];
+            let mut data = MultiHeaders::preallocate(to.len(), None);
+            let sent = sendmmsg(socket.as_raw_fd(), &mut data, &text, &to, [], MsgFlags::empty())?;
+            if sent.count() == to.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+        }),
+        ["exchange", "udp", message, address] => {
+            let address = parse(address)?;
+            let socket = connected(any(address), address)?;
+            socket.send(&hexadecimal(message)?).map_err(errno)?;
+            let mut answer = vec![0; usize::from(u16::MAX)];
+            let (length, _) = receive(&socket, &mut answer)?;
+            Ok((hex::encode(&answer[..length]), None))
+        }
+        ["exchange", "tcp", message, address] => {
+            let message = hexadecimal(message)?;
+            let mut stream = TcpStream::connect(parse(address)?).map_err(errno)?;
+            stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
+            let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
+            stream.write_all(&[&length.to_be_bytes()[..], &message].concat()).map_err(errno)?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).map_err(errno)?;
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).map_err(errno)?;
+            Ok((hex::encode(&answer), None))
+        }
         ["socket", family, kind, protocol] => {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
@@ -193,6 +228,27 @@ fn run(words: &[&str]) -> Outcome {
     }
 }
 
+/// Sends to all from one socket, and answers with the sources of what comes back, in any order of arrival.
+fn ask(
+    text: &str,
+    addresses: &[&str],
+    send: impl Fn(&UdpSocket, &[u8], &[SocketAddr]) -> Result<(), Errno>,
+) -> Outcome {
+    let addresses: Vec<_> = addresses.iter().map(|address| parse(address)).collect::<Result<_, _>>()?;
+    let one_of_v6 = addresses.iter().find(|address| address.is_ipv6());
+    let first = one_of_v6.or(addresses.first()).ok_or(Errno::EINVAL)?;
+    let socket = datagram(any(*first))?;
+    send(&socket, text.as_bytes(), &addresses)?;
+    let mut answers = Vec::new();
+    for _ in &addresses {
+        let mut answer = [0; 64];
+        let (length, source) = receive(&socket, &mut answer)?;
+        answers.push(format!("{} from {source}", String::from_utf8_lossy(&answer[..length])));
+    }
+    answers.sort();
+    Ok((answers.join(", "), None))
+}
+
 /// A command for the last socket that was kept.
 fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
     let copy = socket.try_clone().map_err(errno)?;
@@ -214,6 +270,10 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
             let mut answer = [0; 64];
             let length = stream.read(&mut answer).map_err(errno)?;
             Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), None))
+        }
+        ["tell", text] => {
+            UdpSocket::from(copy).send(text.as_bytes()).map_err(errno)?;
+            done()
         }
         ["answer", text] => {
             let socket = UdpSocket::from(copy);
@@ -337,8 +397,7 @@ fn tun(name: &str) -> Outcome {
 }
 
 fn hexadecimal(text: &str) -> Result<Vec<u8>, Errno> {
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(byte).collect::<Option<_>>().ok_or(Errno::EINVAL)
+    hex::decode(text).ok_or(Errno::EINVAL)
 }
 
 /// Loose source routing by one hop (RFC 791 §3.1), which needs no privilege.

@@ -1,10 +1,8 @@
 //! Frames that a workload makes up: Ethernet, IPv4, UDP and TCP, byte by byte.
 
-use std::{
-    fmt::Write as _,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
+use egret_tests::hex;
 use nix::ifaddrs::getifaddrs;
 
 pub(crate) const IPV4: u16 = 0x0800;
@@ -25,14 +23,7 @@ pub(crate) fn frame(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> St
     let mut bytes = [to, from].concat();
     bytes.extend(kind.to_be_bytes());
     bytes.extend(payload);
-    hexadecimal(&bytes)
-}
-
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
+    hex::encode(&bytes)
 }
 
 /// A datagram of UDP, without a checksum.

@@ -74,7 +74,7 @@ fn a_restarted_agent_takes_over() {
         names
     };
     let before = pinned();
-    assert_eq!(before.len(), 10);
+    assert_eq!(before.len(), 12);
 
     // A new process has new listeners, the same maps, and the same links.
     let successor = Capture::load(&lab.pins).unwrap();
@@ -110,17 +110,17 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     for entry in fs::read_dir(&links).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if ["gress", "create", "send"].iter().any(|new| name.contains(new)) {
+        if ["gress", "create", "send", "recv"].iter().any(|new| name.contains(new)) {
             fs::remove_file(&path).unwrap();
         }
     }
-    for map in ["egret_resolvers", "egret_accepted", "egret_spoken", "egret_calls"] {
+    for map in ["egret_resolvers", "egret_numbered", "egret_accepted", "egret_spoken", "egret_calls"] {
         fs::remove_file(lab.maps().join(map)).unwrap();
     }
     assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(&links).unwrap().count(), 10);
+    assert_eq!(fs::read_dir(&links).unwrap().count(), 12);
 
     assert_eq!(application.run("socket 2 3 6"), errno(Errno::EPERM));
     assert_eq!(application.run("send no 203.0.113.7:443"), errno(Errno::ECONNREFUSED));
@@ -143,7 +143,7 @@ fn links_on_other_maps_are_replaced() {
     fs::remove_dir_all(lab.maps()).unwrap();
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 10);
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 12);
 
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();

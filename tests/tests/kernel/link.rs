@@ -19,7 +19,7 @@ use nix::{
 };
 
 use crate::{
-    frames::{IPV4, Packet, TCP, UDP, datagram, frame, hardware, hexadecimal, tcp, udp},
+    frames::{IPV4, Packet, TCP, UDP, datagram, frame, hardware, tcp, udp},
     lab::{Application, Lab, OUTSIDE_V4, OUTSIDE_V6, WORKLOAD, assert_idle, errno, ip, listen},
     outside::{INSIDE, OUTSIDE, Outside, receive},
 };
@@ -118,7 +118,7 @@ fn nothing_that_nobody_asked_for_comes_out() {
         ip("link set vx0 up");
     });
     ip("route add 192.0.2.128/25 via 198.51.100.2");
-    let from_tun = |text: &str| hexadecimal(&datagram(v4("192.0.2.130", 4000), at, text));
+    let from_tun = |text: &str| egret_tests::hex::encode(&datagram(v4("192.0.2.130", 4000), at, text));
     let overlay = self::server(&format!("{OUTSIDE_V4}:4789"));
 
     let mut application = node.application();

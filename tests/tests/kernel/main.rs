@@ -6,6 +6,7 @@ mod agent_down;
 mod backstop;
 mod born;
 mod capture;
+mod dns;
 mod frames;
 mod guard;
 mod lab;

@@ -23,7 +23,7 @@ use crate::{Rig, marker, namespace, passed_by};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A command that puts itself into the cgroup first.
-fn inside(cgroup: &Path, command: &str) -> Command {
+pub(crate) fn inside(cgroup: &Path, command: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("echo $$ > {}/cgroup.procs && exec {command}", cgroup.display())]);
     shell
@@ -77,7 +77,7 @@ fn captured(cgroup: &Path) -> Result<bool> {
 }
 
 /// `egret enroll`, as workload `default/sleep`: its number.
-fn enroll(world: &World, what: [&str; 2]) -> Result<u64> {
+pub(crate) fn enroll(world: &World, what: [&str; 2]) -> Result<u64> {
     let output = world.egret.verb("enroll").args(what).args(["default/sleep", "-o", "json"]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let workload: Value = serde_json::from_slice(&output.stdout)?;

@@ -7,6 +7,7 @@ mod agent_down;
 mod bad_input;
 mod binding;
 mod credential;
+mod dns;
 mod exec;
 mod foreign;
 mod full;

@@ -96,7 +96,7 @@ async fn what_is_no_connect_is_answered_400() {
     let (mut send, connection) = h2::client::handshake::<_>(tls).await.unwrap();
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let get = Request::get("https://192.0.2.1/").body(()).unwrap();
-    let name = Request::builder().method(Method::CONNECT).uri("example.com:443").body(()).unwrap();
+    let name = Request::builder().method(Method::CONNECT).uri("0177.0.0.1:443").body(()).unwrap();
     let zero = Request::builder().method(Method::CONNECT).uri("192.0.2.1:0").body(()).unwrap();
     for request in [get, name, zero] {
         let what = format!("{request:?}");

@@ -5,6 +5,9 @@ use crate::{
     source::{fields::Fields, scalars},
 };
 
+/// Each captured resolver has a listener of its own in every workload.
+const MAX_CAPTURED_RESOLVERS: usize = agent_common::names::DNS_LISTENERS as usize;
+
 pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
     let mut settings = MeshSettings::default();
     if let Some(domain) = spec.take("trustDomain").and_then(|field| {
@@ -61,6 +64,14 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
         settings.resolvers = dns
             .take("resolvers")
             .map(|list| list.items().iter().filter_map(|item| item.parse(scalars::resolver)).collect());
+        settings.dns_capture = dns.take("capture").and_then(|field| field.flag()).unwrap_or_default();
+        if settings.dns_capture
+            && settings.resolvers.as_ref().is_some_and(|listed| listed.len() > MAX_CAPTURED_RESOLVERS)
+        {
+            dns.of().refuse(format!(
+                "with dns.capture there may be at most {MAX_CAPTURED_RESOLVERS} resolvers: each has a listener in every workload"
+            ));
+        }
         dns.finish();
     }
     spec.finish();
@@ -70,7 +81,7 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
 #[cfg(test)]
 mod tests {
     use crate::{
-        mesh::OnAgentDown,
+        mesh::{OnAgentDown, OutboundTrafficPolicy},
         source::{
             codes,
             tests::{load, snapshot},
@@ -100,6 +111,24 @@ mod tests {
         assert!(load(&mesh("{onAgentDown: bypass}")).report.has_errors());
         let problems = &load(&mesh("{onAgentDown: BYPASS}")).report.problems;
         assert_eq!(problems.iter().map(|p| &*p.code).collect::<Vec<_>>(), [codes::ON_AGENT_DOWN]);
+    }
+
+    #[test]
+    fn dns_is_captured_where_it_says_so() {
+        assert!(snapshot(&mesh("{dns: {capture: true}}")).settings.dns_capture);
+        for off in ["{dns: {capture: false}}", "{dns: {resolvers: []}}", "{}"] {
+            assert!(!snapshot(&mesh(off)).settings.dns_capture, "{off}");
+        }
+        let many: Vec<_> = (0..17).map(|number| format!("192.0.2.{number}")).collect();
+        for bad in [
+            "{dns: {capture: 'maybe'}}",
+            &format!("{{dns: {{capture: true, resolvers: [{}]}}}}", many.join(", ")),
+        ] {
+            let loaded = load(&mesh(bad));
+            assert!(loaded.report.has_errors(), "{bad}");
+            let settings = &loaded.snapshot.settings;
+            assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::RegistryOnly, "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::Meta;
 use crate::{
-    mesh::{Endpoint, EndpointAddress, HostPattern, Resolution, ServiceEntry, ServicePort},
+    mesh::{
+        Endpoint, EndpointAddress, HostPattern, Resolution, ServiceEntry, ServicePort, looks_like_address,
+    },
     route::AppProtocol,
     source::{
         codes,
@@ -143,10 +145,4 @@ fn address(text: &str) -> Result<EndpointAddress, String> {
         Ok(HostPattern::Exact(name)) if !looks_like_address(&name) => Ok(EndpointAddress::Name(name)),
         _ => Err(format!("{text:?} is neither an IP address nor a host name")),
     }
-}
-
-/// `2130706433` or `0177.0.0.1` would be taken for addresses by some resolvers, so they are not names here.
-fn looks_like_address(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x")
 }

@@ -42,7 +42,16 @@ fn send<T>(request: &Value, to: &str, then: impl FnOnce(&Sent<'_>) -> T) -> Opti
         headers.append(name, HeaderValue::from_str(pair[1].as_str()?.trim()).ok()?);
     }
     let (method, authority) = (text("method", "GET"), text("host", "test.com"));
-    Some(then(&Sent { from: &from, to, method: &method, authority: &authority, path, query, headers }))
+    Some(then(&Sent {
+        from: &from,
+        to,
+        method: &method,
+        authority: &authority,
+        path,
+        query,
+        headers,
+        dialled_host: None,
+    }))
 }
 
 fn routed(snapshot: &Snapshot, request: &Value) -> Option<Result<(), String>> {

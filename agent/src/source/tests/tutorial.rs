@@ -88,7 +88,8 @@ fn step_2_ports_declare_their_protocol() {
         ("198.51.100.9:8080", AppProtocol::Detect),
         ("198.51.100.8:80", AppProtocol::Detect),
     ] {
-        let connection = Connection { source: &source, original_destination: to.parse().unwrap() };
+        let connection =
+            Connection { source: &source, original_destination: to.parse().unwrap(), dialled_host: None };
         assert_eq!(declared_protocol(&registered, &connection), expected, "{to}");
     }
 }
@@ -159,8 +160,11 @@ fn explain_tells_the_whole_way() {
     let headers = http::HeaderMap::new();
     let explain = |path: &'static str| {
         let source = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
-        let connection =
-            Connection { source: &source, original_destination: "198.51.100.9:80".parse().unwrap() };
+        let connection = Connection {
+            source: &source,
+            original_destination: "198.51.100.9:80".parse().unwrap(),
+            dialled_host: None,
+        };
         let request = crate::route::HttpRequest {
             method: "GET",
             host: "test.com",
