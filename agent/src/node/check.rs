@@ -231,7 +231,9 @@ impl Agent {
                 self.serve(enrolled, examined);
                 // Should it fail, the next check writes it.
                 let sent = self.capture.set_policy(&cgroup.path_by_descriptor(), &policy);
-                old.iter().for_each(|presence| presence.stop.cancel());
+                for presence in old {
+                    presence.stop.cancel();
+                }
                 sent.map_err(|e| e.to_string())
             });
         match reopened {
