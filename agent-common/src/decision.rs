@@ -105,4 +105,7 @@ decisions! {
     DroppedRaw = 37 "dropped_raw",
     /// Packet out: any other protocol, or not readable; dropped.
     DroppedOther = 38 "dropped_other",
+    /// Packet out: on a TCP connection that is older than the enrolment and may not go on, or began while programs were detached;
+    /// dropped.
+    DroppedOlderConnection = 65 "dropped_older_connection",
 }

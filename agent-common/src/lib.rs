@@ -13,6 +13,7 @@ mod conversation;
 mod decision;
 mod endpoint;
 pub mod names;
+mod older;
 mod original;
 mod policy;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::{
     conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
+    older::{Older, Standing},
     original::{Captured, Original, OriginalKey},
     policy::Policy,
 };
@@ -36,4 +38,6 @@ mod pod {
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Original {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Older {}
 }

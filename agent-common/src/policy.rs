@@ -2,6 +2,7 @@
 
 const NO_ROUTE_V4: u32 = 1;
 const NO_ROUTE_V6: u32 = 1 << 1;
+const DROPS_OLDER: u32 = 1 << 2;
 
 /// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,14 @@ impl Policy {
     /// The same, of a network namespace that has no route for a family.
     #[must_use]
     pub const fn without_route(mut self, v4: bool, v6: bool) -> Self {
-        self.flags = if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self.flags |= if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self
+    }
+
+    /// The same; if `yes`, unmarked connections that user space has not judged do not leave.
+    #[must_use]
+    pub const fn dropping_older(mut self, yes: bool) -> Self {
+        self.flags |= if yes { DROPS_OLDER } else { 0 };
         self
     }
 
@@ -54,5 +62,11 @@ impl Policy {
     #[inline(always)]
     pub const fn no_route(&self, v4: bool) -> bool {
         self.flags & (if v4 { NO_ROUTE_V4 } else { NO_ROUTE_V6 }) != 0
+    }
+
+    /// Unmarked connections that user space has not judged do not leave.
+    #[inline(always)]
+    pub const fn drops_older(&self) -> bool {
+        self.flags & DROPS_OLDER != 0
     }
 }

@@ -6,7 +6,9 @@ use core::mem::{align_of, size_of};
 use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
-use crate::{Captured, Conversation, Decision, Endpoint, Original, OriginalKey, Policy, names};
+use crate::{
+    Captured, Conversation, Decision, Endpoint, Older, Original, OriginalKey, Policy, Standing, names,
+};
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
@@ -16,6 +18,7 @@ fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
     assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
     assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
+    assert_eq!((size_of::<Older>(), align_of::<Older>()), (8, 4));
 }
 
 #[test]
@@ -49,16 +52,27 @@ fn policy_keeps_families_apart() {
     assert_eq!((policy.workload(), policy.listener(true), policy.listener(false)), (7, 1000, 2000));
     assert!(!policy.no_route(true));
     assert!(policy.no_route(false));
+    assert!(!policy.drops_older());
+    assert!(policy.dropping_older(true).drops_older() && policy.dropping_older(true).no_route(false));
 }
 
 #[test]
-fn decisions_have_dense_numbers_and_distinct_names() {
-    for (index, decision) in Decision::ALL.iter().enumerate() {
-        assert_eq!(*decision as usize, index);
+fn a_standing_that_is_not_known_ends_the_connection() {
+    for standing in [Standing::FromOutside, Standing::Kept, Standing::Ended] {
+        assert_eq!(Older::new(7, standing).standing(), standing);
     }
+    // SAFETY: Older is 8 plain bytes.
+    let zeros: Older = unsafe { core::mem::transmute([0_u8; 8]) };
+    assert_eq!(zeros.standing(), Standing::Ended);
+}
+
+#[test]
+fn decisions_have_distinct_numbers_and_names() {
+    let numbers: HashSet<_> = Decision::ALL.iter().map(|decision| *decision as usize).collect();
+    assert_eq!(numbers.len(), Decision::ALL.len());
+    assert!(numbers.iter().all(|number| *number < names::DECISIONS_CAPACITY));
     let names: HashSet<_> = Decision::ALL.iter().map(|decision| decision.name()).collect();
     assert_eq!(names.len(), Decision::ALL.len());
-    assert!(Decision::ALL.len() <= names::DECISIONS_CAPACITY);
 }
 
 #[test]
@@ -78,6 +92,7 @@ fn names_fit_the_kernel() {
         names::ACCEPTED,
         names::SPOKEN,
         names::CALLS,
+        names::OLDER,
         names::SOCK_CREATE,
         names::SENDMSG4,
         names::SENDMSG6,

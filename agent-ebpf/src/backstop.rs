@@ -7,11 +7,11 @@
 #[cfg(test)]
 mod tests;
 
-use agent_common::{Decision, Endpoint, Policy};
+use agent_common::{Decision, Endpoint, Policy, Standing};
 
 use crate::{
     destinations::{Destinations, Heard},
-    header::{ACK, SYN},
+    header::{ACK, RST, SYN},
     numbers::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, LOOPBACK_DEVICE, SOCK_DGRAM, SOCK_RAW,
         SOCK_STREAM,
@@ -60,6 +60,8 @@ pub trait Memory {
     fn captured(&self) -> bool;
     /// It is a connection that came from outside.
     fn accepted(&self) -> bool;
+    /// What user space has found out about it, where no program saw it begin.
+    fn older(&self) -> Option<Standing>;
 }
 
 /// Decides.
@@ -94,7 +96,7 @@ pub fn judge(
         }
     }
     if tcp {
-        return judge_tcp(packet, listens, destinations, memory);
+        return judge_tcp(policy, packet, listens, destinations, memory);
     }
     if socket.kind == SOCK_DGRAM && socket.protocol == IPPROTO_UDP && packet.protocol == IPPROTO_UDP {
         return if destinations.heard(&packet.destination) == Heard::Outside {
@@ -108,6 +110,7 @@ pub fn judge(
 
 #[inline(always)]
 fn judge_tcp(
+    policy: &Policy,
     packet: &Packet,
     listens: bool,
     destinations: &impl Destinations,
@@ -123,7 +126,21 @@ fn judge_tcp(
         return Decision::PassedAnswer;
     }
     // A SYN-ACK to somebody who has not called: a simultaneous open, or the workload called itself in another's name.
-    if opens { Decision::DroppedTcpOpen } else { Decision::PassedOlderConnection }
+    if opens {
+        return Decision::DroppedTcpOpen;
+    }
+    let ends = match memory.older() {
+        Some(Standing::FromOutside) => return Decision::PassedAnswer,
+        Some(Standing::Kept) => false,
+        Some(Standing::Ended) => true,
+        None => policy.drops_older(),
+    };
+    // A reset carries no data, and spares the other side waiting for what will not come.
+    if ends && packet.detail & RST == 0 {
+        Decision::DroppedOlderConnection
+    } else {
+        Decision::PassedOlderConnection
+    }
 }
 
 #[inline(always)]

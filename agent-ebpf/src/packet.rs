@@ -1,9 +1,12 @@
 //! `egress` and `ingress`: reads the packet, asks the backstop, and remembers which UDP peers have spoken. What is decided is
 //! in `backstop`.
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, read_volatile},
+};
 
-use agent_common::{Conversation, Decision, Endpoint};
+use agent_common::{Conversation, Decision, Endpoint, Standing};
 use agent_ebpf::{
     backstop::{Memory, Packet, Socket, judge},
     header::{self, Header},
@@ -63,7 +66,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
         };
         // SAFETY: the kernel's context.
         let reachable = unsafe { Reachable::new(skb.cast()) };
-        judge(policy, &packet, &socket.class(), &reachable, &socket)
+        judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context: skb.cast() })
     };
     maps::count(decision);
     if matches!(verdict(decision), Verdict::Refuse(_)) { DROP } else { PASS }
@@ -206,14 +209,27 @@ impl Full {
     }
 }
 
-impl Memory for Full {
+/// What the maps hold of the socket.
+struct Remembered {
+    socket: Full,
+    /// The kernel's context of the program, which names the same socket.
+    context: *mut c_void,
+}
+
+impl Memory for Remembered {
     #[inline(always)]
     fn captured(&self) -> bool {
-        !self.0.is_null() && CAPTURED.get(self.0).is_some()
+        !self.socket.0.is_null() && CAPTURED.get(self.socket.0).is_some()
     }
 
     #[inline(always)]
     fn accepted(&self) -> bool {
-        !self.0.is_null() && ACCEPTED.get(self.0).is_some()
+        !self.socket.0.is_null() && ACCEPTED.get(self.socket.0).is_some()
+    }
+
+    #[inline(always)]
+    fn older(&self) -> Option<Standing> {
+        // SAFETY: the kernel's context.
+        unsafe { maps::older(self.context) }
     }
 }

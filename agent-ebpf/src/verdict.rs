@@ -62,6 +62,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::DroppedIcmp
         | Decision::DroppedRaw
         | Decision::DroppedOther
+        | Decision::DroppedOlderConnection
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn

@@ -8,6 +8,7 @@ mod bpffs;
 mod bypass;
 mod counters;
 mod loader;
+mod older;
 mod original_destination;
 mod pins;
 pub mod probe;
@@ -20,7 +21,7 @@ mod tests;
 use std::{
     fmt, io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,6 +29,8 @@ use std::{
 use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
+
+pub use agent_common::Standing;
 
 pub use self::bpffs::Bpffs;
 use self::pins::Pins;
@@ -61,6 +64,8 @@ pub struct WorkloadPolicy {
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
+    /// Connections that no program saw begin do not leave, unless [`Capture::judge_older`] says so.
+    pub drops_older: bool,
 }
 
 /// The loaded programs and maps; links and maps are pinned under a directory in bpffs, so that they outlive the process
@@ -73,6 +78,8 @@ pub struct Capture {
     programs: Mutex<Ebpf>,
     policies: OwnedFd,
     originals: OwnedFd,
+    accepted: OwnedFd,
+    older: OwnedFd,
 }
 
 impl fmt::Debug for Capture {
@@ -100,6 +107,8 @@ impl Capture {
         Ok(Self {
             policies: pins.open_map(agent_common::names::POLICY)?,
             originals: pins.open_map(agent_common::names::ORIGINAL)?,
+            accepted: pins.open_map(agent_common::names::ACCEPTED)?,
+            older: pins.open_map(agent_common::names::OLDER)?,
             programs: Mutex::new(programs),
             pins,
         })
@@ -147,6 +156,38 @@ impl Capture {
     /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
         resolvers::set(&self.pins, resolvers)
+    }
+
+    /// What the kernel programs hold to be bypassed now: also what an earlier agent wrote.
+    pub fn bypass(&self) -> Result<Vec<IpNet>, Error> {
+        bypass::read(&self.pins)
+    }
+
+    /// The resolvers that the kernel programs know now: also what an earlier agent wrote.
+    pub fn resolvers(&self) -> Result<Vec<SocketAddr>, Error> {
+        resolvers::read(&self.pins)
+    }
+
+    /// The socket storage of connections that came from outside, for sock_diag(7), which tells for each socket whether it has one.
+    pub fn accepted(&self) -> BorrowedFd<'_> {
+        self.accepted.as_fd()
+    }
+
+    /// Says how the connection of the socket with this cookie, which no program saw begin, is treated from now on.
+    pub fn judge_older(&self, workload: u32, cookie: u64, standing: Standing) -> Result<(), Error> {
+        older::write(&self.older, workload, cookie, standing)
+            .map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+    }
+
+    /// What was said of the socket with this cookie.
+    pub fn older(&self, cookie: u64) -> Result<Option<Standing>, Error> {
+        older::read(&self.older, cookie)
+            .map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+    }
+
+    /// Forgets what was said of a workload's sockets.
+    pub fn forget_older(&self, workload: u32) -> Result<(), Error> {
+        older::forget(&self.pins, workload)
     }
 
     /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).

@@ -6,6 +6,7 @@ mod authorization_policy;
 mod compile;
 mod credential;
 mod destination_rule;
+mod existing_connections;
 mod gateway;
 mod host;
 mod identity;
@@ -28,6 +29,7 @@ pub use authorization_policy::{
 pub use compile::Objects;
 pub use credential::Credential;
 pub use destination_rule::{DestinationRule, Subset, TlsSetting, TrafficPolicy};
+pub use existing_connections::ExistingConnections;
 pub use gateway::{Gateway, Server, ServerHost, ServerKind};
 pub use host::{HostError, HostMap, HostPattern};
 pub use identity::{IdentityError, SpiffeId};

@@ -13,4 +13,5 @@ pub mod netns;
 mod refuse;
 pub mod resolvers;
 mod routes;
+pub mod sockets;
 pub mod workload;

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::{Captured, Conversation, Endpoint, Original, OriginalKey, Policy, names};
+use agent_common::{Captured, Conversation, Endpoint, Older, Original, OriginalKey, Policy, names};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -37,7 +37,7 @@ struct Shape {
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -101,6 +101,14 @@ const SHAPES: [Shape; 9] = [
         value: 1,
         flags: 0,
         capacity: names::CALLS_CAPACITY,
+    },
+    Shape {
+        name: names::OLDER,
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: size_of::<Older>(),
+        flags: 0,
+        capacity: names::OLDER_CAPACITY,
     },
     Shape {
         name: names::DECISIONS,

@@ -7,6 +7,13 @@ use aya::maps::{HashMap, MapData, MapError};
 
 use super::{Error, pins::Pins};
 
+/// The resolvers in the map.
+pub(super) fn read(pins: &Pins) -> Result<Vec<SocketAddr>, Error> {
+    let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);
+    let map: HashMap<MapData, Endpoint, u8> = pins.typed_map(names::RESOLVERS)?.try_into().map_err(fail)?;
+    map.keys().map(|key| key.map(SocketAddr::from).map_err(fail)).collect()
+}
+
 /// Makes the map equal to `resolvers`. New ones are added before old ones go, so that one in both is never missing.
 pub(super) fn set(pins: &Pins, resolvers: &[SocketAddr]) -> Result<(), Error> {
     let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);

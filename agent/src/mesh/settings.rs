@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use ipnet::IpNet;
 
+use super::ExistingConnections;
+
 /// What happens to hosts that no ServiceEntry registers (MeshConfig `outboundTrafficPolicy.mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OutboundTrafficPolicy {
@@ -40,6 +42,8 @@ pub struct MeshSettings {
     pub bypass: Vec<IpNet>,
     /// DNS resolvers that workloads may ask directly; absent: those of the machine (`dns.resolvers`).
     pub resolvers: Option<Vec<SocketAddr>>,
+    /// Connections that are older than the enrolment of their workload.
+    pub existing_connections: ExistingConnections,
 }
 
 impl Default for MeshSettings {
@@ -55,6 +59,7 @@ impl Default for MeshSettings {
             },
             bypass: Vec::new(),
             resolvers: None,
+            existing_connections: ExistingConnections::default(),
         }
     }
 }

@@ -232,6 +232,7 @@ impl Agent {
             listener_v6,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
+            ..WorkloadPolicy::default()
         };
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);

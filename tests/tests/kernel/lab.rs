@@ -83,8 +83,7 @@ impl Lab {
             workload: WORKLOAD,
             listener_v4: port(&self.listener_v4),
             listener_v6: port(&self.listener_v6),
-            no_route_v4: false,
-            no_route_v6: false,
+            ..WorkloadPolicy::default()
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     mesh::{HostPattern, MeshSettings, OutboundTrafficPolicy, SpiffeId},
-    source::{fields::Fields, scalars},
+    source::{fields::Fields, kinds::existing_connections, scalars},
 };
 
 pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
@@ -58,13 +58,23 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
             .map(|list| list.items().iter().filter_map(|item| item.parse(scalars::resolver)).collect());
         dns.finish();
     }
+    if let Some(existing) =
+        spec.take("existingConnections").and_then(|field| existing_connections::read(&field))
+    {
+        settings.existing_connections = existing;
+    }
     spec.finish();
     settings
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::source::tests::{load, snapshot};
+    use std::time::Duration;
+
+    use crate::{
+        mesh::ExistingConnections,
+        source::tests::{load, snapshot},
+    };
 
     fn mesh(spec: &str) -> String {
         format!("apiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {spec}\n")
@@ -78,6 +88,32 @@ mod tests {
         assert_eq!(given.settings.resolvers, Some(expected));
         assert_eq!(snapshot(&mesh("{dns: {resolvers: []}}")).settings.resolvers, Some(Vec::new()));
         assert_eq!(snapshot(&mesh("{}")).settings.resolvers, None);
+    }
+
+    #[test]
+    fn existing_connections() {
+        let given = |spec: &str| snapshot(&mesh(spec)).settings.existing_connections;
+        assert_eq!(given("{}"), ExistingConnections::Report);
+        assert_eq!(given("{existingConnections: {mode: REPORT}}"), ExistingConnections::Report);
+        assert_eq!(given("{existingConnections: {mode: RESET}}"), ExistingConnections::Reset);
+        assert_eq!(
+            given("{existingConnections: {mode: KEEP_UNTIL, keepFor: 10m}}"),
+            ExistingConnections::KeepUntil(Duration::from_mins(10))
+        );
+        for (bad, field) in [
+            ("{mode: KEEP_UNTIL}", "keepFor"),
+            ("{mode: KEEP_UNTIL, keepFor: soon}", "keepFor"),
+            ("{mode: RESET, keepFor: 10m}", "keepFor"),
+            ("{mode: KILL}", "mode"),
+            ("{}", "mode"),
+        ] {
+            let report = load(&mesh(&format!("{{existingConnections: {bad}}}"))).report;
+            let named = format!("spec.existingConnections.{field}");
+            assert!(
+                report.problems.iter().any(|found| found.field.as_deref() == Some(&named)),
+                "{bad}: {report:?}"
+            );
+        }
     }
 
     #[test]
