@@ -185,6 +185,12 @@ impl Capture {
             .map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
     }
 
+    /// The kernel's id of the map in which [`Capture::judge_older`] writes. An agent that finds another one than before has to say
+    /// everything again.
+    pub fn older_map(&self) -> Result<u32, Error> {
+        syscall::map_id(&self.older).map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+    }
+
     /// Forgets what was said of a workload's sockets.
     pub fn forget_older(&self, workload: u32) -> Result<(), Error> {
         older::forget(&self.pins, workload)

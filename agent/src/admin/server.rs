@@ -11,7 +11,7 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Ready};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Ready, WorkloadStatus};
 use crate::{
     flow::FlowTable,
     mesh::{OutboundTrafficPolicy, SpiffeId},
@@ -76,7 +76,11 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
     Json(AgentStatus {
         pid: std::process::id(),
         gateway: agent.gateway().address,
-        workloads: agent.workloads(),
+        workloads: agent
+            .workloads()
+            .into_iter()
+            .map(|(workload, sockets)| WorkloadStatus { workload, sockets })
+            .collect(),
         counters,
     })
 }

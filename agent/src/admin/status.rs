@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{node::workload::Workload, source::report::Report};
+use crate::{
+    node::{sockets::SocketStatus, workload::Workload},
+    source::report::Report,
+};
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -21,9 +24,19 @@ pub struct AgentStatus {
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadStatus>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// An enrolled workload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// What it is.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// What is known of its sockets.
+    pub sockets: SocketStatus,
 }
 
 /// The gateway.

@@ -21,6 +21,7 @@ use crate::{
         agent::{Agent, Parts},
         cgroup::Hierarchy,
         resolvers,
+        sockets::{Direct, SocketSettings},
     },
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
@@ -41,7 +42,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
     });
+    // What an earlier agent permitted may still be open.
+    let former = Direct::new(&capture.bypass()?, &capture.resolvers()?);
     set_direct(&capture, &mesh, &machine_resolvers)?;
+    let sockets = SocketSettings { direct_ever: former, ..SocketSettings::default() }
+        .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
@@ -49,6 +54,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
         cgroup: Hierarchy::find()?.instance(&instance),
+        sockets,
     });
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
@@ -89,6 +95,7 @@ fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine
     if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
         tracing::error!("what may be reached directly stays as it was: {e:#}");
     }
+    agent.set_direct(direct(now, machine_resolvers), now.existing_connections);
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {
@@ -96,6 +103,11 @@ fn apply(agent: &Agent, started_with: &MeshSettings, now: &MeshSettings, machine
             "trust domain and gateway namespace are read at the start only: restart egret to change them"
         );
     }
+}
+
+/// What workloads may reach without the gateway, for whoever looks at their sockets.
+fn direct(mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> Direct {
+    Direct::new(&mesh.bypass, resolvers::choose(mesh, machine_resolvers))
 }
 
 /// What workloads may reach without the gateway.

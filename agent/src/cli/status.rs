@@ -7,8 +7,7 @@ use super::{
     output,
 };
 use crate::{
-    admin::{AgentStatus, GatewayStatus, client},
-    node::workload::Workload,
+    admin::{AgentStatus, GatewayStatus, WorkloadStatus, client},
     source::report::Problem,
 };
 
@@ -16,7 +15,7 @@ use crate::{
 #[derive(Serialize)]
 struct Status {
     config: Option<Config>,
-    workloads: Vec<Workload>,
+    workloads: Vec<WorkloadStatus>,
     agent: Option<AgentStatus>,
     gateway: Option<GatewayStatus>,
 }
@@ -92,12 +91,16 @@ fn human(status: &Status) -> String {
     if status.workloads.is_empty() {
         lines.push("no workloads".to_owned());
     } else {
-        let mut table = output::table(&["ID", "WORKLOAD", "NETWORK", "CGROUP"]);
-        for workload in &status.workloads {
+        let mut table =
+            output::table(&["ID", "WORKLOAD", "NETWORK", "ESCAPED", "OLDER", "FOREIGN", "CGROUP"]);
+        for WorkloadStatus { workload, sockets } in &status.workloads {
             table.add_row([
                 workload.id.to_string(),
                 format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()),
                 if workload.namespace.is_some() { "own" } else { "host" }.to_owned(),
+                sockets.escaped.to_string(),
+                sockets.older.to_string(),
+                sockets.foreign.to_string(),
                 workload.cgroup.display().to_string(),
             ]);
         }

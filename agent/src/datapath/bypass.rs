@@ -83,7 +83,7 @@ mod tests {
     fn ranges_of_both_families_become_prefixes_of_one_trie() {
         let prefix = |text: &str| {
             let ((length, address), family) = entry(text.parse().unwrap());
-            (length, std::net::Ipv6Addr::from(address).to_string(), family)
+            (length, Ipv6Addr::from(address).to_string(), family)
         };
         assert_eq!(prefix("10.1.2.3/8"), (104, "::ffff:10.0.0.0".to_owned(), names::BYPASS_V4));
         assert_eq!(prefix("0.0.0.0/0"), (96, "::ffff:0.0.0.0".to_owned(), names::BYPASS_V4));

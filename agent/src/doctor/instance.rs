@@ -6,9 +6,9 @@ use tokio::time;
 
 use super::Check;
 use crate::{
-    admin::{AgentStatus, Ready, client},
+    admin::{AgentStatus, Ready, WorkloadStatus, client},
     app::run_dir::RunDir,
-    node::workload::Workload,
+    node::{sockets::SocketStatus, workload::Workload},
     source::{directory, report::Severity},
 };
 
@@ -66,12 +66,13 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
 }
 
 /// Which locks hold for which workloads. `egret verify-bypass` is the proof.
-pub(super) fn workloads(enrolled: &[Workload]) -> Check {
+pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
     const NAME: &str = "workloads";
     let shared: BTreeSet<String> = enrolled
         .iter()
+        .map(|status| &status.workload)
         .filter(|workload| workload.namespace.is_none())
-        .map(|workload| format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()))
+        .map(name)
         .collect();
     if shared.is_empty() {
         return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
@@ -84,6 +85,40 @@ pub(super) fn workloads(enrolled: &[Workload]) -> Check {
         ),
         "egret exec --netns, or run them without root",
     )
+}
+
+/// Whether every connection to the outside was captured or permitted.
+pub(super) fn escapes(enrolled: &[WorkloadStatus]) -> Check {
+    const NAME: &str = "escapes";
+    let with = |count: fn(&SocketStatus) -> u64| {
+        let of: Vec<String> = enrolled
+            .iter()
+            .filter(|status| count(&status.sockets) > 0)
+            .map(|status| format!("{} of {}", count(&status.sockets), name(&status.workload)))
+            .collect();
+        (!of.is_empty()).then(|| of.join(", "))
+    };
+    if let Some(escaped) = with(|sockets| sockets.escaped) {
+        return Check::error(
+            NAME,
+            format!(
+                "connections that were open to the outside though neither captured nor permitted: {escaped}"
+            ),
+            "the agent's log names them and their processes; find out who detached programs (`programs_reattached` in egret status)",
+        );
+    }
+    if let Some(foreign) = with(|sockets| sockets.foreign as u64) {
+        return Check::warning(
+            NAME,
+            format!("sockets that were made elsewhere, so that nothing sees what they send: {foreign}"),
+            "the agent's log names them; start the workload's processes as part of it, or set existingConnections to RESET",
+        );
+    }
+    Check::ok(NAME, "none")
+}
+
+fn name(workload: &Workload) -> String {
+    format!("{}/{}", workload.identity.namespace(), workload.identity.service_account())
 }
 
 /// The problems of a directory of YAML files.
@@ -116,8 +151,17 @@ pub(super) fn configuration(path: &Path) -> Check {
 mod tests {
     use std::fs;
 
-    use super::{checks, configuration, workloads};
-    use crate::{app::run_dir::RunDir, doctor::Status, mesh::SpiffeId, node::workload::Workload};
+    use super::{checks, configuration, escapes, workloads};
+    use crate::{
+        admin::WorkloadStatus,
+        app::run_dir::RunDir,
+        doctor::Status,
+        mesh::SpiffeId,
+        node::{
+            sockets::{Existing, SocketStatus},
+            workload::Workload,
+        },
+    };
 
     #[tokio::test]
     async fn an_open_directory_and_a_dead_role_are_errors() {
@@ -135,17 +179,37 @@ mod tests {
         assert_eq!(names.collect::<Vec<_>>(), ["run directory", "role agent"]);
     }
 
-    #[test]
-    fn workloads_of_the_host_network_are_named() {
-        let isolated = Workload {
+    fn isolated() -> WorkloadStatus {
+        let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
             cgroup: "/c".into(),
             cgroup_inode: 1,
             namespace: Some("/n".into()),
+            existing: Existing::default(),
         };
+        WorkloadStatus { workload, sockets: SocketStatus::default() }
+    }
+
+    #[test]
+    fn escapes_are_errors_and_foreign_sockets_warnings() {
+        let checked = |escaped, foreign| {
+            let sockets = SocketStatus { escaped, foreign, ..SocketStatus::default() };
+            escapes(&[isolated(), WorkloadStatus { sockets, ..isolated() }])
+        };
+        assert_eq!(checked(0, 0).status, Status::Ok);
+        assert_eq!(checked(0, 2).status, Status::Warning);
+        let escaped = checked(3, 2);
+        assert_eq!(escaped.status, Status::Error);
+        assert!(escaped.finding.ends_with(": 3 of default/sleep"), "{}", escaped.finding);
+    }
+
+    #[test]
+    fn workloads_of_the_host_network_are_named() {
+        let isolated = isolated();
         assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
-        let shared = Workload { namespace: None, ..isolated.clone() };
+        let mut shared = isolated.clone();
+        shared.workload.namespace = None;
         let check = workloads(&[isolated, shared]);
         assert_eq!(check.status, Status::Warning);
         assert!(check.finding.contains("default/sleep"), "{}", check.finding);

@@ -10,12 +10,15 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Check, Subject};
-use crate::{admin::AgentStatus, node::netns};
+use crate::{
+    admin::{AgentStatus, WorkloadStatus},
+    node::netns,
+};
 
 /// Everything about the network.
 pub(super) fn checks(subject: &Subject, agent: Option<&AgentStatus>) -> Vec<Check> {
     let mut checks = vec![namespaces(), reuse("this namespace", None)];
-    for workload in agent.iter().flat_map(|agent| &agent.workloads) {
+    for WorkloadStatus { workload, .. } in agent.iter().flat_map(|agent| &agent.workloads) {
         if let Some(at) = &workload.namespace {
             checks.push(reuse(&workload.identity.to_string(), Some(at)));
         }

@@ -5,20 +5,31 @@
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    counters::Counters, dial::HostDial, life, listener::Listeners, routes::Families, workload::Workload,
+    counters::Counters,
+    dial::HostDial,
+    life,
+    listener::Listeners,
+    routes::Families,
+    sockets::{Direct, Existing, SocketSettings, SocketStatus},
+    workload::Workload,
 };
 use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::{Gateway, Pool},
-    mesh::SpiffeId,
+    mesh::{ExistingConnections, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -59,6 +70,8 @@ pub struct Parts {
     pub run_dir: RunDir,
     /// The cgroup under which workloads are made.
     pub cgroup: PathBuf,
+    /// What the configuration says of workloads' sockets.
+    pub sockets: SocketSettings,
 }
 
 /// The node agent.
@@ -68,7 +81,8 @@ pub struct Agent {
     pub(super) gateway: Gateway,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
-    run_dir: RunDir,
+    pub(super) socket_settings: watch::Sender<SocketSettings>,
+    pub(super) run_dir: RunDir,
     cgroup: PathBuf,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
@@ -85,6 +99,11 @@ pub(super) struct Enrolled {
     pub(super) workload: Workload,
     pub(super) tunnels: Pool,
     pub(super) stop: CancellationToken,
+    /// What the kernel programs are told of it. Who writes it to the kernel holds the lock.
+    pub(super) policy: Mutex<WorkloadPolicy>,
+    /// Programs of it had been detached and are attached again.
+    pub(super) reattached: Notify,
+    pub(super) sockets: Mutex<SocketStatus>,
 }
 
 /// What [`Agent::enroll`] needs to know.
@@ -101,13 +120,14 @@ pub struct Enrolment {
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, cgroup } = parts;
+        let Parts { capture, certificates, gateway, flows, run_dir, cgroup, sockets } = parts;
         Arc::new(Self {
             capture,
             certificates,
             gateway,
             flows,
             counters: Counters::default(),
+            socket_settings: watch::Sender::new(sockets),
             run_dir,
             cgroup,
             workloads: Mutex::default(),
@@ -123,8 +143,18 @@ impl Agent {
             workloads.last_id += 1;
             workloads.last_id
         };
+        // Nothing runs in it yet.
+        let existing = Existing {
+            nothing_older: true,
+            map: self
+                .capture
+                .older_map()
+                .map_err(|source| Error::Capture { identity: identity.clone(), source })?,
+            ..Existing::new(self.socket_settings.borrow().existing, Timestamp::now())
+        };
         let workload =
-            Workload::create(&self.run_dir, &self.cgroup, id, identity.clone(), own_network).map_err(fail)?;
+            Workload::create(&self.run_dir, &self.cgroup, id, identity.clone(), own_network, existing)
+                .map_err(fail)?;
         // The state file comes before the first program: whatever is attached can be found and undone.
         let started = workload.save(&self.run_dir).map_err(fail).and_then(|()| self.start(workload.clone()));
         if let Err(e) = started {
@@ -166,12 +196,21 @@ impl Agent {
         self.release(&enrolled)
     }
 
-    /// The workloads enrolled, by number.
-    pub fn workloads(&self) -> Vec<Workload> {
-        let mut workloads: Vec<_> =
-            self.workloads.lock().enrolled.values().map(|enrolled| enrolled.workload.clone()).collect();
-        workloads.sort_by_key(|workload| workload.id);
+    /// The workloads enrolled, by number, with what is known of their sockets.
+    pub fn workloads(&self) -> Vec<(Workload, SocketStatus)> {
+        let workloads = self.workloads.lock();
+        let mut workloads: Vec<_> = workloads
+            .enrolled
+            .values()
+            .map(|enrolled| (enrolled.workload.clone(), enrolled.sockets.lock().clone()))
+            .collect();
+        workloads.sort_by_key(|(workload, _)| workload.id);
         workloads
+    }
+
+    /// Takes over what the configuration says of workloads' sockets now.
+    pub fn set_direct(&self, direct: Direct, existing: ExistingConnections) {
+        self.socket_settings.send_modify(|settings| *settings = settings.changed(direct, existing));
     }
 
     /// The flows recorded.
@@ -217,6 +256,7 @@ impl Agent {
     fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
+        let refused = |source| Error::Capture { identity: identity.clone(), source };
         let namespace = workload.namespace.as_deref();
         let listeners = Listeners::bind(namespace).map_err(fail)?;
         let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
@@ -232,25 +272,28 @@ impl Agent {
             listener_v6,
             no_route_v4: !families.v4,
             no_route_v6: !families.v6,
-            ..WorkloadPolicy::default()
+            drops_older: workload
+                .existing
+                .is_strict(Timestamp::now(), self.capture.older_map().map_err(refused)?),
         };
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
         let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
-        self.capture
-            .attach(cgroup.path(), &policy)
-            .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
+        self.capture.attach(cgroup.path(), &policy).map_err(refused)?;
 
         let enrolled = Arc::new(Enrolled {
             workload,
             tunnels: Pool::new(Arc::new(HostDial)),
             stop: CancellationToken::new(),
+            policy: Mutex::new(policy),
+            reattached: Notify::new(),
+            sockets: Mutex::default(),
         });
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         for listener in listeners {
             self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
         }
-        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup, policy));
+        self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 
@@ -259,7 +302,8 @@ impl Agent {
         let undone = workload
             .remove_cgroup()
             .map_err(|e| e.to_string())
-            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()));
+            .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
+            .and_then(|()| self.capture.forget_older(workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

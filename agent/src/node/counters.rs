@@ -36,17 +36,29 @@ pub struct Counters {
     pub programs_reattached: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
+    /// Connections of workloads that were open to the outside though neither captured nor permitted.
+    pub escaped: Counter,
+    /// Connections that were ended because they are older than the enrolment of their workload.
+    pub older_ended: Counter,
+    /// Sockets of workloads' processes that were made elsewhere.
+    pub foreign_sockets: Counter,
+    /// Looks at the sockets of a workload that failed, and connections that could not be ended.
+    pub socket_checks_failed: Counter,
 }
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+    pub fn by_name(&self) -> [(&'static str, u64); 9] {
         [
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
             ("checks_failed", self.checks_failed.get()),
+            ("escaped", self.escaped.get()),
+            ("older_ended", self.older_ended.get()),
+            ("foreign_sockets", self.foreign_sockets.get()),
+            ("socket_checks_failed", self.socket_checks_failed.get()),
         ]
     }
 }

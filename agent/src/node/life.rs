@@ -10,9 +10,9 @@ use super::{
     agent::{Agent, Enrolled},
     cgroup::{Cgroup, is_gone},
     connection,
+    sockets::watch,
     workload::Workload,
 };
-use crate::datapath::WorkloadPolicy;
 
 /// How long a new workload may stay without a process before it is released again: its creator died.
 const ENTER_DEADLINE: Duration = Duration::from_secs(30);
@@ -21,31 +21,38 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps a workload captured until its last process has ended, or it is released otherwise.
-pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup, policy: WorkloadPolicy) {
+pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life =
-        async { tokio::join!(agent.keep_captured(&enrolled, &policy), agent.watch(&enrolled, &cgroup)) };
+    let life = async {
+        tokio::join!(
+            agent.keep_captured(&enrolled),
+            agent.watch(&enrolled, &cgroup),
+            watch::run(Arc::clone(&agent), Arc::clone(&enrolled)),
+        )
+    };
     enrolled.stop.run_until_cancelled(life).await;
 }
 
 impl Agent {
     /// Checks again and again that the workload's programs are attached and its policy is in force, and repairs what is
     /// not: an operator's `bpftool`, or another tool, may take them away under a running workload. Never returns.
-    async fn keep_captured(&self, enrolled: &Enrolled, policy: &WorkloadPolicy) {
+    async fn keep_captured(&self, enrolled: &Enrolled) {
         let mut interval = time::interval_at(time::Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             let Workload { identity, cgroup, .. } = &enrolled.workload;
-            match self.capture.attach(cgroup, policy) {
+            let attached = self.capture.attach(cgroup, &enrolled.policy.lock());
+            match attached {
                 Ok(0) => {}
                 Ok(missing) => {
+                    enrolled.reattached.notify_one();
                     self.counters.programs_reattached.add(missing as u64);
                     tracing::error!(
                         workload = %identity,
                         "{missing} of its programs had been detached by somebody and are attached again; \
-                         connections it made meanwhile may have gone out directly"
+                         connections it made meanwhile may have gone out directly, and are looked for"
                     );
                 }
                 // The end of the workload is the watcher's to see.

@@ -6,12 +6,40 @@
 
 mod diag;
 mod examine;
+mod existing;
+mod foreign;
+mod holders;
 mod judge;
 mod message;
+pub(super) mod watch;
 
 pub use self::{
     diag::{destroy, list},
     examine::{Findings, Subject, examine},
+    existing::{Existing, Treatment},
+    foreign::{Foreign, foreign},
+    holders::Holder,
     judge::{Direct, Rules},
     message::{Protocol, Socket, State},
+    watch::SocketStatus,
 };
+use crate::mesh::ExistingConnections;
+
+/// What the configuration says, for all workloads.
+#[derive(Clone, Debug, Default)]
+pub struct SocketSettings {
+    /// What they may reach directly now.
+    pub direct: Direct,
+    /// What they could reach directly at any time that is known of: connections stay when their permission goes.
+    pub direct_ever: Direct,
+    /// How existing connections of those enrolled from now on are treated.
+    pub existing: ExistingConnections,
+}
+
+impl SocketSettings {
+    /// The same after a change of the configuration.
+    #[must_use]
+    pub fn changed(&self, direct: Direct, existing: ExistingConnections) -> Self {
+        Self { direct_ever: self.direct_ever.clone().and(&direct), direct, existing }
+    }
+}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cgroup::{Cgroup, is_gone},
     netns,
+    sockets::Existing,
 };
 use crate::{app::run_dir::RunDir, mesh::SpiffeId};
 
@@ -27,6 +28,9 @@ pub struct Workload {
     /// Its own network namespace; absent: it shares the agent's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub namespace: Option<PathBuf>,
+    /// How connections are treated that are older than its enrolment.
+    #[serde(default)]
+    pub existing: Existing,
 }
 
 impl Workload {
@@ -37,6 +41,7 @@ impl Workload {
         id: u32,
         identity: SpiffeId,
         own_namespace: bool,
+        existing: Existing,
     ) -> io::Result<Self> {
         let name = format!("{}.{}.{id}", identity.namespace(), identity.service_account());
         let namespace = own_namespace.then(|| run_dir.namespaces().join(&name));
@@ -47,8 +52,14 @@ impl Workload {
             // What this call made goes with it; the error that matters is the cgroup's.
             drop(namespace.as_deref().map(netns::delete));
         })?;
-        let workload =
-            Self { id, identity, cgroup: cgroup.path().to_owned(), cgroup_inode: cgroup.inode(), namespace };
+        let workload = Self {
+            id,
+            identity,
+            cgroup: cgroup.path().to_owned(),
+            cgroup_inode: cgroup.inode(),
+            namespace,
+            existing,
+        };
         Ok(workload)
     }
 

@@ -6,5 +6,7 @@ mod backstop;
 mod capture;
 mod lab;
 mod lifecycle;
+mod mixed;
+mod older;
 mod outside;
 mod refusal;

@@ -35,19 +35,19 @@ pub struct Findings {
     pub older: Vec<Socket>,
     /// Older connections that go on.
     pub kept: usize,
-    /// Connections that go out though neither captured nor permitted.
+    /// Connections that were open to the outside though neither captured nor permitted. They are ended.
     pub escaped: Vec<Socket>,
-    /// Connections that were ended.
-    pub ended: usize,
+    /// Older connections that were ended.
+    pub older_ended: usize,
     /// Why connections were not ended that should have been. They send nothing any more.
     pub not_ended: Vec<io::Error>,
 }
 
 /// Looks.
 pub fn examine(capture: &Capture, subject: &Subject, rules: &Rules<'_>) -> io::Result<Findings> {
-    let cgroups = tree(&subject.cgroup)?;
+    let cgroups = Cgroups::below(&subject.cgroup)?;
     netns::inside(subject.namespace.as_deref(), || {
-        let sockets = diag::list(Protocol::Tcp, &cgroups, Some(capture.accepted()))?;
+        let sockets = diag::list(Protocol::Tcp, &cgroups.ids, Some(capture.accepted()))?;
         let listening = Listening::of(&sockets);
         let mut findings = Findings::default();
         for socket in sockets {
@@ -71,54 +71,56 @@ fn act(
     }
     let standing = capture.older(socket.cookie).map_err(io::Error::other)?;
     let say = |standing| capture.judge_older(workload, socket.cookie, standing).map_err(io::Error::other);
-    // The standing comes first: should the rest fail, nothing more leaves.
-    let mut end = || match say(Standing::Ended).and_then(|()| diag::destroy(&socket)) {
-        Ok(ended) => findings.ended += usize::from(ended),
-        Err(error) => findings.not_ended.push(error),
-    };
-    match judge(&socket, standing, rules, listening) {
-        Verdict::Regular => {}
-        Verdict::FromOutside => say(Standing::FromOutside)?,
-        Verdict::Ended => end(),
-        Verdict::Escaped => {
-            end();
-            findings.escaped.push(socket);
-        }
-        Verdict::Older => {
-            if rules.end_older {
-                end();
-            } else {
-                if standing.is_none() {
-                    say(Standing::Kept)?;
-                }
-                findings.kept += 1;
-            }
+    let verdict = judge(&socket, standing, rules, listening);
+    match verdict {
+        Verdict::Regular => return Ok(()),
+        Verdict::FromOutside => return say(Standing::FromOutside),
+        Verdict::Older if !rules.end_older => {
             if standing.is_none() {
-                findings.older.push(socket);
+                say(Standing::Kept)?;
+            }
+            findings.kept += 1;
+        }
+        // The standing comes first: should the rest fail, nothing more leaves.
+        Verdict::Older | Verdict::Ended | Verdict::Escaped => {
+            match say(Standing::Ended).and_then(|()| diag::destroy(&socket)) {
+                Ok(ended) => findings.older_ended += usize::from(ended && verdict == Verdict::Older),
+                Err(error) => findings.not_ended.push(error),
             }
         }
+    }
+    match verdict {
+        Verdict::Escaped => findings.escaped.push(socket),
+        Verdict::Older if standing.is_none() => findings.older.push(socket),
+        _ => {}
     }
     Ok(())
 }
 
-/// The ids of a cgroup and of those below.
-pub(super) fn tree(cgroup: &Path) -> io::Result<Vec<u64>> {
-    let mut ids = vec![fs::metadata(cgroup)?.ino()];
-    let mut left = vec![cgroup.to_owned()];
-    while let Some(directory) = left.pop() {
-        let entries = match fs::read_dir(&directory) {
-            // One below, which has just gone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != cgroup => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                // It may go while we look, too.
-                ids.extend(entry.metadata().map(|metadata| metadata.ino()).ok());
-                left.push(entry.path());
+/// A cgroup and those below.
+#[derive(Debug, Default)]
+pub(super) struct Cgroups {
+    /// Their ids.
+    pub(super) ids: Vec<u64>,
+    /// Their directories.
+    pub(super) directories: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    pub(super) fn below(top: &Path) -> io::Result<Self> {
+        let mut found = Self { ids: vec![fs::metadata(top)?.ino()], directories: vec![top.to_owned()] };
+        let mut next = 0;
+        while let Some(directory) = found.directories.get(next) {
+            next += 1;
+            // One below may have just gone.
+            let Ok(entries) = fs::read_dir(directory) else { continue };
+            for entry in entries.filter_map(Result::ok) {
+                if let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_dir) {
+                    found.ids.push(metadata.ino());
+                    found.directories.push(entry.path());
+                }
             }
         }
+        Ok(found)
     }
-    Ok(ids)
 }

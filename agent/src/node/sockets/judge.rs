@@ -47,7 +47,7 @@ impl Direct {
         self
     }
 
-    fn permits(&self, destination: SocketAddr) -> bool {
+    pub(super) fn permits(&self, destination: SocketAddr) -> bool {
         self.resolvers.contains(&destination)
             || self.ranges.iter().any(|range| range.contains(&destination.ip()))
     }

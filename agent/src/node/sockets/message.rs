@@ -135,7 +135,7 @@ pub struct Socket {
     /// It has the socket storage that was asked for.
     pub marked: bool,
     pub(super) family: u8,
-    id: [u8; ID],
+    pub(super) id: [u8; ID],
 }
 
 /// Which sockets, and what of them.
@@ -171,6 +171,24 @@ impl Question<'_> {
 const MAX_CONDITIONS: usize = 512;
 
 impl Socket {
+    /// One that no kernel has.
+    #[cfg(test)]
+    pub(super) fn for_test(protocol: Protocol, state: State, local: SocketAddr, remote: SocketAddr) -> Self {
+        let family = if local.is_ipv4() { Family::V4 } else { Family::V6 } as u8;
+        Self {
+            protocol,
+            state,
+            local,
+            remote,
+            inode: 0,
+            cookie: 1,
+            cgroup: 0,
+            marked: false,
+            family,
+            id: [0; ID],
+        }
+    }
+
     /// The message that destroys it, and no other.
     pub(super) fn destroy(&self) -> Vec<u8> {
         message(

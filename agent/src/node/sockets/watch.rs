@@ -1,0 +1,291 @@
+//! Looks at the sockets of one workload for as long as it is enrolled: at once, again and again, and whenever something happened
+//! that may have let a connection out. Counts, logs, and keeps the workload's policy in step with what was found.
+//!
+//! `node::life` starts it. What is found, and what is done about it, is `examine` and `foreign`.
+
+use std::{collections::HashSet, fmt::Write as _, io, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::{task, time};
+
+use super::{
+    examine::{Cgroups, Findings, Subject, examine},
+    existing::{Existing, Treatment},
+    foreign::{Foreign, foreign},
+    holders,
+    judge::Rules,
+    message::Socket,
+};
+use crate::node::{
+    agent::{Agent, Enrolled},
+    workload::Workload,
+};
+
+/// How often it is looked when nothing happens. It costs a walk through the kernel's table of connections.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How many of these pass between two looks at the descriptors of the workload's processes.
+const ROUNDS_PER_WALK: u32 = 6;
+/// Connections that are named in one line of the log.
+const NAMED: usize = 20;
+
+/// What is known of a workload's sockets: part of `egret status`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketStatus {
+    /// How connections are treated that are older than the enrolment; absent: they have not been looked at yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub existing_connections: Option<Treatment>,
+    /// Such connections that are open and may go on.
+    pub older: usize,
+    /// Connections that were open to the outside though neither captured nor permitted. Has to stay 0.
+    pub escaped: u64,
+    /// Sockets of its processes that were made elsewhere, so that nothing of ours sees them.
+    pub foreign: usize,
+}
+
+/// Looks until the workload ends.
+pub(in crate::node) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>) {
+    let mut watch = Watch::new(agent, enrolled);
+    let mut interval = time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut settings = watch.agent.socket_settings.subscribe();
+    loop {
+        let round = tokio::select! {
+            _ = interval.tick() => true,
+            () = watch.enrolled.reattached.notified() => false,
+            () = time::sleep(watch.until_end()) => false,
+            // The sender is the agent's, which is there.
+            _ = settings.changed() => false,
+        };
+        watch.look().await;
+        if round {
+            watch.walk().await;
+        }
+    }
+}
+
+struct Watch {
+    agent: Arc<Agent>,
+    enrolled: Arc<Enrolled>,
+    subject: Subject,
+    existing: Existing,
+    rounds: u32,
+    /// Cookies of foreign sockets that are known.
+    foreign: HashSet<u64>,
+}
+
+impl Watch {
+    fn new(agent: Arc<Agent>, enrolled: Arc<Enrolled>) -> Self {
+        let Workload { id, cgroup, namespace, .. } = &enrolled.workload;
+        let subject = Subject { workload: *id, cgroup: cgroup.clone(), namespace: namespace.clone() };
+        let existing = enrolled.workload.existing;
+        Self { agent, enrolled, subject, existing, rounds: 0, foreign: HashSet::new() }
+    }
+
+    /// How long older connections may go on; a long time where there is no end.
+    fn until_end(&self) -> Duration {
+        const NEVER: Duration = Duration::from_hours(24);
+        match self.existing.treatment {
+            Treatment::KeepUntil { until } if !self.enrolled.policy.lock().drops_older => {
+                Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default().min(NEVER)
+            }
+            _ => NEVER,
+        }
+    }
+
+    /// Looks at the connections.
+    async fn look(&mut self) {
+        let (agent, subject, existing) = (Arc::clone(&self.agent), self.subject.clone(), self.existing);
+        let now = Timestamp::now();
+        let looked = task::spawn_blocking(move || {
+            let map = agent.capture.older_map().map_err(io::Error::other)?;
+            let settings = agent.socket_settings.borrow().clone();
+            let rules = Rules {
+                direct: &settings.direct,
+                direct_ever: &settings.direct_ever,
+                first: existing.map != map,
+                end_older: existing.ends_older(now),
+            };
+            let findings = examine(&agent.capture, &subject, &rules)?;
+            let named = if findings.escaped.is_empty() && findings.older.is_empty() {
+                Named::default()
+            } else {
+                Named::of(&subject, &findings)
+            };
+            Ok((map, findings, named))
+        });
+        let strict = match looked.await.map_err(io::Error::other).flatten() {
+            Ok((map, findings, named)) => {
+                self.tell(&findings, &named);
+                if self.existing.map != map {
+                    self.existing.map = map;
+                    self.save();
+                }
+                self.existing.is_strict(now, map)
+            }
+            Err(error) if !self.subject.cgroup.exists() => {
+                tracing::debug!("the workload has ended: {error}");
+                return;
+            }
+            Err(error) => {
+                self.agent.counters.socket_checks_failed.increment();
+                tracing::error!(
+                    workload = %self.enrolled.workload.identity,
+                    "its sockets cannot be looked at: what is older than its enrolment and what escaped is not known: {error}"
+                );
+                // Without having been looked at, also what came in is older. Where all that is older may go on, it does.
+                self.existing.ends_older(now) || self.enrolled.policy.lock().drops_older
+            }
+        };
+        self.adjust(strict);
+    }
+
+    /// Counts and logs.
+    fn tell(&self, findings: &Findings, named: &Named) {
+        let counters = &self.agent.counters;
+        let identity = &self.enrolled.workload.identity;
+        counters.escaped.add(findings.escaped.len() as u64);
+        counters.older_ended.add(findings.older_ended as u64);
+        {
+            let mut status = self.enrolled.sockets.lock();
+            status.existing_connections = Some(self.existing.treatment);
+            status.older = findings.kept;
+            status.escaped += findings.escaped.len() as u64;
+        }
+        if !findings.escaped.is_empty() {
+            tracing::error!(
+                workload = %identity,
+                "{} escaped: open to the outside, though neither captured nor permitted; ended: {}",
+                findings.escaped.len(), named.escaped
+            );
+        }
+        if !findings.older.is_empty() {
+            let fate = match self.existing.treatment {
+                _ if findings.kept == 0 => "are ended".to_owned(),
+                Treatment::KeepUntil { until } => format!("go on until {until}"),
+                Treatment::Report | Treatment::Reset => "go on".to_owned(),
+            };
+            tracing::warn!(
+                workload = %identity,
+                "{} are older than its enrolment (or than a change of what it may reach directly) and {fate}: {}",
+                findings.older.len(), named.older
+            );
+        }
+        for error in &findings.not_ended {
+            counters.socket_checks_failed.increment();
+            tracing::error!(workload = %identity, "a connection is not ended, though it may not go on: {error}");
+        }
+    }
+
+    /// Looks at the descriptors of its processes, every few rounds.
+    async fn walk(&mut self) {
+        let due = self.rounds.is_multiple_of(ROUNDS_PER_WALK);
+        self.rounds = self.rounds.wrapping_add(1);
+        if !due {
+            return;
+        }
+        let (agent, subject) = (Arc::clone(&self.agent), self.subject.clone());
+        let end = self.existing.treatment == Treatment::Reset;
+        let walked = task::spawn_blocking(move || {
+            let settings = agent.socket_settings.borrow().clone();
+            foreign(&subject, &settings.direct, end)
+        });
+        match walked.await.map_err(io::Error::other).flatten() {
+            Ok(found) => self.tell_foreign(&found),
+            Err(error) if !self.subject.cgroup.exists() => tracing::debug!("the workload has ended: {error}"),
+            Err(error) => {
+                self.agent.counters.socket_checks_failed.increment();
+                tracing::error!(workload = %self.enrolled.workload.identity,
+                    "whether its processes have sockets from elsewhere is not known: {error}");
+            }
+        }
+    }
+
+    fn tell_foreign(&mut self, found: &[Foreign]) {
+        let new: Vec<&Foreign> =
+            found.iter().filter(|foreign| !self.foreign.contains(&foreign.socket.cookie)).collect();
+        self.agent.counters.foreign_sockets.add(new.len() as u64);
+        self.enrolled.sockets.lock().foreign = found.iter().filter(|foreign| !foreign.ended).count();
+        if !new.is_empty() {
+            let named = list(new.iter().map(|foreign| {
+                let ended = if foreign.ended { ", ended" } else { "" };
+                format!("{} of {}{ended}", shown(&foreign.socket), foreign.holder)
+            }));
+            tracing::warn!(
+                workload = %self.enrolled.workload.identity,
+                "{} sockets of its processes were made outside of it, and nothing of it sees what they send: {named}",
+                new.len()
+            );
+        }
+        self.foreign = found.iter().map(|foreign| foreign.socket.cookie).collect();
+    }
+
+    /// Brings the policy in the kernel in step.
+    fn adjust(&self, strict: bool) {
+        let mut policy = self.enrolled.policy.lock();
+        if policy.drops_older == strict {
+            return;
+        }
+        policy.drops_older = strict;
+        if let Err(error) = self.agent.capture.set_policy(&self.subject.cgroup, &policy) {
+            // The next check of the workload's programs writes it.
+            tracing::error!(workload = %self.enrolled.workload.identity, "{error}");
+        }
+    }
+
+    fn save(&self) {
+        let workload = Workload { existing: self.existing, ..self.enrolled.workload.clone() };
+        if let Err(error) = workload.save(&self.agent.run_dir) {
+            tracing::error!(workload = %workload.identity,
+                "the next agent will take what escapes until then for older than the enrolment: {error}");
+        }
+    }
+}
+
+/// Connections, with the processes that have them, as text.
+#[derive(Default)]
+struct Named {
+    escaped: String,
+    older: String,
+}
+
+impl Named {
+    fn of(subject: &Subject, findings: &Findings) -> Self {
+        let directories = Cgroups::below(&subject.cgroup).map(|cgroups| cgroups.directories);
+        let held = holders::sockets(&directories.unwrap_or_default());
+        let name = |sockets: &[Socket]| {
+            list(sockets.iter().map(|socket| match held.get(&socket.inode) {
+                Some(holder) => format!("{} of {holder}", shown(socket)),
+                None => shown(socket),
+            }))
+        };
+        Self { escaped: name(&findings.escaped), older: name(&findings.older) }
+    }
+}
+
+fn shown(socket: &Socket) -> String {
+    format!("{} {} -> {}", socket.protocol.name(), socket.local, socket.remote)
+}
+
+/// Some of them, and how many more there are.
+fn list(named: impl ExactSizeIterator<Item = String>) -> String {
+    let more = named.len().saturating_sub(NAMED);
+    let mut text = named.take(NAMED).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        let _ = write!(text, " and {more} more");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAMED, list};
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(list(["a".to_owned(), "b".to_owned()].into_iter()), "a, b");
+        let long = vec!["x".to_owned(); NAMED + 2];
+        assert!(list(long.into_iter()).ends_with("x and 2 more"));
+    }
+}
