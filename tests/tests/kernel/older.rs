@@ -40,13 +40,13 @@ impl Lab {
 fn server(outside: &Outside, address: &str) -> (TcpListener, String) {
     let address = format!("{address}:0");
     let server = outside.run(move || listen(&address));
-    let at = server.local_addr().unwrap().to_string();
+    let at = server.local_addr().expect("address").to_string();
     (server, at)
 }
 
 /// The far end of a connection: sends back what comes, and says how it ended.
 fn echo(mut stream: TcpStream) -> JoinHandle<std::io::Result<()>> {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     thread::spawn(move || {
         let mut bytes = [0; 64];
         loop {
@@ -82,9 +82,9 @@ impl Served {
     fn start(lab: &Lab, outside: &Outside, address: &str) -> Self {
         let mut application = lab.inside();
         let at = application.run(&format!("keep listener {address}:0"));
-        let at = at.strip_prefix("ok ").unwrap().to_owned();
+        let at = at.strip_prefix("ok ").expect("a listener").to_owned();
         let client = outside.run(move || TcpStream::connect(at)).expect("connected");
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         Self { application, client }
     }
 
@@ -99,7 +99,7 @@ impl Served {
 /// What a destroyed socket says, once, and that its far end was reset.
 fn assert_ended(application: &mut Application, far_end: JoinHandle<std::io::Result<()>>) {
     assert_eq!(application.run("talk hello"), errno(Errno::ECONNABORTED));
-    let end = far_end.join().unwrap().expect_err("reset");
+    let end = far_end.join().expect("no panic").expect_err("reset");
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
 }
 

@@ -81,8 +81,8 @@ mod tests {
         let ends = |policy, at| Existing::new(policy, now).ends_older(at);
         assert!(!ends(ExistingConnections::Report, later));
         assert!(ends(ExistingConnections::Reset, now));
-        assert!(!ends(ExistingConnections::KeepUntil(Duration::from_secs(600)), now));
-        assert!(ends(ExistingConnections::KeepUntil(Duration::from_secs(600)), later));
+        assert!(!ends(ExistingConnections::KeepUntil(Duration::from_mins(10)), now));
+        assert!(ends(ExistingConnections::KeepUntil(Duration::from_mins(10)), later));
         assert!(!ends(ExistingConnections::KeepUntil(Duration::MAX), later));
     }
 
