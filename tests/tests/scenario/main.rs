@@ -10,6 +10,7 @@ mod killed;
 mod names;
 mod nginx;
 mod nothing_left;
+mod older;
 mod plaintext;
 mod repair;
 mod walk;
