@@ -43,3 +43,20 @@ impl SocketSettings {
         Self { direct_ever: self.direct_ever.clone().and(&direct), direct, existing }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Direct, SocketSettings};
+    use crate::mesh::ExistingConnections;
+
+    #[test]
+    fn what_was_permitted_once_is_remembered() {
+        let [former, now] =
+            ["10.0.0.0/8", "172.16.0.0/12"].map(|net| Direct::new(&[net.parse().unwrap()], &[]));
+        let settings = SocketSettings::default()
+            .changed(former.clone(), ExistingConnections::Reset)
+            .changed(now.clone(), ExistingConnections::Report);
+        assert_eq!((settings.direct, settings.existing), (now.clone(), ExistingConnections::Report));
+        assert_eq!(settings.direct_ever, former.and(&now));
+    }
+}

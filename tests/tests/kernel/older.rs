@@ -4,18 +4,22 @@
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use egret::{
     datapath::WorkloadPolicy,
-    node::sockets::{Direct, Findings, Foreign, Protocol, Rules, State, Subject, examine, foreign, list},
+    node::{
+        netns,
+        sockets::{Direct, Findings, Foreign, Protocol, Rules, State, Subject, examine, foreign, list},
+    },
 };
 use nix::errno::Errno;
 
 use crate::{
-    lab::{Application, Lab, WORKLOAD, errno, listen},
+    lab::{Application, Lab, OUTSIDE_V4, WORKLOAD, errno, ip, listen},
     outside::{INSIDE, OUTSIDE, Outside},
 };
 
@@ -199,6 +203,36 @@ fn what_escapes_is_found_once_and_ended() {
         assert_eq!(lab.look(false, false).escaped.len(), 0);
         lab.capture.detach(lab.cgroup.inode().unwrap()).unwrap();
     }
+}
+
+#[test]
+fn a_workload_is_looked_at_in_its_own_network_namespace() {
+    let Some(lab) = Lab::new("a_workload_is_looked_at_in_its_own_network_namespace") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let namespace = directory.path().join("netns");
+    netns::create_isolated(&namespace).unwrap();
+    let server = netns::inside(Some(&namespace), || {
+        ip(&format!("address add {OUTSIDE_V4}/32 dev lo"));
+        Ok(listen(&format!("{OUTSIDE_V4}:0")))
+    })
+    .unwrap();
+    let at = server.local_addr().unwrap().to_string();
+    let mut application = netns::inside(Some(&namespace), || Ok(lab.inside())).unwrap();
+    assert_eq!(application.run(&format!("keep connect {at}")), format!("ok {at}"));
+    let far_end = echo(server.accept().unwrap().0);
+    lab.enrol();
+
+    let nothing = Direct::default();
+    let rules = Rules { direct: &nothing, direct_ever: &nothing, first: false, end_older: false };
+    let look = |namespace: Option<PathBuf>| {
+        let subject = Subject { namespace, ..lab.subject() };
+        examine(&lab.capture, &subject, &rules).unwrap().escaped.len()
+    };
+    assert_eq!(look(None), 0, "it is not here");
+    assert_eq!(look(Some(namespace.clone())), 1);
+    assert_ended(&mut application, far_end);
+    drop((application, server));
+    netns::delete(&namespace).unwrap();
 }
 
 #[test]
