@@ -131,7 +131,7 @@ fn judge_tcp(
     }
     let ends = match memory.older() {
         Some(Standing::FromOutside) => return Decision::PassedAnswer,
-        Some(Standing::Kept) => false,
+        Some(Standing::Kept) => return Decision::PassedKeptConnection,
         Some(Standing::Ended) => true,
         None => policy.drops_older(),
     };

@@ -35,7 +35,8 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PassedAnswer
         | Decision::PassedDatagramAnswer
         | Decision::PassedNeighbour
-        | Decision::PassedOlderConnection => Verdict::Pass,
+        | Decision::PassedOlderConnection
+        | Decision::PassedKeptConnection => Verdict::Pass,
         Decision::Captured | Decision::AlreadyCaptured => Verdict::Rewritten,
         // Clients retry after "connection refused", and the first two pass by themselves: the agent is just starting, or away.
         // Port 0: the kernel sends a SYN there, and hosts answer with a reset. A datagram: as if a host had answered that

@@ -201,6 +201,12 @@ impl Capture {
         counters::read(&self.pins)
     }
 
+    /// How many packets there were, of all workloads, of connections that no program saw begin and that [`Capture::judge_older`] has
+    /// not let go on. When it rises, there is such a connection.
+    pub fn unjudged(&self) -> Result<u64, Error> {
+        counters::unjudged(&self.pins)
+    }
+
     /// Removes original destinations that nobody took for a minute, and returns how many.
     pub fn sweep(&self) -> Result<usize, Error> {
         self.sweep_older_than(original_destination::MAX_AGE)

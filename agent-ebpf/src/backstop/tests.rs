@@ -83,7 +83,7 @@ fn a_connection_that_no_program_saw_begin() {
         (lenient, NOTHING, Decision::PassedOlderConnection),
         (strict, NOTHING, Decision::DroppedOlderConnection),
         (lenient, older(Standing::Ended), Decision::DroppedOlderConnection),
-        (strict, older(Standing::Kept), Decision::PassedOlderConnection),
+        (strict, older(Standing::Kept), Decision::PassedKeptConnection),
         (strict, older(Standing::FromOutside), Decision::PassedAnswer),
         (strict, ACCEPTED, Decision::PassedAnswer),
     ] {

@@ -22,10 +22,12 @@ use crate::node::{
     workload::Workload,
 };
 
-/// How often it is looked when nothing happens. It costs a walk through the kernel's table of connections.
+/// How often it is asked whether there is a reason to look: a look costs a walk through the kernel's table of connections.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How many of these pass between two looks at the descriptors of the workload's processes.
-const ROUNDS_PER_WALK: u32 = 6;
+/// How many of these pass until it is looked without a reason, also at the descriptors of the workload's processes.
+const ROUNDS: u32 = 30;
+/// The same while older connections go on, whose number is shown.
+const ROUNDS_WITH_OLDER: u32 = 6;
 /// Connections that are named in one line of the log.
 const NAMED: usize = 20;
 
@@ -51,16 +53,12 @@ pub(in crate::node) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>) {
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut settings = watch.agent.socket_settings.subscribe();
     loop {
-        let round = tokio::select! {
-            _ = interval.tick() => true,
-            () = watch.enrolled.reattached.notified() => false,
-            () = time::sleep(watch.until_end()) => false,
+        tokio::select! {
+            _ = interval.tick() => watch.round().await,
+            () = watch.enrolled.reattached.notified() => drop(watch.look().await),
+            () = time::sleep(watch.until_end()) => drop(watch.look().await),
             // The sender is the agent's, which is there.
-            _ = settings.changed() => false,
-        };
-        watch.look().await;
-        if round {
-            watch.walk().await;
+            _ = settings.changed() => drop(watch.look().await),
         }
     }
 }
@@ -70,7 +68,15 @@ struct Watch {
     enrolled: Arc<Enrolled>,
     subject: Subject,
     existing: Existing,
+    /// The last look did not fail.
+    looked: bool,
+    /// The next round's number.
     rounds: u32,
+    /// Rounds without a look, whatever the counters say, because the last looks for their sake found nothing: what they count may be
+    /// another workload's, or where nobody looks.
+    pause: u32,
+    /// What [`Capture::unjudged`](crate::datapath::Capture::unjudged) said at the last look.
+    unjudged: u64,
     /// Cookies of foreign sockets that are known.
     foreign: HashSet<u64>,
 }
@@ -80,7 +86,17 @@ impl Watch {
         let Workload { id, cgroup, namespace, .. } = &enrolled.workload;
         let subject = Subject { workload: *id, cgroup: cgroup.clone(), namespace: namespace.clone() };
         let existing = enrolled.workload.existing;
-        Self { agent, enrolled, subject, existing, rounds: 0, foreign: HashSet::new() }
+        Self {
+            agent,
+            enrolled,
+            subject,
+            existing,
+            looked: false,
+            rounds: 0,
+            pause: 0,
+            unjudged: 0,
+            foreign: HashSet::new(),
+        }
     }
 
     /// How long older connections may go on; a long time where there is no end.
@@ -94,8 +110,30 @@ impl Watch {
         }
     }
 
-    /// Looks at the connections.
-    async fn look(&mut self) {
+    /// Looks where there is a reason, or it is time.
+    async fn round(&mut self) {
+        let round = self.rounds;
+        self.rounds = self.rounds.wrapping_add(1);
+        let older = self.enrolled.sockets.lock().older > 0;
+        let due = round.is_multiple_of(if older { ROUNDS_WITH_OLDER } else { ROUNDS });
+        // Where they cannot be read, it is looked.
+        let unjudged = self.agent.capture.unjudged().unwrap_or(u64::MAX);
+        let reason = unjudged != self.unjudged && round.is_multiple_of(self.pause + 1);
+        if due || reason || !self.looked {
+            self.unjudged = unjudged;
+            let found = self.look().await;
+            if reason {
+                self.pause = if found { 0 } else { (self.pause * 2 + 1).min(ROUNDS) };
+            }
+        }
+        // In the second, too: the process of `egret exec` enters a moment after the enrolment.
+        if round == 1 || round.is_multiple_of(ROUNDS) {
+            self.walk().await;
+        }
+    }
+
+    /// Looks at the connections. Whether anything was found that was not known.
+    async fn look(&mut self) -> bool {
         let (agent, subject, existing) = (Arc::clone(&self.agent), self.subject.clone(), self.existing);
         let now = Timestamp::now();
         let looked = task::spawn_blocking(move || {
@@ -115,8 +153,12 @@ impl Watch {
             };
             Ok((map, findings, named))
         });
+        let mut found = false;
+        self.looked = false;
         let strict = match looked.await.map_err(io::Error::other).flatten() {
             Ok((map, findings, named)) => {
+                self.looked = true;
+                found = !findings.older.is_empty() || !findings.escaped.is_empty();
                 self.tell(&findings, &named);
                 if self.existing.map != map {
                     self.existing.map = map;
@@ -126,7 +168,7 @@ impl Watch {
             }
             Err(error) if !self.subject.cgroup.exists() => {
                 tracing::debug!("the workload has ended: {error}");
-                return;
+                return false;
             }
             Err(error) => {
                 self.agent.counters.socket_checks_failed.increment();
@@ -139,6 +181,7 @@ impl Watch {
             }
         };
         self.adjust(strict);
+        found
     }
 
     /// Counts and logs.
@@ -156,7 +199,7 @@ impl Watch {
         if !findings.escaped.is_empty() {
             tracing::error!(
                 workload = %identity,
-                "{} escaped: open to the outside, though neither captured nor permitted; ended: {}",
+                "connections escaped, open to the outside though neither captured nor permitted, and are ended ({}): {}",
                 findings.escaped.len(), named.escaped
             );
         }
@@ -168,7 +211,7 @@ impl Watch {
             };
             tracing::warn!(
                 workload = %identity,
-                "{} are older than its enrolment (or than a change of what it may reach directly) and {fate}: {}",
+                "connections older than its enrolment (or than a change of what it may reach directly) {fate} ({}): {}",
                 findings.older.len(), named.older
             );
         }
@@ -178,13 +221,8 @@ impl Watch {
         }
     }
 
-    /// Looks at the descriptors of its processes, every few rounds.
+    /// Looks at the descriptors of its processes.
     async fn walk(&mut self) {
-        let due = self.rounds.is_multiple_of(ROUNDS_PER_WALK);
-        self.rounds = self.rounds.wrapping_add(1);
-        if !due {
-            return;
-        }
         let (agent, subject) = (Arc::clone(&self.agent), self.subject.clone());
         let end = self.existing.treatment == Treatment::Reset;
         let walked = task::spawn_blocking(move || {
@@ -214,7 +252,7 @@ impl Watch {
             }));
             tracing::warn!(
                 workload = %self.enrolled.workload.identity,
-                "{} sockets of its processes were made outside of it, and nothing of it sees what they send: {named}",
+                "sockets of its processes were made outside of it, so that nothing of ours sees what they send ({}): {named}",
                 new.len()
             );
         }
