@@ -105,6 +105,32 @@ decisions! {
     DroppedRaw = 37 "dropped_raw",
     /// Packet out: any other protocol, or not readable; dropped.
     DroppedOther = 38 "dropped_other",
+    /// Lock on the link, out: TCP to a gateway's address and port.
+    LinkPassedTunnel = 40 "link_passed_tunnel",
+    /// Lock on the link, out: to a bypassed range, or a configured resolver.
+    LinkPassedDirect = 41 "link_passed_direct",
+    /// Lock on the link, out: on a flow that came in by this link.
+    LinkPassedAnswer = 42 "link_passed_answer",
+    /// Lock on the link, out: ARP, neighbour or multicast-listener discovery.
+    LinkPassedNeighbour = 43 "link_passed_neighbour",
+    /// Lock on the link, out: on a TCP connection that the workload had made before the lock was there.
+    LinkPassedOlderConnection = 44 "link_passed_older_connection",
+    /// Lock on the link, out: the link has no entry (yet); dropped.
+    LinkDroppedUnclassified = 45 "link_dropped_unclassified",
+    /// Lock on the link, out: to where it may go, from an address that is not the workload's; dropped.
+    LinkDroppedSource = 46 "link_dropped_source",
+    /// Lock on the link, out: TCP, UDP or ICMP to somewhere not allowed; dropped.
+    LinkDroppedDestination = 47 "link_dropped_destination",
+    /// Lock on the link, out: IP options, extension headers or a fragment; dropped.
+    LinkDroppedHeader = 48 "link_dropped_header",
+    /// Lock on the link, out: not IP, a VLAN tag, another protocol, or not readable; dropped.
+    LinkDroppedOther = 49 "link_dropped_other",
+    /// `connect()` in a child of a guarded cgroup that is not classified yet; refused.
+    GuardRefused = 50 "guard_refused",
+    /// `sendto()` of UDP in such a child; refused.
+    GuardRefusedDatagram = 51 "guard_refused_datagram",
+    /// Packet out, of such a child; dropped.
+    GuardDropped = 52 "guard_dropped",
     /// Packet out: on a TCP connection that is older than the enrolment and may not go on, or began while programs were detached;
     /// dropped.
     DroppedOlderConnection = 65 "dropped_older_connection",

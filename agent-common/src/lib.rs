@@ -12,6 +12,8 @@
 mod conversation;
 mod decision;
 mod endpoint;
+mod flow;
+mod guard;
 pub mod names;
 mod older;
 mod original;
@@ -23,6 +25,8 @@ pub use self::{
     conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
+    flow::{Flow, Heard, LinkSource},
+    guard::Guard,
     older::{Older, Standing},
     original::{Captured, Original, OriginalKey},
     policy::Policy,
@@ -35,9 +39,17 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Policy {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Guard {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Original {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Older {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Heard {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::LinkSource {}
 }

@@ -33,6 +33,26 @@ pub const SPOKEN_OUTSIDE: u8 = 1;
 /// Value in [`SPOKEN`] of a peer that was heard on this machine only, where a workload can forge its address.
 pub const SPOKEN_HERE: u8 = 2;
 
+/// Hash: key, index of the host's device at a workload's link; value, the workload's number (both 4 bytes, host order). A link
+/// without an entry lets nothing out.
+pub const LINKS: &str = "egret_links";
+/// Hash: key, [`crate::LinkSource`]; value, one byte without meaning: the address is the workload's.
+pub const SOURCES: &str = "egret_sources";
+/// Hash: key, [`crate::Endpoint`] of a gateway; value, one byte without meaning.
+pub const GATEWAYS: &str = "egret_gateways";
+/// LRU hash: key, [`crate::Flow`]; value, [`crate::Heard`]: TCP connections into workloads, established.
+pub const FLOWS: &str = "egret_flows";
+/// LRU hash, the same of all that takes no proof from who sends: SYNs, UDP, echo requests, neighbours.
+pub const HEARD: &str = "egret_heard";
+/// Cgroup storage of a guarded parent: key, inode of the cgroup (8 bytes); value, [`crate::Guard`].
+pub const GUARD: &str = "egret_guard";
+/// Hash: key, inode of a cgroup; value, one byte: [`CLASS_ENROLLED`] or [`CLASS_NOT_OURS`].
+pub const CLASSES: &str = "egret_classes";
+/// Value in [`CLASSES`] of a cgroup whose own programs are attached.
+pub const CLASS_ENROLLED: u8 = 1;
+/// Value in [`CLASSES`] of a cgroup that is left alone.
+pub const CLASS_NOT_OURS: u8 = 2;
+
 /// Connections between their SYN and the agent's accept, over all workloads of the node.
 pub const ORIGINAL_CAPACITY: usize = 64 * 1024;
 /// Bypassed ranges.
@@ -43,6 +63,18 @@ pub const RESOLVERS_CAPACITY: usize = 256;
 pub const SPOKEN_CAPACITY: usize = 64 * 1024;
 /// TCP peers that are opening connections to workloads.
 pub const CALLS_CAPACITY: usize = 64 * 1024;
+/// Links with a lock on the node.
+pub const LINKS_CAPACITY: usize = 4096;
+/// Addresses of workloads with a link of their own, over all of the node.
+pub const SOURCES_CAPACITY: usize = 16 * 1024;
+/// Gateways' addresses.
+pub const GATEWAYS_CAPACITY: usize = 1024;
+/// TCP connections into workloads by locked links, over all of the node. The least recently used goes first.
+pub const FLOWS_CAPACITY: usize = 64 * 1024;
+/// The rest of what has been heard by locked links.
+pub const HEARD_CAPACITY: usize = 64 * 1024;
+/// Cgroups that are classified, of one node.
+pub const CLASSES_CAPACITY: usize = 16 * 1024;
 /// Unmarked connections that user space has judged, over all workloads of the node.
 pub const OLDER_CAPACITY: usize = 64 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
@@ -68,3 +100,18 @@ pub const SENDMSG6: &str = "egret_send6";
 pub const EGRESS: &str = "egret_egress";
 /// Packets that arrive.
 pub const INGRESS: &str = "egret_ingress";
+/// Packets from a workload, at the host's side of its link.
+pub const LINK_OUT: &str = "egret_link_out";
+/// Packets to a workload, at the host's side of its link.
+pub const LINK_IN: &str = "egret_link_in";
+
+/// Strict start, on a parent of workloads' cgroups: `connect()` of an IPv4 socket.
+pub const GUARD_CONNECT4: &str = "egret_guard_c4";
+/// The same of an IPv6 socket.
+pub const GUARD_CONNECT6: &str = "egret_guard_c6";
+/// The same for `sendto()` and `sendmsg()` of UDP to an IPv4 address.
+pub const GUARD_SENDMSG4: &str = "egret_guard_s4";
+/// The same to an IPv6 address.
+pub const GUARD_SENDMSG6: &str = "egret_guard_s6";
+/// The same for packets that leave.
+pub const GUARD_EGRESS: &str = "egret_guard_out";

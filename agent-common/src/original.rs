@@ -41,20 +41,31 @@ impl Captured {
     }
 }
 
-/// Names a captured connection as the listener sees it.
+/// Names a captured connection as the listener sees it: by both ends, since one source may have connections to several
+/// of the workload's listener ports at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct OriginalKey {
     /// Host order.
     workload: u32,
-    source: Endpoint,
+    /// Network order.
+    source: [u8; 16],
+    /// Network order.
+    source_port: [u8; 2],
+    /// Network order.
+    listener: [u8; 2],
 }
 
 impl OriginalKey {
-    /// The connection of `workload` that comes from `source`.
+    /// The connection of `workload` that comes from `source` to the listener's port (host order).
     #[inline(always)]
-    pub const fn new(workload: u32, source: Endpoint) -> Self {
-        Self { workload, source }
+    pub const fn new(workload: u32, source: Endpoint, listener: u16) -> Self {
+        Self {
+            workload,
+            source: source.address(),
+            source_port: source.port().to_be_bytes(),
+            listener: listener.to_be_bytes(),
+        }
     }
 }
 

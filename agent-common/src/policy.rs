@@ -16,8 +16,10 @@ pub struct Policy {
     listener_v6: [u8; 2],
     /// Bits, host order.
     flags: u32,
+    /// Consecutive listener ports per family; 0 means 1.
+    ports: u8,
     /// Room for a later version: the size of the value must not change under a link that stays.
-    reserved: [u8; 20],
+    reserved: [u8; 19],
 }
 
 impl Policy {
@@ -28,8 +30,16 @@ impl Policy {
             listener_v4: listener_v4.to_be_bytes(),
             listener_v6: listener_v6.to_be_bytes(),
             flags: 0,
-            reserved: [0; 20],
+            ports: 0,
+            reserved: [0; 19],
         }
+    }
+
+    /// The same, where each family has so many consecutive ports, of which the listener's is the first.
+    #[must_use]
+    pub const fn with_ports(mut self, ports: u8) -> Self {
+        self.ports = ports;
+        self
     }
 
     /// The same, of a network namespace that has no route for a family.
@@ -52,7 +62,13 @@ impl Policy {
         self.workload
     }
 
-    /// Port of the listener for the family, host order; 0 is none.
+    /// How many consecutive ports each family's listener has.
+    #[inline(always)]
+    pub const fn ports(&self) -> u8 {
+        if self.ports == 0 { 1 } else { self.ports }
+    }
+
+    /// First port of the listener for the family, host order; 0 is none.
     #[inline(always)]
     pub const fn listener(&self, v4: bool) -> u16 {
         u16::from_be_bytes(if v4 { self.listener_v4 } else { self.listener_v6 })

@@ -7,17 +7,22 @@ use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
 use crate::{
-    Captured, Conversation, Decision, Endpoint, Older, Original, OriginalKey, Policy, Standing, names,
+    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey,
+    Policy, Standing, names,
 };
 
 #[test]
 fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Endpoint>(), align_of::<Endpoint>()), (20, 1));
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
+    assert_eq!((size_of::<Guard>(), align_of::<Guard>()), (16, 4));
     assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
     assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
     assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
+    assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (48, 4));
+    assert_eq!((size_of::<Heard>(), align_of::<Heard>()), (16, 8));
+    assert_eq!((size_of::<LinkSource>(), align_of::<LinkSource>()), (20, 4));
     assert_eq!((size_of::<Older>(), align_of::<Older>()), (8, 4));
 }
 
@@ -35,6 +40,13 @@ fn a_mapped_address_and_its_ipv4_form_are_one_key() {
     let mapped: SocketAddr = "[::ffff:127.0.0.1]:4242".parse().unwrap();
     assert_eq!(Endpoint::from(plain), Endpoint::from(mapped));
     assert_eq!(SocketAddr::from(Endpoint::from(mapped)), plain);
+}
+
+#[test]
+fn one_source_may_have_a_connection_to_each_listener_port() {
+    let source: Endpoint = "127.0.0.1:4242".parse::<SocketAddr>().unwrap().into();
+    assert_ne!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_001));
+    assert_eq!(OriginalKey::new(7, source, 61_000), OriginalKey::new(7, source, 61_000));
 }
 
 #[test]
@@ -98,6 +110,20 @@ fn names_fit_the_kernel() {
         names::SENDMSG6,
         names::EGRESS,
         names::INGRESS,
+        names::LINKS,
+        names::SOURCES,
+        names::GATEWAYS,
+        names::FLOWS,
+        names::HEARD,
+        names::LINK_OUT,
+        names::LINK_IN,
+        names::GUARD,
+        names::CLASSES,
+        names::GUARD_CONNECT4,
+        names::GUARD_CONNECT6,
+        names::GUARD_SENDMSG4,
+        names::GUARD_SENDMSG6,
+        names::GUARD_EGRESS,
     ] {
         assert!(name.len() <= 15, "{name}");
     }

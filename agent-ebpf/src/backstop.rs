@@ -143,8 +143,9 @@ fn judge_tcp(
     }
 }
 
+/// What is neither TCP nor UDP.
 #[inline(always)]
-fn judge_other(packet: &Packet, socket: &Socket) -> Decision {
+pub(crate) fn judge_other(packet: &Packet, socket: &Socket) -> Decision {
     // The kernel's own sockets for these are raw ones, and belong to the cgroup that made the network namespace.
     let neighbour = packet.plain
         && packet.protocol == IPPROTO_ICMPV6

@@ -6,11 +6,12 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use agent_common::{Captured, Decision, Endpoint};
 use agent_ebpf::{
     classify::{Attempt, classify},
+    spread,
     verdict::{Verdict, verdict},
 };
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::bpf_set_retval,
+    helpers::{bpf_get_prandom_u32, bpf_set_retval},
     programs::SockAddrContext,
 };
 
@@ -20,7 +21,7 @@ const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// Return values of the hook: refuse, or go on.
 const REFUSE: i32 = 0;
-const PASS: i32 = 1;
+pub(crate) const PASS: i32 = 1;
 
 /// `connect()` of an IPv4 socket.
 #[inline(always)]
@@ -30,7 +31,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the kernel's context, at its fixed offsets.
     let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
-    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, &attempt_of);
     if decision == Decision::Captured {
         // SAFETY: both fields may be written by this hook.
         unsafe {
@@ -48,7 +49,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     // SAFETY: as in `v4`.
     let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
-    let (decision, listener) = decide(ctx, &attempt, attempt_of.socket);
+    let (decision, listener) = decide(ctx, &attempt, &attempt_of);
     if decision == Decision::Captured {
         let loopback = match attempt.destination.address_v4() {
             Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
@@ -63,12 +64,14 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     answer(decision)
 }
 
-/// What both hooks read.
-struct Fields {
-    port: u16,
+/// What both hooks read, here and for a guarded parent.
+pub(crate) struct Fields {
+    pub(crate) port: u16,
     kind: u32,
     protocol: u32,
     device: u32,
+    /// The port that the socket is bound to, host order; 0 is none.
+    source_port: u32,
     socket: *mut bpf_sock,
 }
 
@@ -76,7 +79,7 @@ impl Fields {
     /// # Safety
     /// `addr` is the kernel's context.
     #[inline(always)]
-    unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
+    pub(crate) unsafe fn read(addr: *mut bpf_sock_addr) -> Self {
         // SAFETY: the context's fields at their fixed offsets; the socket is never null in these hooks (Linux 5.3).
         unsafe {
             let socket = read_volatile(addr_of!((*addr).__bindgen_anon_1.sk));
@@ -85,13 +88,14 @@ impl Fields {
                 kind: read_volatile(addr_of!((*addr).type_)),
                 protocol: read_volatile(addr_of!((*addr).protocol)),
                 device: read_volatile(addr_of!((*socket).bound_dev_if)),
+                source_port: read_volatile(addr_of!((*socket).src_port)),
                 socket,
             }
         }
     }
 
     #[inline(always)]
-    fn attempt(&self, destination: Endpoint) -> Attempt {
+    pub(crate) fn attempt(&self, destination: Endpoint) -> Attempt {
         Attempt { kind: self.kind, protocol: self.protocol, device: self.device, destination }
     }
 }
@@ -99,14 +103,16 @@ impl Fields {
 /// Decides, and keeps the socket's storage in step: it says "captured" exactly as long as the socket is. Returns the
 /// listener's port with [`Decision::Captured`].
 #[inline(always)]
-fn decide(ctx: &SockAddrContext, attempt: &Attempt, socket: *mut bpf_sock) -> (Decision, u16) {
-    let policy = POLICY.get();
+fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decision, u16) {
+    let (policy, socket) = (POLICY.get(), fields.socket);
     // SAFETY: the kernel's context.
     let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
     let decision = classify(policy, attempt, &reachable);
     match decision {
         Decision::Captured => {
-            let listener = policy.listener(attempt.destination.address_v4().is_some());
+            // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage below has the one in force.
+            let random = unsafe { bpf_get_prandom_u32() };
+            let listener = spread::port(policy, &attempt.destination, fields.source_port, random);
             if CAPTURED.set(socket, Captured::new(attempt.destination, policy.workload(), listener)) {
                 (Decision::Captured, listener)
             } else {

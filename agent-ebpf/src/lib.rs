@@ -10,9 +10,12 @@ pub mod backstop;
 pub mod classify;
 pub mod datagram;
 pub mod destinations;
+pub mod guard;
 pub mod header;
+pub mod link;
 mod numbers;
 pub mod socket_class;
+pub mod spread;
 #[cfg(test)]
 mod testing;
 pub mod verdict;

@@ -1,5 +1,6 @@
 //! Egret's kernel programs: entry points only. Loaded and attached by `agent::datapath`, to the cgroups of enrolled
-//! workloads, never to anything else. Every decision is listed in `agent/ARCHITECTURE.md`, "Capture".
+//! workloads, to the host's side of their links and, for strict start, to a parent of them, never to anything else. Every decision is
+//! listed in `agent/ARCHITECTURE.md`, "Capture".
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -14,9 +15,15 @@
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod link_maps;
+#[cfg(target_arch = "bpf")]
+mod lock;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod parent;
 #[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
@@ -30,11 +37,11 @@ mod sock_ops;
 #[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
 mod hooks {
     use aya_ebpf::{
-        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops},
+        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
     };
 
-    use crate::{connect, packet, peername, sendmsg, sock_create, sock_ops};
+    use crate::{connect, lock, packet, parent, peername, sendmsg, sock_create, sock_ops};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -81,9 +88,44 @@ mod hooks {
         packet::ingress(&ctx)
     }
 
+    #[cgroup_sock_addr(connect4)]
+    fn egret_guard_c4(ctx: SockAddrContext) -> i32 {
+        parent::connect4(&ctx)
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    fn egret_guard_c6(ctx: SockAddrContext) -> i32 {
+        parent::connect6(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    fn egret_guard_s4(ctx: SockAddrContext) -> i32 {
+        parent::sendmsg4(&ctx)
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    fn egret_guard_s6(ctx: SockAddrContext) -> i32 {
+        parent::sendmsg6(&ctx)
+    }
+
+    #[cgroup_skb(egress)]
+    fn egret_guard_out(ctx: SkBuffContext) -> i32 {
+        parent::egress(&ctx)
+    }
+
     #[sock_ops]
     fn egret_sock_ops(ctx: SockOpsContext) -> u32 {
         sock_ops::run(&ctx)
+    }
+
+    #[classifier]
+    fn egret_link_out(ctx: TcContext) -> i32 {
+        lock::out(&ctx)
+    }
+
+    #[classifier]
+    fn egret_link_in(ctx: TcContext) -> i32 {
+        lock::into(&ctx)
     }
 }
 

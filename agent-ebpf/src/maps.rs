@@ -1,11 +1,13 @@
-//! Every map of the kernel programs: key, value, who writes, who reads. Names and sizes are in `agent-common`. All maps
-//! are pinned by user space, and all programs refer to [`POLICY`]: a link may only be updated between programs that use the
-//! same storage map, so that no program is without it.
+//! Every map of the kernel programs on a cgroup: key, value, who writes, who reads. Names and sizes are in `agent-common`.
+//! All maps are pinned by user space, and all these programs refer to [`POLICY`], those of a guarded parent to [`GUARD`]: a link may
+//! only be updated between programs that use the same storage map, so that no program is without it. The exception are the two
+//! programs on a device (`lock`): the kernel has no cgroup storage for them, so that there is no memory to be mixed up. Their maps
+//! are in `link_maps`.
 
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
 use agent_common::{
-    Captured, Conversation, Decision, Endpoint, Older, Original, OriginalKey, Policy, Standing, names,
+    Captured, Conversation, Decision, Endpoint, Guard, Older, Original, OriginalKey, Policy, Standing, names,
 };
 use agent_ebpf::destinations::{Destinations, Heard};
 use aya_ebpf::{
@@ -18,7 +20,18 @@ use aya_ebpf::{
 /// Cgroup storage. Key: inode of the cgroup. Value: the workload's policy, zero until user space has written it. Written
 /// by user space, read by every program.
 #[btf_map(name = "egret_policy")]
-pub(crate) static POLICY: CgroupPolicy = CgroupPolicy::new();
+pub(crate) static POLICY: CgroupStorage<Policy> = CgroupStorage::new();
+
+/// Cgroup storage. Key: inode of a guarded parent. Value: how deep below it cgroups are classified, zero until user space
+/// has written it. Written by user space, read by the programs of the parent. Not [`POLICY`]: a guarded parent may be
+/// enrolled as well.
+#[btf_map(name = "egret_guard")]
+pub(crate) static GUARD: CgroupStorage<Guard> = CgroupStorage::new();
+
+/// Key: inode of a cgroup. Value: what it is; not there: nobody has looked yet. Written by user space, read by the programs
+/// of guarded parents.
+#[btf_map(name = "egret_classes")]
+static CLASSES: HashMap<u64, u8, { names::CLASSES_CAPACITY }> = HashMap::new();
 
 /// Socket storage. Value: where a captured socket wanted to go. Written by connect, read by connect, `sock_ops` and
 /// getpeername; goes with the socket.
@@ -68,6 +81,15 @@ pub(crate) fn count(decision: Decision) {
         // SAFETY: the kernel gave the pointer to this CPU's value, and the program is not preempted by itself.
         unsafe { *counter += 1 };
     }
+}
+
+/// Whether a cgroup is classified, given its ancestors (itself included) by their level.
+#[inline(always)]
+pub(crate) fn classified(guard: &Guard, ancestor: impl Fn(u32) -> u64) -> bool {
+    let [first, second] = [guard.first(), guard.second()];
+    // Whoever is above a level, for example in the parent itself, has 0 for an ancestor there, which is no cgroup's inode.
+    let known = |level| CLASSES.get_ptr(ancestor(level)).is_some();
+    first == 0 || known(first) || (second != 0 && known(second))
 }
 
 /// Remembers that a UDP peer has sent to a socket.
@@ -171,18 +193,18 @@ const BPF_SK_STORAGE_GET_F_CREATE: u64 = 1;
 /// Cgroup storage with the 8-byte key: one value per cgroup for all hooks (Linux 5.9). `aya_ebpf` has only the 16-byte form,
 /// which keeps a value per hook. The fields are what BTF describes the map by.
 #[repr(C)]
-pub(crate) struct CgroupPolicy {
+pub(crate) struct CgroupStorage<T> {
     r#type: *const [i32; BPF_MAP_TYPE_CGROUP_STORAGE],
     key: *const u64,
-    value: *const Policy,
+    value: *const T,
     max_entries: *const [i32; 0],
     map_flags: *const [i32; 0],
 }
 
 // SAFETY: the fields are never read; the symbol's address stands for the map.
-unsafe impl Sync for CgroupPolicy {}
+unsafe impl<T> Sync for CgroupStorage<T> {}
 
-impl CgroupPolicy {
+impl<T> CgroupStorage<T> {
     const fn new() -> Self {
         Self {
             r#type: ptr::null(),
@@ -193,12 +215,12 @@ impl CgroupPolicy {
         }
     }
 
-    /// The policy of the cgroup that the running program is attached to.
+    /// The value of the cgroup that the running program is attached to.
     #[inline(always)]
-    pub(crate) fn get(&self) -> &Policy {
+    pub(crate) fn get(&self) -> &T {
         let map: *mut c_void = ptr::from_ref(self).cast_mut().cast();
         // SAFETY: the helper never returns null, and the value lives as long as the program runs.
-        unsafe { &*bpf_get_local_storage(map, 0).cast::<Policy>() }
+        unsafe { &*bpf_get_local_storage(map, 0).cast::<T>() }
     }
 }
 

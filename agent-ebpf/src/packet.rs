@@ -21,8 +21,8 @@ use aya_ebpf::{
 use crate::maps::{self, ACCEPTED, CAPTURED, POLICY, Reachable};
 
 /// Return values of the hooks.
-const DROP: i32 = 0;
-const PASS: i32 = 1;
+pub(crate) const DROP: i32 = 0;
+pub(crate) const PASS: i32 = 1;
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -30,7 +30,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// Index of the loopback device; 0 is none.
-const LOOPBACK_DEVICE: u32 = 1;
+pub(crate) const LOOPBACK_DEVICE: u32 = 1;
 /// `pkt_type` of a packet that the machine sends to itself as well.
 const PACKET_LOOPBACK: u32 = 5;
 /// Where TCP's flags are in its header.
@@ -39,37 +39,61 @@ const TCP_FLAGS: usize = 13;
 /// A packet leaves.
 #[inline(always)]
 pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
-    let skb = ctx.skb.skb;
-    // SAFETY: the kernel's context, at its fixed offsets; all fields are read before any is used.
-    let (protocol, device, socket) = unsafe {
-        (
-            read_volatile(addr_of!((*skb).protocol)),
-            read_volatile(addr_of!((*skb).ifindex)),
-            read_volatile(addr_of!((*skb).__bindgen_anon_2.sk)),
-        )
-    };
+    let Fields { protocol, device, socket } = Fields::read(ctx);
     let policy = POLICY.get();
-    let socket = Full::of(socket);
-    let header = header(ctx, protocol);
-    let next = Next::of(ctx, &header);
-    let decision = if header.length == 0 || next.cut {
-        Decision::DroppedOther
-    } else {
-        let packet = Packet {
-            device,
-            destination: Endpoint::v6(header.destination, next.destination),
-            protocol: u32::from(header.protocol),
-            hops: header.hops,
-            plain: header.plain,
-            detail: next.detail,
-            listener_discovery: next.listener_discovery,
-        };
-        // SAFETY: the kernel's context.
-        let reachable = unsafe { Reachable::new(skb.cast()) };
-        judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context: skb.cast() })
+    let decision = match packet(ctx, protocol, device) {
+        None => Decision::DroppedOther,
+        Some(packet) => {
+            let context = ctx.skb.skb.cast();
+            // SAFETY: the kernel's context.
+            let reachable = unsafe { Reachable::new(context) };
+            judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context })
+        }
     };
     maps::count(decision);
     if matches!(verdict(decision), Verdict::Refuse(_)) { DROP } else { PASS }
+}
+
+/// What is read of a packet that leaves, here and for a guarded parent.
+pub(crate) struct Fields {
+    pub(crate) protocol: u32,
+    pub(crate) device: u32,
+    pub(crate) socket: Full,
+}
+
+impl Fields {
+    #[inline(always)]
+    pub(crate) fn read(ctx: &SkBuffContext) -> Self {
+        let skb = ctx.skb.skb;
+        // SAFETY: the kernel's context, at its fixed offsets; all fields are read before any is used.
+        let (protocol, device, socket) = unsafe {
+            (
+                read_volatile(addr_of!((*skb).protocol)),
+                read_volatile(addr_of!((*skb).ifindex)),
+                read_volatile(addr_of!((*skb).__bindgen_anon_2.sk)),
+            )
+        };
+        Self { protocol, device, socket: Full::of(socket) }
+    }
+}
+
+/// A packet that leaves by `device`; None: it cannot be read.
+#[inline(always)]
+pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<Packet> {
+    let header = header(ctx, protocol);
+    let next = Next::of(ctx, &header);
+    if header.length == 0 || next.cut {
+        return None;
+    }
+    Some(Packet {
+        device,
+        destination: Endpoint::v6(header.destination, next.destination),
+        protocol: u32::from(header.protocol),
+        hops: header.hops,
+        plain: header.plain,
+        detail: next.detail,
+        listener_discovery: next.listener_discovery,
+    })
 }
 
 /// A packet arrives: never dropped, but its sender may be answered.
@@ -181,7 +205,7 @@ impl Next {
 
 /// The socket that a packet belongs to; null: none, or only a remnant of one.
 #[derive(Clone, Copy)]
-struct Full(*mut bpf_sock);
+pub(crate) struct Full(*mut bpf_sock);
 
 impl Full {
     #[inline(always)]
@@ -194,7 +218,7 @@ impl Full {
     }
 
     #[inline(always)]
-    fn class(self) -> Socket {
+    pub(crate) fn class(self) -> Socket {
         if self.0.is_null() {
             return Socket { kind: 0, protocol: 0, state: 0 };
         }

@@ -34,7 +34,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
 /// # Safety
 /// `addr` is the kernel's context.
 #[inline(always)]
-unsafe fn port(addr: *mut bpf_sock_addr) -> u16 {
+pub(crate) unsafe fn port(addr: *mut bpf_sock_addr) -> u16 {
     // SAFETY: the context's field at its fixed offset.
     u16::from_be(unsafe { read_volatile(addr_of!((*addr).user_port)) } as u16)
 }

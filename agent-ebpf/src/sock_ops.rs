@@ -56,7 +56,7 @@ pub(crate) fn run(ctx: &SockOpsContext) -> u32 {
     let Some(captured) = CAPTURED.get(socket).filter(|captured| captured.workload() == workload) else {
         return DONE;
     };
-    let key = OriginalKey::new(workload, source);
+    let key = OriginalKey::new(workload, source, captured.listener());
     if failed {
         if ORIGINAL.remove(key).is_ok() {
             maps::count(Decision::Withdrawn);

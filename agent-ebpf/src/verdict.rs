@@ -36,7 +36,12 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PassedDatagramAnswer
         | Decision::PassedNeighbour
         | Decision::PassedOlderConnection
-        | Decision::PassedKeptConnection => Verdict::Pass,
+        | Decision::PassedKeptConnection
+        | Decision::LinkPassedTunnel
+        | Decision::LinkPassedDirect
+        | Decision::LinkPassedAnswer
+        | Decision::LinkPassedNeighbour
+        | Decision::LinkPassedOlderConnection => Verdict::Pass,
         Decision::Captured | Decision::AlreadyCaptured => Verdict::Rewritten,
         // Clients retry after "connection refused", and the first two pass by themselves: the agent is just starting, or away.
         // Port 0: the kernel sends a SYN there, and hosts answer with a reset. A datagram: as if a host had answered that
@@ -44,7 +49,9 @@ pub const fn verdict(decision: Decision) -> Verdict {
         Decision::RefusedUnclassified
         | Decision::RefusedNoListener
         | Decision::RefusedPortZero
-        | Decision::RefusedDatagram => Verdict::Refuse(ECONNREFUSED),
+        | Decision::RefusedDatagram
+        | Decision::GuardRefused
+        | Decision::GuardRefusedDatagram => Verdict::Refuse(ECONNREFUSED),
         // As tcp_v4_connect and tcp_v6_connect answer.
         Decision::RefusedMulticast | Decision::RefusedNoRoute => Verdict::Refuse(ENETUNREACH),
         // As a kernel without these protocols answers: clients go on with TCP and UDP.
@@ -64,6 +71,12 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::DroppedRaw
         | Decision::DroppedOther
         | Decision::DroppedOlderConnection
+        | Decision::LinkDroppedUnclassified
+        | Decision::LinkDroppedSource
+        | Decision::LinkDroppedDestination
+        | Decision::LinkDroppedHeader
+        | Decision::LinkDroppedOther
+        | Decision::GuardDropped
         | Decision::Published
         | Decision::PublishFailed
         | Decision::Withdrawn

@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod doctor;
+mod enroll;
 mod exec;
 mod explain;
 mod flows;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tokio::runtime;
 
-use crate::{app, telemetry::logging};
+use crate::{app, node::workload::Workload, telemetry::logging};
 use args::{Args, Command};
 
 /// Runs the command line of this process.
@@ -44,7 +45,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
         }
         Command::Agent(role) if role.cleanup => {
-            current_thread()?.block_on(app::cleanup::after_crash(&role.instance.run_dir())).map(done)
+            let run_dir = role.instance.run_dir();
+            let released = current_thread()?.block_on(app::cleanup::after_crash(&run_dir))?;
+            for Workload { identity, cgroup, .. } in released {
+                let cgroup = cgroup.display();
+                output::text(format!("released {cgroup} ({identity}): what it dials from now on is direct"))?;
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Agent(role) => {
             logging::init();
@@ -59,6 +66,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
         }
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
+        Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
+        Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),

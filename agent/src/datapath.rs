@@ -7,6 +7,8 @@ mod attach;
 mod bpffs;
 mod bypass;
 mod counters;
+mod guard;
+mod link;
 mod loader;
 mod older;
 mod original_destination;
@@ -17,23 +19,30 @@ mod storage;
 mod syscall;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 use std::{
+    collections::HashMap,
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use agent_common::names;
 use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
 pub use agent_common::Standing;
 
-pub use self::bpffs::Bpffs;
 use self::pins::Pins;
+pub use self::{
+    bpffs::Bpffs,
+    guard::{Class, Depths},
+    link::{Connection, Device},
+};
 
 /// Why the kernel half could not be set up or changed; says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +65,12 @@ impl Error {
 pub struct WorkloadPolicy {
     /// Names the workload in the original-destination map; never 0, which refuses every connection.
     pub workload: u32,
-    /// Port of the listener on 127.0.0.1; 0 refuses.
+    /// First port of the listener on 127.0.0.1; 0 refuses.
     pub listener_v4: u16,
-    /// Port of the listener on `::1`; 0 refuses.
+    /// First port of the listener on `::1`; 0 refuses.
     pub listener_v6: u16,
+    /// How many consecutive ports each of the two has; 0 means 1.
+    pub listener_ports: u8,
     /// The namespace has no IPv4 route: `connect()` fails with ENETUNREACH, as it would without us.
     pub no_route_v4: bool,
     /// The same for IPv6.
@@ -77,6 +88,8 @@ pub struct Capture {
     /// Only for attaching.
     programs: Mutex<Ebpf>,
     policies: OwnedFd,
+    guards: OwnedFd,
+    classes: OwnedFd,
     originals: OwnedFd,
     accepted: OwnedFd,
     older: OwnedFd,
@@ -105,10 +118,12 @@ impl Capture {
         let pins = Pins::open(pin_directory)?;
         let programs = loader::load(&pins)?;
         Ok(Self {
-            policies: pins.open_map(agent_common::names::POLICY)?,
-            originals: pins.open_map(agent_common::names::ORIGINAL)?,
-            accepted: pins.open_map(agent_common::names::ACCEPTED)?,
-            older: pins.open_map(agent_common::names::OLDER)?,
+            policies: pins.open_map(names::POLICY)?,
+            guards: pins.open_map(names::GUARD)?,
+            classes: pins.open_map(names::CLASSES)?,
+            originals: pins.open_map(names::ORIGINAL)?,
+            accepted: pins.open_map(names::ACCEPTED)?,
+            older: pins.open_map(names::OLDER)?,
             programs: Mutex::new(programs),
             pins,
         })
@@ -138,14 +153,53 @@ impl Capture {
     /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
         self.pins
-            .remove_links(Some(cgroup_inode))
-            .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))
+            .remove_links(Some(&cgroup_inode.to_string()))
+            .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))?;
+        self.forget(cgroup_inode)
     }
 
-    /// Takes the original destination of a connection that a workload's listener accepted from `peer`: once. None: the
-    /// connection was not captured (or is gone already), and must be reset.
-    pub fn take_original_destination(&self, workload: u32, peer: SocketAddr) -> Option<SocketAddr> {
-        original_destination::take(&self.originals, workload, peer)
+    /// Strict start: from now on whoever is below `parent`, and not in a cgroup that is classified, goes only where everybody
+    /// may go. Classify what is there first. On a parent that is guarded already, the programs are brought up to date.
+    /// Returns how many programs were not attached before.
+    pub fn guard(&self, parent: &Path, depths: Depths) -> Result<usize, Error> {
+        guard::attach(self, parent, depths)
+    }
+
+    /// Takes the guard from the parent with this inode. Its directory may be gone; no guard is not an error.
+    pub fn unguard(&self, parent_inode: u64) -> Result<(), Error> {
+        guard::detach(self, parent_inode)
+    }
+
+    /// The inodes of the guarded parents, an earlier agent's too.
+    pub fn guarded(&self) -> Result<Vec<u64>, Error> {
+        guard::guarded(self)
+    }
+
+    /// Says what a cgroup below a guarded parent is: from now on the guard lets it pass. [`Capture::attach`] says it by
+    /// itself, when its programs are attached.
+    pub fn classify(&self, cgroup_inode: u64, class: Class) -> Result<(), Error> {
+        guard::classify(self, cgroup_inode, class)
+    }
+
+    /// Takes back what was said of a cgroup. [`Capture::detach`] does it by itself. Nothing said is not an error.
+    pub fn forget(&self, cgroup_inode: u64) -> Result<(), Error> {
+        guard::forget(self, cgroup_inode)
+    }
+
+    /// Every cgroup that is classified, by inode.
+    pub fn classes(&self) -> Result<HashMap<u64, Class>, Error> {
+        guard::classes(self)
+    }
+
+    /// Takes the original destination of a connection that a workload's listener accepted from `peer` at the port
+    /// `listener`: once. None: the connection was not captured (or is gone already), and must be reset.
+    pub fn take_original_destination(
+        &self,
+        workload: u32,
+        peer: SocketAddr,
+        listener: u16,
+    ) -> Option<SocketAddr> {
+        original_destination::take(&self.originals, workload, peer, listener)
     }
 
     /// Makes the bypassed ranges equal to `ranges`. An IPv6 range never covers IPv4 destinations, not even `::/0`.
@@ -155,7 +209,44 @@ impl Capture {
 
     /// Makes the DNS resolvers that workloads may reach without the gateway, over UDP and TCP, equal to `resolvers`.
     pub fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<(), Error> {
-        resolvers::set(&self.pins, resolvers)
+        resolvers::set(&self.pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, resolvers)
+    }
+
+    /// Makes the gateways that workloads may open tunnels to from their own network namespace equal to `gateways`.
+    pub fn set_gateways(&self, gateways: &[SocketAddr]) -> Result<(), Error> {
+        resolvers::set(&self.pins, names::GATEWAYS, names::GATEWAYS_CAPACITY, gateways)
+    }
+
+    /// Locks the host's side of a workload's link, or brings its lock up to date. `older`: the TCP connections by this link
+    /// that may go on; asked only where there was no lock before. Returns how many programs of a lock that was there were
+    /// not attached any more, or had another program before them.
+    pub fn lock(
+        &self,
+        device: &Device,
+        workload: u32,
+        older: impl FnOnce() -> io::Result<Vec<Connection>>,
+    ) -> Result<usize, Error> {
+        link::lock(self, device, workload, older)
+    }
+
+    /// Takes away the lock on a device, which may be gone already.
+    pub fn unlock(&self, device: u32) -> Result<(), Error> {
+        link::unlock(&self.pins, device)
+    }
+
+    /// The devices with a lock of this workload, whether it is in force or not.
+    pub fn locked(&self, workload: u32) -> Result<Vec<u32>, Error> {
+        link::locked(&self.pins, workload)
+    }
+
+    /// Addresses that are the workload's own at this device.
+    pub fn sources(&self, device: u32) -> Result<Vec<IpAddr>, Error> {
+        link::sources(&self.pins, device)
+    }
+
+    /// Makes an address the workload's own.
+    pub fn add_source(&self, device: u32, address: IpAddr) -> Result<(), Error> {
+        link::add_source(&self.pins, device, address)
     }
 
     /// What the kernel programs hold to be bypassed now: also what an earlier agent wrote.
@@ -176,19 +267,18 @@ impl Capture {
     /// Says how the connection of the socket with this cookie, which no program saw begin, is treated from now on.
     pub fn judge_older(&self, workload: u32, cookie: u64, standing: Standing) -> Result<(), Error> {
         older::write(&self.older, workload, cookie, standing)
-            .map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+            .map_err(|error| self.pins.map_error(names::OLDER, error))
     }
 
     /// What was said of the socket with this cookie.
     pub fn older(&self, cookie: u64) -> Result<Option<Standing>, Error> {
-        older::read(&self.older, cookie)
-            .map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+        older::read(&self.older, cookie).map_err(|error| self.pins.map_error(names::OLDER, error))
     }
 
     /// The kernel's id of the map in which [`Capture::judge_older`] writes. An agent that finds another one than before has to say
     /// everything again.
     pub fn older_map(&self) -> Result<u32, Error> {
-        syscall::map_id(&self.older).map_err(|error| self.pins.map_error(agent_common::names::OLDER, error))
+        syscall::map_id(&self.older).map_err(|error| self.pins.map_error(names::OLDER, error))
     }
 
     /// Forgets what was said of a workload's sockets.

@@ -90,8 +90,8 @@ pub enum Outcome {
     Refuse {
         /// Why.
         reason: Reason,
-        /// The status the client gets.
-        status: u16,
+        /// The status the client gets; none where it speaks TLS, and gets an alert.
+        status: Option<u16>,
         /// As a sentence.
         detail: String,
         /// The object behind it.
@@ -156,6 +156,7 @@ fn explanation(
     RouteDecision { path, outcome }: RouteDecision,
 ) -> Explanation {
     let decision = authz::evaluate(snapshot, asked);
+    let status = |reason: Reason| asked.http.is_some().then(|| reason.http_status());
     let authorization = authorization(snapshot, &decision);
     let outcome = if authorization.allowed {
         match outcome {
@@ -164,7 +165,7 @@ fn explanation(
             Ok(Action::Respond { status, body }) => Outcome::Answer { status, content: body.to_string() },
             Err(refusal) => Outcome::Refuse {
                 reason: refusal.reason,
-                status: refusal.reason.http_status(),
+                status: status(refusal.reason),
                 detail: refusal.detail,
                 object: refusal.object.map(|object| object.to_string()),
             },
@@ -172,7 +173,7 @@ fn explanation(
     } else {
         Outcome::Refuse {
             reason: Reason::PolicyDenied,
-            status: Reason::PolicyDenied.http_status(),
+            status: status(Reason::PolicyDenied),
             detail: authorization.detail.clone(),
             object: authorization.policy.clone(),
         }

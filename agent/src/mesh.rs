@@ -3,6 +3,7 @@
 //! Knows no YAML, no Kubernetes client and no I/O; `source` fills it, the engines only read it.
 
 mod authorization_policy;
+mod cgroup_selector;
 mod compile;
 mod credential;
 mod destination_rule;
@@ -21,11 +22,13 @@ mod text;
 pub(crate) mod transport;
 pub(crate) mod upstream;
 mod virtual_service;
+mod workload_binding;
 
 pub use authorization_policy::{
     AuthorizationPolicy, Condition, HostRule, IpRule, Key, Operation, PathRule, PathTemplate, PolicyAction,
     PolicyPort, RefusedPolicy, Rule, ServiceAccount, Source, TemplatePart,
 };
+pub use cgroup_selector::{CgroupSelector, SelectorError};
 pub use compile::Objects;
 pub use credential::Credential;
 pub use destination_rule::{DestinationRule, Subset, TlsSetting, TrafficPolicy};
@@ -45,3 +48,4 @@ pub use virtual_service::{
     Destination, GatewayName, HeaderMatch, HttpAction, HttpMatch, HttpRoute, L4Match, L4Route, RedirectPort,
     Rewrite, UriMatch, VirtualService, WeightedDestination,
 };
+pub use workload_binding::WorkloadBinding;

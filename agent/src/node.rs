@@ -3,13 +3,23 @@
 //! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1).
 
 pub mod agent;
+pub mod binding;
 pub mod cgroup;
 mod connection;
 pub mod counters;
 mod dial;
+pub mod foreign;
+pub mod guard;
 mod life;
+mod links;
 mod listener;
+mod lock;
+pub mod locks;
+mod netlink;
 pub mod netns;
+mod port_block;
+mod presence;
+mod processes;
 mod refuse;
 pub mod resolvers;
 mod routes;

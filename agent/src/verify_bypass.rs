@@ -10,17 +10,23 @@
 //! the given ones and loopback.
 //!
 //! ```text
-//!  battery ── vectors: tcp, surroundings, handed_in, udp, raw, gateway ── each gives an Attempt
+//!  battery ── vectors: tcp, surroundings, handed_in, udp, raw, frames, devices, gateway ── each gives an Attempt
 //!     └── judge (pure): Attempt, arrivals of the witness ──► Verdict
 //!  witness ── sniff: every incoming packet ──► arrivals
 //! ```
 
 mod answer;
 mod battery;
+mod devices;
+mod frames;
 mod gateway;
 mod handed_in;
 mod judge;
+mod link;
 mod local;
+mod mapping;
+mod netlink;
+mod packet;
 mod raw;
 mod sniff;
 mod surroundings;

@@ -7,6 +7,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -16,7 +17,13 @@ use crate::cgroup;
 
 /// `enum bpf_cmd` in linux/bpf.h.
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_GET_NEXT_ID: libc::c_int = 31;
+const ENABLE_STATS: libc::c_int = 32;
+/// `BPF_LINK_TYPE_CGROUP`.
+const CGROUP_LINK: u32 = 3;
 /// `BPF_F_QUERY_EFFECTIVE`: also what cgroups above have attached.
 const QUERY_EFFECTIVE: u32 = 1;
 /// `enum bpf_attach_type`, those for cgroups. For others the kernel takes the descriptor for something else.
@@ -41,7 +48,16 @@ struct Query {
     prog_attach_flags: u64,
 }
 
-/// The part of `union bpf_attr` for `BPF_PROG_GET_FD_BY_ID`.
+/// `info` of `union bpf_attr`, for as much of the answer as is wanted.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    fd: u32,
+    length: u32,
+    at: u64,
+}
+
+/// The part of `union bpf_attr` for finding objects by their ids.
 #[repr(C)]
 #[derive(Default)]
 struct ById {
@@ -62,16 +78,76 @@ pub fn effective(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
 
 /// Whether a program is loaded at all.
 pub fn is_loaded(program: u32) -> Result<bool> {
-    let mut attribute = ById { id: program, ..ById::default() };
-    match bpf(PROG_GET_FD_BY_ID, &mut attribute) {
-        Ok(fd) => {
-            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
-            Ok(true)
-        }
+    match open(program) {
+        Ok(_) => Ok(true),
         Err(Errno::ENOENT) => Ok(false),
         Err(error) => Err(error).context("BPF_PROG_GET_FD_BY_ID"),
     }
+}
+
+/// How many programs are attached to cgroups of this machine by links, whoever did it.
+pub fn links_on_cgroups() -> Result<usize> {
+    let mut count = 0;
+    let mut attribute = ById::default();
+    loop {
+        match bpf(LINK_GET_NEXT_ID, &mut attribute) {
+            Ok(_) => attribute.id = attribute.next_id,
+            Err(Errno::ENOENT) => return Ok(count),
+            Err(error) => return Err(error).context("BPF_LINK_GET_NEXT_ID"),
+        }
+        let mut by_id = ById { id: attribute.id, ..ById::default() };
+        match bpf(LINK_GET_FD_BY_ID, &mut by_id) {
+            Ok(fd) => count += usize::from(kind(&owned(fd))? == CGROUP_LINK),
+            // It has just gone.
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error).context("BPF_LINK_GET_FD_BY_ID"),
+        }
+    }
+}
+
+fn kind(link: &OwnedFd) -> Result<u32> {
+    let mut kind = 0_u32;
+    let at = &raw mut kind as u64;
+    let mut attribute = Info { fd: link.as_raw_fd().cast_unsigned(), length: size_of::<u32>() as u32, at };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attribute).context("BPF_OBJ_GET_INFO_BY_FD")?;
+    Ok(kind)
+}
+
+/// How long a program has run, and how often, while somebody had [`count_run_time`].
+pub fn run_time(program: u32) -> Result<(Duration, u64)> {
+    /// `struct bpf_prog_info` as words, up to the count of runs.
+    const WORDS: usize = 26;
+    let program = open(program).context("BPF_PROG_GET_FD_BY_ID")?;
+    let mut info = [0_u64; WORDS];
+    let mut query = Info {
+        fd: program.as_raw_fd().cast_unsigned(),
+        length: u32::try_from(size_of_val(&info))?,
+        at: info.as_mut_ptr() as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut query).context("BPF_OBJ_GET_INFO_BY_FD")?;
+    let [.., nanoseconds, runs] = info;
+    Ok((Duration::from_nanos(nanoseconds), runs))
+}
+
+/// Has the kernel measure programs, until it is dropped. That takes time by itself.
+pub fn count_run_time() -> Result<OwnedFd> {
+    /// The part of `union bpf_attr` for `BPF_ENABLE_STATS`; 0 is the run time.
+    #[repr(C)]
+    struct Enable {
+        what: u32,
+    }
+    let fd = bpf(ENABLE_STATS, &mut Enable { what: 0 }).context("BPF_ENABLE_STATS")?;
+    Ok(owned(fd))
+}
+
+fn open(program: u32) -> Result<OwnedFd, Errno> {
+    bpf(PROG_GET_FD_BY_ID, &mut ById { id: program, ..ById::default() }).map(owned)
+}
+
+/// Takes over a descriptor that the kernel has just made.
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: made for us by the call that returned it, and nobody else knows of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn query(cgroup: &Path, flags: u32) -> Result<BTreeSet<Attachment>> {

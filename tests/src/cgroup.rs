@@ -24,9 +24,18 @@ pub struct Cgroup {
 impl Cgroup {
     /// A new cgroup below the root of the hierarchy.
     pub fn new() -> anyhow::Result<Self> {
+        Self::at(mount_point()?.join(Self::name()))
+    }
+
+    /// A new cgroup that looks like a slice of systemd's.
+    pub fn slice() -> anyhow::Result<Self> {
+        Self::at(mount_point()?.join(Self::name() + ".slice"))
+    }
+
+    /// A name that no other test has.
+    pub fn name() -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("egret-tests-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self::at(mount_point()?.join(name))
+        format!("egret-tests-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A new cgroup inside this one.

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -58,30 +58,31 @@ impl Part {
 pub struct Egret {
     binary: PathBuf,
     run_dir: PathBuf,
-    tunnel_port: u16,
+    tunnels: SocketAddr,
     process: Process,
 }
 
 impl Egret {
-    /// Starts `binary` on the files in `config`, and waits until it serves. Its tunnel port is any free one.
-    pub fn up(binary: &Path, config: &Path, run_dir: &Path) -> Result<Self> {
-        let tunnel_port = free_port()?;
-        let process = Self::spawn(binary, config, run_dir, tunnel_port)?;
-        let mut egret = Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnel_port, process };
+    /// Starts `binary` on the files in `config`, and waits until it serves. Its gateway is on this address of the machine, its
+    /// tunnel port any free one.
+    pub fn up(binary: &Path, config: &Path, run_dir: &Path, gateway: Ipv4Addr) -> Result<Self> {
+        let tunnels = SocketAddr::from((gateway, free_port(gateway)?));
+        let process = Self::spawn(binary, config, run_dir, tunnels)?;
+        let mut egret = Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnels, process };
         egret.process.wait_for_line(" ready", START)?;
         Ok(egret)
     }
 
     /// Starts it again after its supervisor was killed: with the same run directory, whose workloads it takes over.
     pub fn up_again(&mut self, config: &Path) -> Result<()> {
-        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnel_port)?;
+        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnels)?;
         self.process.wait_for_line(" ready", START).map(drop)
     }
 
-    fn spawn(binary: &Path, config: &Path, run_dir: &Path, tunnel_port: u16) -> Result<Process> {
+    fn spawn(binary: &Path, config: &Path, run_dir: &Path, tunnels: SocketAddr) -> Result<Process> {
         let mut command = Command::new(binary);
         command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
-        command.args(["--hbone-address", &format!("127.0.0.1:{tunnel_port}")]);
+        command.args(["--hbone-address", &tunnels.to_string()]);
         command.stdout(Stdio::null());
         Process::spawn("egret up", &mut command)
     }
@@ -96,9 +97,9 @@ impl Egret {
         &self.run_dir
     }
 
-    /// The port of the gateway's tunnels, on 127.0.0.1.
+    /// The port of the gateway's tunnels.
     pub fn tunnel_port(&self) -> u16 {
-        self.tunnel_port
+        self.tunnels.port()
     }
 
     /// The supervisor.
@@ -255,7 +256,7 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A port of 127.0.0.1 that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// A port of an address of this machine that was free a moment ago.
+fn free_port(address: Ipv4Addr) -> Result<u16> {
+    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }

@@ -6,6 +6,7 @@
 //!
 //! Run the tests with `cargo xtask test`. By hand: `cargo test -p egret-tests`, as root.
 
+pub mod application;
 pub mod bpf;
 pub mod capture;
 pub mod cgroup;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod curl;
 pub mod egret;
 pub mod external;
+pub mod foreign;
 pub mod json_log;
 pub mod netns;
 #[cfg(feature = "service")]

@@ -7,6 +7,7 @@ mod check;
 mod steps;
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -116,10 +117,15 @@ pub struct World {
 impl World {
     /// Starts the external service in `namespace`, then Egret, with `ALLOW_ANY` and nothing registered.
     pub fn start(places: Places, namespace: Namespace) -> Result<Self> {
+        Self::start_with_gateway(places, namespace, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same with the gateway on another address of this machine.
+    pub fn start_with_gateway(places: Places, namespace: Namespace, gateway: Ipv4Addr) -> Result<Self> {
         let external = External::start(&places.external, namespace, &places.work.join("external"))?;
         let config = Config::create(&places.work.join("config"), &places.steps, &external)?;
         config.apply("1-allow-any/mesh.yaml")?;
-        let egret = Egret::up(&places.egret, config.path(), &places.run)?;
+        let egret = Egret::up(&places.egret, config.path(), &places.run, gateway)?;
         Ok(Self { egret, config, external, places, configured: 0, gateway_lines: 0 })
     }
 

@@ -5,6 +5,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod packages;
+mod soak;
 mod terminal;
 mod test;
 mod tidy;
@@ -22,6 +23,8 @@ enum Task {
     Demo(demo::Options),
     /// Run every test that this machine can run, and say what was left out
     Test,
+    /// Five minutes of 1,000 new connections a second by one workload
+    Soak,
     /// Find or install what the kernel programs are built with
     Toolchain,
     /// Build the kernel programs alone and print where the object is
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(options) => demo::run(&options),
         Task::Test => test::run(),
+        Task::Soak => soak::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Clippy => clippy::run(),

@@ -103,7 +103,7 @@ fn answer(explanation: &Explanation) -> Result<Answer, String> {
 #[cfg(test)]
 mod tests {
     use super::Question;
-    use crate::mesh::Snapshot;
+    use crate::mesh::{OutboundTrafficPolicy, Snapshot};
 
     fn question(url: &str) -> Question {
         Question {
@@ -124,6 +124,16 @@ mod tests {
             assert!(answer.allowed, "{}", answer.text);
             assert!(answer.text.contains("PassthroughCluster"), "{}", answer.text);
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_clients_own_protocol() {
+        let mut snapshot = Snapshot::default();
+        snapshot.settings.outbound_traffic_policy = OutboundTrafficPolicy::RegistryOnly;
+        let text = |url| question(url).ask(&snapshot).unwrap().text;
+        let (http, tls) = (text("http://test.com/"), text("https://test.com/"));
+        assert!(http.contains("refused with 502"), "{http}");
+        assert!(tls.contains("refused with a TLS alert, "), "{tls}");
     }
 
     #[test]

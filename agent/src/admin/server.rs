@@ -11,13 +11,13 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Ready, WorkloadStatus};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Ready};
 use crate::{
     flow::FlowTable,
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
-        agent::{Agent, Enrolment},
-        workload::Workload,
+        agent::{Agent, Enrolment, Error},
+        workload::{Origin, Workload},
     },
     source::directory::Loaded,
 };
@@ -76,32 +76,46 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
     Json(AgentStatus {
         pid: std::process::id(),
         gateway: agent.gateway().address,
-        workloads: agent
-            .workloads()
-            .into_iter()
-            .map(|(workload, sockets)| WorkloadStatus { workload, sockets })
-            .collect(),
+        workloads: agent.workloads(),
+        binding_problems: agent.binding_problems(),
+        guards: agent.guards(),
         counters,
     })
 }
 
 async fn enroll(
     State(AgentState { agent, trust_domain }): State<AgentState>,
-    Json(Enrolment { namespace, service_account, own_network }): Json<Enrolment>,
+    Json(Enrolment { namespace, service_account, own_network, cgroup }): Json<Enrolment>,
 ) -> Result<Json<Workload>, Failure> {
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
     // Namespaces, mounts and programs: system calls that may take milliseconds.
-    tokio::task::spawn_blocking(move || agent.enroll(&identity, own_network))
-        .await
-        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
-        .map(Json)
-        // With its causes: the CLI prints it as it is.
-        .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(e))))
+    blocking(move || match cgroup {
+        Some(cgroup) => agent.enroll_cgroup(&identity, &cgroup, Origin::Hand, None),
+        None => agent.enroll(&identity, own_network),
+    })
+    .await
 }
 
-async fn release(State(AgentState { agent, .. }): State<AgentState>, Path(id): Path<u32>) -> Json<bool> {
-    Json(agent.release_empty(id))
+async fn release(
+    State(AgentState { agent, .. }): State<AgentState>,
+    Path(id): Path<u32>,
+) -> Result<Json<()>, Failure> {
+    blocking(move || agent.release_by_hand(id)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<Json<T>, Failure> {
+    let done = tokio::task::spawn_blocking(f).await;
+    done.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?.map(Json).map_err(|e| {
+        let status = match e {
+            Error::Cgroup { .. } | Error::Release { .. } => StatusCode::CONFLICT,
+            Error::Workload { .. } | Error::Capture { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        // With its causes: the CLI prints it as it is.
+        (status, format!("{:#}", anyhow::Error::new(e)))
+    })
 }
 
 async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> Json<GatewayStatus> {

@@ -1,11 +1,11 @@
 //! What the roles say of themselves: the JSON of `egret status -o json`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node::{sockets::SocketStatus, workload::Workload},
+    node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
 };
 
@@ -14,6 +14,20 @@ use crate::{
 pub struct Ready {
     /// Always true: a role that is not ready does not answer.
     pub ready: bool,
+}
+
+/// A workload, where it is, which locks hold for it, and what is known of its sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// What the agent knows of it.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// The network namespaces its processes are in: `host` is the agent's own.
+    pub networks: Vec<String>,
+    /// Its locks.
+    pub locks: Locks,
+    /// What is known of its sockets.
+    pub sockets: SocketStatus,
 }
 
 /// The agent.
@@ -25,18 +39,14 @@ pub struct AgentStatus {
     pub gateway: SocketAddr,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
+    /// What stands in the way of WorkloadBindings, one sentence each.
+    #[serde(default)]
+    pub binding_problems: Vec<String>,
+    /// Parents of cgroups with a strict start, with what is in the way of guarding them.
+    #[serde(default)]
+    pub guards: BTreeMap<PathBuf, Option<String>>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
-}
-
-/// An enrolled workload.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WorkloadStatus {
-    /// What it is.
-    #[serde(flatten)]
-    pub workload: Workload,
-    /// What is known of its sockets.
-    pub sockets: SocketStatus,
 }
 
 /// The gateway.

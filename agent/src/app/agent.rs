@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::time::{self, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{self, MissedTickBehavior},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -19,7 +22,9 @@ use crate::{
     mesh::MeshSettings,
     node::{
         agent::{Agent, Parts},
+        binding,
         cgroup::Hierarchy,
+        guard::Guards,
         resolvers,
         sockets::{Direct, SocketSettings},
     },
@@ -47,13 +52,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     set_direct(&capture, &mesh, &machine_resolvers)?;
     let sockets = SocketSettings { direct_ever: former, ..SocketSettings::default() }
         .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
+    capture.set_gateways(&[settings.hbone_address]).context("gateways")?;
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
         gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
-        cgroup: Hierarchy::find()?.instance(&instance),
+        hierarchy: Hierarchy::find()?,
         sockets,
     });
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")?;
@@ -66,6 +72,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
         stop.clone(),
     ));
+    let (guards, wanted) = watch::channel(Guards::unknown());
+    tasks.spawn(binding::run(
+        Arc::clone(&agent),
+        configuration.clone(),
+        mesh.trust_domain.clone(),
+        guards,
+        stop.clone(),
+    ));
+    tasks.spawn(Arc::clone(&agent).guard(wanted));
     let mut sweep = time::interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

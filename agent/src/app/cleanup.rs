@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{role, run_dir::RunDir};
 use crate::{
     datapath,
-    node::{cgroup::Hierarchy, netns},
+    node::{cgroup::Hierarchy, netns, workload::Workload},
 };
 
 /// Where bpffs is mounted on every systemd host; mounted there where it is not.
@@ -27,8 +27,9 @@ pub(crate) fn pin_directory(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("egret").join(instance)
 }
 
-/// `egret agent --cleanup`: the same for an instance that was killed. Fails when it is alive.
-pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<()> {
+/// `egret agent --cleanup`: the same for an instance that was killed. Fails when it is alive. Returns the foreign workloads that
+/// were released.
+pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<Vec<Workload>> {
     if !nix::unistd::geteuid().is_root() {
         bail!("what an instance left belongs to root: run it with sudo");
     }
@@ -36,10 +37,16 @@ pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<()> {
     run(run_dir).await
 }
 
-/// Ends what still runs as a workload, then takes away cgroups, programs, namespaces and the run directory, in this order:
-/// nothing that was captured is ever let out. Goes by what is there, not by state files, which may be lost.
-pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
+/// Ends what still runs as a workload of our own making, then takes away cgroups, programs, namespaces and the run directory, in
+/// this order: nothing of it is ever let out. Goes by what is there, not by state files, which may be lost.
+///
+/// Foreign workloads are not ours to end. They go on, and what they dial from then on is direct: whoever ends Egret on purpose
+/// wants the machine back as it was. They are returned, to be named.
+pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<Vec<Workload>> {
     let instance = run_dir.instance();
+    // For naming only: what is attached to them is found by its pins.
+    let mut released = Workload::load_all(run_dir).unwrap_or_default();
+    released.retain(|workload| workload.origin.is_foreign() && workload.open_cgroup().is_ok());
     timeout(KILL_DEADLINE, Hierarchy::find()?.end_instance(&instance))
         .await
         .context("the processes of the workloads do not end; they stay captured")?
@@ -50,7 +57,7 @@ pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("run directory {}", run_dir.path().display()))
         }
-        _ => Ok(()),
+        _ => Ok(released),
     }
 }
 

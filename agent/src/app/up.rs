@@ -22,7 +22,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Settings, cleanup, role, settings::DRAIN_DEADLINE, shutdown};
-use crate::{admin, datapath::Bpffs, node::cgroup::Hierarchy};
+use crate::{
+    admin,
+    datapath::Bpffs,
+    node::{cgroup::Hierarchy, workload::Workload},
+};
 
 /// The roles, in the order they start; they end in the reverse one.
 const ROLES: [&str; 3] = ["ca", "gateway", "agent"];
@@ -61,11 +65,14 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
 
     let served = serve(&settings, &stop, ready).await;
     let cleaned = cleanup::run(&settings.run_dir).await.context("not everything could be taken away");
+    for Workload { identity, cgroup, .. } in cleaned.iter().flatten() {
+        tracing::warn!(workload = %identity, cgroup = %cgroup.display(), "released: what it dials from now on is direct");
+    }
     // Another instance may have pinned something meanwhile: then it stays mounted.
     if let Err(e) = bpffs.unmount() {
         tracing::debug!("{} stays mounted: {e}", cleanup::BPFFS);
     }
-    served.and(cleaned)
+    served.and(cleaned.map(drop))
 }
 
 async fn serve(settings: &Settings, stop: &CancellationToken, ready: impl FnOnce()) -> anyhow::Result<()> {

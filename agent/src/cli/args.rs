@@ -30,6 +30,10 @@ pub(super) enum Command {
     Up(Up),
     /// Run a command as a workload: captured, under an identity of its own
     Exec(Exec),
+    /// Enrol a cgroup that is there: a service, a container, a process with all that shares its cgroup
+    Enroll(Enroll),
+    /// Release a workload that was enrolled by hand; it goes on, and what it dials from then on is direct
+    Release(Release),
     /// List flows: who, to where, by which rule, how much
     Flows(Query),
     /// Show workloads, configuration and counters
@@ -111,7 +115,8 @@ pub(super) struct Agent {
     /// Directory of YAML files; changes are picked up
     #[arg(long, value_name = "DIR", required_unless_present = "cleanup")]
     config: Option<PathBuf>,
-    /// Take away everything an instance left on this machine (its workloads are ended), and nothing else's
+    /// Take away everything an instance left on this machine, and nothing else's: what `egret exec` ran is ended, services and
+    /// containers are released and go on
     #[arg(long)]
     pub(super) cleanup: bool,
     #[command(flatten)]
@@ -145,6 +150,36 @@ pub(super) struct Exec {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["cgroup", "pid", "unit"])))]
+pub(super) struct Enroll {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The cgroup: absolute, or below the root of the hierarchy, such as system.slice/backup.service
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Option<PathBuf>,
+    /// The cgroup that this process is in
+    #[arg(long, value_name = "PID")]
+    pub(super) pid: Option<u32>,
+    /// The cgroup of this systemd unit or slice; a name without a dot is a service's
+    #[arg(long, value_name = "NAME")]
+    pub(super) unit: Option<String>,
+    /// Whose identity: namespace and service account
+    #[arg(value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    pub(super) workload: WorkloadName,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Release {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Its number in `egret status`
+    #[arg(value_name = "ID")]
+    pub(super) id: u32,
 }
 
 /// `namespace/service-account`.

@@ -37,6 +37,7 @@ pub(super) fn run(exec: Exec, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             namespace: exec.workload.namespace,
             service_account: exec.workload.service_account,
             own_network: exec.netns,
+            cgroup: None,
         };
         let workload: Workload = client::post(&socket, "/workloads", &enrolment).await?;
         let status = match spawn(&exec.command, &workload) {
@@ -48,7 +49,7 @@ pub(super) fn run(exec: Exec, runtime: &Runtime) -> anyhow::Result<ExitCode> {
             }
         };
         // Children that the command left behind keep the workload; the agent releases it when the last one ends.
-        if let Err(e) = client::delete::<bool>(&socket, &format!("/workloads/{}", workload.id)).await {
+        if let Err(e) = client::delete::<()>(&socket, &format!("/workloads/{}", workload.id)).await {
             tracing::debug!("release: {e}");
         }
         status

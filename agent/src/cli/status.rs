@@ -91,13 +91,16 @@ fn human(status: &Status) -> String {
     if status.workloads.is_empty() {
         lines.push("no workloads".to_owned());
     } else {
-        let mut table =
-            output::table(&["ID", "WORKLOAD", "NETWORK", "ESCAPED", "OLDER", "FOREIGN", "CGROUP"]);
-        for WorkloadStatus { workload, sockets } in &status.workloads {
+        let mut table = output::table(&[
+            "ID", "WORKLOAD", "ORIGIN", "NETWORK", "LOCKS", "ESCAPED", "OLDER", "FOREIGN", "CGROUP",
+        ]);
+        for WorkloadStatus { workload, networks, locks, sockets } in &status.workloads {
             table.add_row([
                 workload.id.to_string(),
                 format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()),
-                if workload.namespace.is_some() { "own" } else { "host" }.to_owned(),
+                workload.origin.to_string(),
+                network(networks),
+                locks.to_string(),
                 sockets.escaped.to_string(),
                 sockets.older.to_string(),
                 sockets.foreign.to_string(),
@@ -107,6 +110,12 @@ fn human(status: &Status) -> String {
         lines.push(table.trim_fmt());
     }
     if let Some(agent) = &status.agent {
+        lines.extend(agent.binding_problems.iter().map(|problem| format!("binding  {problem}")));
+        lines.extend(agent.guards.iter().map(|(parent, problem)| {
+            let standing =
+                problem.as_deref().unwrap_or("nothing that starts in it gets out before it is known");
+            format!("guard    {}: {standing}", parent.display())
+        }));
         lines.push(String::new());
         let mut table = output::table(&["COUNTER", "COUNT"]);
         // That nothing escaped is the promise, and said.
@@ -116,4 +125,17 @@ fn human(status: &Status) -> String {
         lines.push(table.trim_fmt());
     }
     lines.join("\n")
+}
+
+/// Whose network: `host`, `own`, or both.
+fn network(networks: &[String]) -> String {
+    let own = networks.iter().filter(|name| *name != "host").count();
+    let host = own < networks.len();
+    match (host, own) {
+        (_, 0) => "host".to_owned(),
+        (false, 1) => "own".to_owned(),
+        (false, several) => format!("own ({several})"),
+        (true, 1) => "host, own".to_owned(),
+        (true, several) => format!("host, own ({several})"),
+    }
 }

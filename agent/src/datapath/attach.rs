@@ -8,7 +8,10 @@ use std::{
     fmt::Display,
     fs::{self, File},
     io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -26,7 +29,7 @@ use nix::{
 };
 
 use super::{
-    Capture, Error, WorkloadPolicy,
+    Capture, Class, Error, WorkloadPolicy, guard,
     pins::{self, Pins},
     storage, syscall,
 };
@@ -41,6 +44,13 @@ pub(super) struct Hook {
     pub(super) name: &'static str,
     /// `enum bpf_attach_type`.
     pub(super) attach_type: u32,
+}
+
+impl Hook {
+    /// Whether the link with this pin's name is attached here.
+    pub(super) fn is_in(&self, pin: &str) -> bool {
+        pin.contains(&format!("-{}-{}", self.program, self.name))
+    }
 }
 
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
@@ -61,21 +71,50 @@ pub(super) const HOOKS: [Hook; 10] = [
 /// Attaches, or brings up to date what is attached, and writes the policy. Returns how many programs were not attached.
 pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
     let (directory, inode) = open_cgroup(cgroup)?;
-    let mut programs = capture.programs.lock();
-    let mut rollback = Rollback { pins: Vec::new() };
-    let mut missing = 0;
-    for (index, hook) in HOOKS.iter().enumerate() {
-        let target = Target { directory: &directory, cgroup, inode };
-        let was_attached = ensure_link(&capture.pins, capture, &mut programs, hook, &target, &mut rollback)?;
-        missing += usize::from(!was_attached);
-        if index == 0 {
-            storage::write(&capture.policies, inode, policy).map_err(|error| {
-                Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
-            })?;
-        }
+    let target = Target { directory: &directory, cgroup, inode, key: inode.to_string() };
+    let mut attachment = Attachment::new(capture, &capture.policies, &target);
+    let (first, rest) = HOOKS.split_at(1);
+    attachment.ensure(first)?;
+    storage::write(&capture.policies, inode, policy).map_err(|error| {
+        Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
+    })?;
+    attachment.ensure(rest)?;
+    // Last: from here on a guard on a parent lets it pass.
+    guard::classify(capture, inode, Class::Enrolled)?;
+    Ok(attachment.done())
+}
+
+/// What one call attaches to one cgroup.
+pub(super) struct Attachment<'a> {
+    capture: &'a Capture,
+    /// The map of cgroup storage that the programs use.
+    storage: &'a OwnedFd,
+    target: &'a Target<'a>,
+    missing: usize,
+    rollback: Rollback,
+}
+
+impl<'a> Attachment<'a> {
+    pub(super) fn new(capture: &'a Capture, storage: &'a OwnedFd, target: &'a Target<'a>) -> Self {
+        Self { capture, storage, target, missing: 0, rollback: Rollback { pins: Vec::new() } }
     }
-    rollback.pins.clear();
-    Ok(missing)
+
+    /// Attaches programs that are not attached, and brings those up to date that are.
+    pub(super) fn ensure(&mut self, hooks: &[Hook]) -> Result<(), Error> {
+        let Self { capture, storage, target, missing, rollback } = self;
+        let mut programs = capture.programs.lock();
+        for hook in hooks {
+            let was_attached = ensure_link(&capture.pins, storage, &mut programs, hook, target, rollback)?;
+            *missing += usize::from(!was_attached);
+        }
+        Ok(())
+    }
+
+    /// Keeps it all, and returns how many programs were not attached. What is dropped before is detached again.
+    pub(super) fn done(mut self) -> usize {
+        self.rollback.pins.clear();
+        self.missing
+    }
 }
 
 /// Opens a cgroup v2 directory; with its inode, which is its key everywhere.
@@ -90,23 +129,26 @@ pub(super) fn open_cgroup(cgroup: &Path) -> Result<(File, u64), Error> {
     Ok((directory, inode))
 }
 
-struct Target<'a> {
-    directory: &'a File,
-    cgroup: &'a Path,
-    inode: u64,
+/// Where programs are attached.
+pub(super) struct Target<'a> {
+    pub(super) directory: &'a File,
+    pub(super) cgroup: &'a Path,
+    pub(super) inode: u64,
+    /// What the names of its pins begin with.
+    pub(super) key: String,
 }
 
 /// Makes sure that our version of a program is attached, by the pinned link if there is one. Returns whether the cgroup
 /// had one of ours already.
 fn ensure_link(
     pins: &Pins,
-    capture: &Capture,
+    storage: &OwnedFd,
     programs: &mut Ebpf,
     hook: &Hook,
     target: &Target<'_>,
     rollback: &mut Rollback,
 ) -> Result<bool, Error> {
-    let path = pins.link(target.inode, hook);
+    let path = pins.link(&target.key, hook);
     let fail = |why: String| {
         Error::new(format_args!("attaching {} to cgroup {}", hook.program, target.cgroup.display()), why)
     };
@@ -124,7 +166,7 @@ fn ensure_link(
             && info.attach_type == hook.attach_type;
         if ours {
             let behind = syscall::program_info(info.program).map_err(|error| fail(error.to_string()))?;
-            let storage = syscall::map_id(&capture.policies).map_err(|error| fail(error.to_string()))?;
+            let storage = syscall::map_id(storage).map_err(|error| fail(error.to_string()))?;
             // Never between programs with different storage maps: the kernel would hand the new one the old memory.
             if behind.maps.contains(&storage) {
                 let (program, tag) = loaded(programs, hook)?;
@@ -144,7 +186,7 @@ fn ensure_link(
     };
     // The old link goes when the new one is attached and pinned, and the new one stays even if a later step fails: at no
     // time is an enrolled cgroup without. (It may also be the link of a cgroup that is gone, whose inode was reused.)
-    let aside = pins.link_aside(target.inode, hook);
+    let aside = pins.link_aside(&target.key, hook);
     pins::remove_link(&aside).map_err(|error| pinning(&error))?;
     link.pin(&aside).map_err(|error| pinning(&error))?;
     fs::rename(&aside, &path).map_err(|error| pinning(&error))?;
@@ -242,7 +284,7 @@ impl LoadableProgram<'_> {
         }
     }
 
-    fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
+    pub(super) fn info(&self) -> Result<aya::programs::ProgramInfo, ProgramError> {
         match self {
             Self::Skb(program) => program.info(),
             Self::Sock(program) => program.info(),
@@ -266,9 +308,14 @@ pub(super) fn program_mut<'a>(programs: &'a mut Ebpf, hook: &Hook) -> Result<Loa
     }
 }
 
+/// The hooks of workloads, and of guarded parents.
+pub(super) fn all_hooks() -> impl Iterator<Item = &'static Hook> {
+    HOOKS.iter().chain(&guard::HOOKS)
+}
+
 /// Where the link with this pin's name is in the order of attachment; None: it is not one of ours.
 pub(super) fn position(pin: &str) -> Option<usize> {
-    HOOKS.iter().position(|hook| pin.contains(&format!("-{}-{}", hook.program, hook.name)))
+    all_hooks().position(|hook| hook.is_in(pin))
 }
 
 /// Takes back what was attached by a call that fails, last first: connect before what it needs.

@@ -7,7 +7,8 @@ use nix::libc;
 
 use super::{
     Error,
-    attach::{HOOKS, program_mut},
+    attach::{all_hooks, program_mut},
+    link,
     pins::{self, Pins},
 };
 
@@ -30,8 +31,13 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
         loader.load(OBJECT).map_err(|error| Error::new("loading the kernel programs", object(&error)))?;
     // Also what was made just now: the table of shapes and the object must not drift apart.
     pins.check_shapes()?;
-    for hook in &HOOKS {
+    for hook in all_hooks() {
         program_mut(&mut programs, hook)?
+            .load()
+            .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
+    }
+    for hook in &link::HOOKS {
+        link::classifier(&mut programs, hook)?
             .load()
             .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
     }

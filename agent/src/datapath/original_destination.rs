@@ -12,8 +12,13 @@ use super::{Error, pins::Pins, syscall};
 pub(super) const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Takes the entry of a connection out of the map: one system call, no lock of ours.
-pub(super) fn take(originals: &OwnedFd, workload: u32, peer: SocketAddr) -> Option<SocketAddr> {
-    let key = OriginalKey::new(workload, peer.into());
+pub(super) fn take(
+    originals: &OwnedFd,
+    workload: u32,
+    peer: SocketAddr,
+    listener: u16,
+) -> Option<SocketAddr> {
+    let key = OriginalKey::new(workload, peer.into(), listener);
     let original: Original = syscall::take(originals, &key).ok()?;
     Some(original.destination().into())
 }

@@ -1,22 +1,27 @@
 //! What Egret pins in bpffs, under which names, and whether a pin is what it should be. Called by all of `datapath`.
 //!
-//! `<directory>/maps/<map>` and `<directory>/links/<cgroup inode>-<program>-<attach type>`. Neither the kernel nor aya
+//! `<directory>/maps/<map>`, and `<directory>/links/<key>-<program>-<attach type>`, where the key is the inode of a cgroup,
+//! `guard-<inode>` of a guarded parent, or `lock-<index>` of a device. Neither the kernel nor aya
 //! compares the shape of a pinned map, or the attach type of a link, with what a program expects: this module does.
 
 use std::{
+    cmp::Reverse,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use agent_common::{Captured, Conversation, Endpoint, Older, Original, OriginalKey, Policy, names};
+use agent_common::{
+    Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey, Policy,
+    names,
+};
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{
     Error,
     attach::{self, Hook},
-    syscall,
+    link, syscall,
 };
 
 /// The layout under one directory of a bpffs.
@@ -36,8 +41,10 @@ struct Shape {
 }
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// How the pins of locks on devices begin; those of cgroups begin with a number.
+const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 17] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -111,6 +118,22 @@ const SHAPES: [Shape; 10] = [
         capacity: names::OLDER_CAPACITY,
     },
     Shape {
+        name: names::GUARD,
+        kind: MapType::CgroupStorage,
+        key: size_of::<u64>(),
+        value: size_of::<Guard>(),
+        flags: 0,
+        capacity: 0,
+    },
+    Shape {
+        name: names::CLASSES,
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: 1,
+        flags: 0,
+        capacity: names::CLASSES_CAPACITY,
+    },
+    Shape {
         name: names::DECISIONS,
         kind: MapType::PerCpuArray,
         key: size_of::<u32>(),
@@ -118,9 +141,49 @@ const SHAPES: [Shape; 10] = [
         flags: 0,
         capacity: names::DECISIONS_CAPACITY,
     },
+    Shape {
+        name: names::LINKS,
+        kind: MapType::Hash,
+        key: size_of::<u32>(),
+        value: size_of::<u32>(),
+        flags: 0,
+        capacity: names::LINKS_CAPACITY,
+    },
+    Shape {
+        name: names::SOURCES,
+        kind: MapType::Hash,
+        key: size_of::<LinkSource>(),
+        value: 1,
+        flags: 0,
+        capacity: names::SOURCES_CAPACITY,
+    },
+    Shape {
+        name: names::GATEWAYS,
+        kind: MapType::Hash,
+        key: size_of::<Endpoint>(),
+        value: 1,
+        flags: 0,
+        capacity: names::GATEWAYS_CAPACITY,
+    },
+    Shape {
+        name: names::FLOWS,
+        kind: MapType::LruHash,
+        key: size_of::<Flow>(),
+        value: size_of::<Heard>(),
+        flags: 0,
+        capacity: names::FLOWS_CAPACITY,
+    },
+    Shape {
+        name: names::HEARD,
+        kind: MapType::LruHash,
+        key: size_of::<Flow>(),
+        value: size_of::<Heard>(),
+        flags: 0,
+        capacity: names::HEARD_CAPACITY,
+    },
 ];
 
-/// The maps of the object, all of which are pinned.
+/// The maps of the object that are pinned: all but the memory of one packet.
 pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
 }
@@ -162,14 +225,29 @@ impl Pins {
         self.maps().join(name)
     }
 
-    /// Where a link is pinned.
-    pub(super) fn link(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}", hook.program, hook.name))
+    /// Where a link is pinned, of the cgroup whose pins begin with `key`.
+    pub(super) fn link(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}", hook.program, hook.name))
     }
 
     /// Where a link is pinned before it takes the place of another. Removed with the rest of the cgroup's.
-    pub(super) fn link_aside(&self, cgroup_inode: u64, hook: &Hook) -> PathBuf {
-        self.links().join(format!("{cgroup_inode}-{}-{}-new", hook.program, hook.name))
+    pub(super) fn link_aside(&self, key: &str, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{key}-{}-{}-new", hook.program, hook.name))
+    }
+
+    /// The names of all pinned links.
+    pub(super) fn link_names(&self) -> io::Result<Vec<String>> {
+        names_in(&self.links())
+    }
+
+    /// Where the lock on a device is pinned, one of its two links.
+    pub(super) fn lock(&self, device: u32, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{LOCK}{device}-{}-{}", hook.program, hook.name))
+    }
+
+    /// Where it is pinned before it takes the place of another.
+    pub(super) fn lock_aside(&self, device: u32, hook: &Hook) -> PathBuf {
+        self.links().join(format!("{LOCK}{device}-{}-{}-new", hook.program, hook.name))
     }
 
     /// Opens a pinned map for raw calls.
@@ -208,14 +286,13 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches the links of a cgroup (None: of all cgroups) and removes their pins, in the reverse of the order of
-    /// attachment: the backstop goes after connect. Tries all of them; the first error is returned.
-    pub(super) fn remove_links(&self, cgroup_inode: Option<u64>) -> io::Result<()> {
-        let prefix = cgroup_inode.map(|inode| format!("{inode}-"));
-        let mut links = names_in(&self.links())?;
+    /// Detaches the links whose pins begin with `key` (None: all links) and removes their pins, in the reverse of the order of
+    /// attachment: the backstop goes after connect, and locks on devices last. Tries all of them; the first error is returned.
+    pub(super) fn remove_links(&self, key: Option<&str>) -> io::Result<()> {
+        let prefix = key.map(|key| format!("{key}-"));
+        let mut links = self.link_names()?;
         links.retain(|name| prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str())));
-        // What another version attached goes first.
-        links.sort_by_key(|name| std::cmp::Reverse(attach::position(name).unwrap_or(usize::MAX)));
+        links.sort_by_key(|name| Reverse(position(name)));
         let mut outcome = Ok(());
         for name in links {
             outcome = outcome.and(remove_link(&self.links().join(name)));
@@ -234,6 +311,14 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Where a link comes in the order of attachment, which is that of removal backwards: locks on devices before all, and what
+/// another version attached last.
+pub(super) fn position(pin: &str) -> (bool, usize) {
+    let on_device = pin.starts_with(LOCK);
+    let position = if on_device { link::position(pin) } else { attach::position(pin) };
+    (!on_device, position.unwrap_or(usize::MAX))
 }
 
 /// The names in a directory, none when it does not exist.

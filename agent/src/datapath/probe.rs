@@ -1,17 +1,19 @@
 //! Trial runs for `egret doctor`: whether this kernel takes the programs, and what others have on the hooks. Everything
 //! made here goes when the call returns; nothing is attached or pinned.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use aya::{
     EbpfLoader,
-    programs::{LsmAttachType, ProgramType},
+    programs::{LsmAttachType, ProgramInfo, ProgramType},
 };
 
+pub use super::verifier::Statistics;
 use super::{
     Error,
-    attach::{HOOKS, open_cgroup, program_mut},
-    loader, syscall,
+    attach::{HOOKS, Hook, all_hooks, open_cgroup, program_mut},
+    link, loader, syscall,
+    verifier::Instructions,
 };
 
 /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI`: an attachment with neither tolerates no other below it.
@@ -22,8 +24,8 @@ const SHARED: u32 = 1 | 2;
 pub struct Trial {
     /// Name of the program.
     pub program: &'static str,
-    /// Whether the kernel took it.
-    pub outcome: Result<(), Error>,
+    /// Whether the kernel took it, and what that took.
+    pub outcome: Result<Statistics, Error>,
 }
 
 /// Programs that somebody attached to a hook of ours.
@@ -37,23 +39,62 @@ pub struct Neighbour {
     pub exclusive: bool,
 }
 
-/// Loads every program of Egret on maps of its own. An error: not even the maps can be made.
+/// Loads every program of Egret by itself, on maps of its own. An error: not even the maps can be made.
 pub fn load_each() -> Result<Vec<Trial>, Error> {
-    let mut object = EbpfLoader::new()
-        .load(loader::OBJECT)
-        .map_err(|error| Error::new("loading the kernel programs", loader::object(&error)))?;
-    let mut trial = |hook| {
-        program_mut(&mut object, hook)?.load().map_err(|error| {
-            Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
-        })
+    let what = "loading the kernel programs";
+    let mut object =
+        EbpfLoader::new().load(loader::OBJECT).map_err(|error| Error::new(what, loader::object(&error)))?;
+    let refused = |hook: &Hook, error| {
+        Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
-    Ok(HOOKS.iter().map(|hook| Trial { program: hook.program, outcome: trial(hook) }).collect())
+    let mut taken = Vec::new();
+    for hook in all_hooks() {
+        let info = program_mut(&mut object, hook).and_then(|mut program| {
+            program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
+        });
+        taken.push((hook.program, hook.attach_type, info));
+    }
+    for hook in &link::HOOKS {
+        let info = link::classifier(&mut object, hook).and_then(|program| {
+            program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
+        });
+        taken.push((hook.program, hook.attach_type, info));
+    }
+    let infos = taken.iter().filter_map(|(.., info)| info.as_ref().ok());
+    let maps: HashSet<u32> = infos.filter_map(|info| info.map_ids().ok()??.into()).flatten().collect();
+    let instructions =
+        Instructions::of(loader::OBJECT, maps).map_err(|error| Error::new(what, loader::hint(&error)))?;
+    let trial = |(program, attach_type, info): (_, _, Result<ProgramInfo, Error>)| {
+        let outcome = info.and_then(|info| {
+            let kind = info.program_type() as u32;
+            instructions
+                .statistics(program, kind, attach_type)
+                .map_err(|error| Error::new(format_args!("statistics of {program}"), loader::hint(&error)))
+        });
+        Trial { program, outcome }
+    };
+    Ok(taken.into_iter().map(trial).collect())
 }
 
 /// Whether the kernel loads LSM programs for cgroups. (Whether they run depends on the list of active modules, too.)
 pub fn lsm_cgroup() -> Result<bool, Error> {
     aya::sys::is_program_supported(ProgramType::Lsm(LsmAttachType::Cgroup))
         .map_err(|error| Error::new("loading an LSM program", loader::program(&error)))
+}
+
+/// Whether the kernel takes a lock on the device of that name: attached and taken away again. For a device that carries
+/// nothing.
+pub fn lock(device: &str) -> Result<(), Error> {
+    let mut object = EbpfLoader::new()
+        .load(loader::OBJECT)
+        .map_err(|error| Error::new("loading the kernel programs", loader::object(&error)))?;
+    for hook in &link::HOOKS {
+        link::classifier(&mut object, hook)?.load().map_err(|error| {
+            Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
+        })?;
+        link::create(&mut object, hook, device)?;
+    }
+    Ok(())
 }
 
 /// What is attached to the hooks of Egret at `cgroup` itself.

@@ -17,6 +17,7 @@ pub(super) fn write(policies: &OwnedFd, cgroup_inode: u64, policy: &WorkloadPoli
 
 fn value(policy: &WorkloadPolicy) -> Policy {
     Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
+        .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6)
         .dropping_older(policy.drops_older)
 }

@@ -5,7 +5,7 @@
 //! takes shorter structures than its own and reads zeros for the rest.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -19,6 +19,7 @@ use nix::libc;
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -156,6 +157,28 @@ pub(super) fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
     unsafe { info(link, LinkInfo::default()) }
 }
 
+/// What the kernel says of a link to a network device.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct DeviceLinkInfo {
+    /// `BPF_LINK_TYPE_TCX` is 11.
+    pub(super) kind: u32,
+    id: u32,
+    /// The program behind it.
+    pub(super) program: u32,
+    padding: u32,
+    /// The device's index; 0 when it is gone.
+    pub(super) device: u32,
+    /// `enum bpf_attach_type`.
+    pub(super) attach_type: u32,
+}
+
+/// Describes a link to a device.
+pub(super) fn device_link_info(link: &impl AsFd) -> io::Result<DeviceLinkInfo> {
+    // SAFETY: the beginning of `struct bpf_link_info`, plain numbers.
+    unsafe { info(link, DeviceLinkInfo::default()) }
+}
+
 /// What the kernel says of a program.
 #[derive(Debug)]
 pub(super) struct ProgramInfo {
@@ -200,33 +223,47 @@ pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
     Ok(ProgramInfo { tag: answer.tag, maps })
 }
 
+/// `union bpf_attr`, `query`, up to the program count.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    how: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// Asks what is attached; without room for all ids the kernel writes what fits, and flags and count.
+///
+/// # Safety
+/// `query.programs` has room for `query.count` ids.
+unsafe fn query(query: &mut Query) -> io::Result<()> {
+    // SAFETY: plain numbers, and what the caller promises.
+    match unsafe { bpf(PROG_QUERY, query) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// What is attached to one hook of a cgroup itself, inherited programs left out: flags of the attachment, and how many.
 pub(super) fn attached(cgroup: &impl AsFd, attach_type: u32) -> io::Result<(u32, u32)> {
-    /// `union bpf_attr`, `query`, up to the program count.
-    #[repr(C)]
-    struct Query {
-        target: u32,
-        attach_type: u32,
-        how: u32,
-        attach_flags: u32,
-        programs: u64,
-        count: u32,
-        padding: u32,
-    }
-    let mut query = Query {
-        target: descriptor(cgroup),
-        attach_type,
-        how: 0,
-        attach_flags: 0,
-        programs: 0,
-        count: 0,
-        padding: 0,
-    };
-    // SAFETY: plain numbers; without room for ids the kernel writes flags and count only.
-    match unsafe { bpf(PROG_QUERY, &mut query) } {
-        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
-        _ => Ok((query.attach_flags, query.count)),
-    }
+    let mut question = Query { target: descriptor(cgroup), attach_type, ..Query::default() };
+    // SAFETY: no room.
+    unsafe { query(&mut question) }?;
+    Ok((question.attach_flags, question.count))
+}
+
+/// The id of the program that runs first on a hook of a network device; 0: there is none.
+pub(super) fn first_on_device(device: u32, attach_type: u32) -> io::Result<u32> {
+    let mut first = 0_u32;
+    let programs = std::ptr::from_mut(&mut first) as u64;
+    let mut question = Query { target: device, attach_type, programs, count: 1, ..Query::default() };
+    // SAFETY: room for one.
+    unsafe { query(&mut question) }?;
+    Ok(first)
 }
 
 /// The kernel's id of a map.
@@ -254,6 +291,52 @@ pub(super) fn link_update(link: &impl AsFd, program: &impl AsFd) -> io::Result<(
         Update { link: descriptor(link), program: descriptor(program), flags: 0, old_program: 0 };
     // SAFETY: plain numbers.
     unsafe { bpf(LINK_UPDATE, &mut update) }.map(drop)
+}
+
+/// Loads a program for what the verifier says of it: statistics alone. `I` is `struct bpf_insn`.
+pub(super) fn program_log<I>(
+    instructions: &[I],
+    license: &CStr,
+    kind: u32,
+    attach_type: u32,
+) -> io::Result<String> {
+    /// `BPF_LOG_STATS`.
+    const STATISTICS: u32 = 4;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        device: u32,
+        attach_type: u32,
+    }
+    const { assert!(size_of::<I>() == 8) };
+    let mut log = vec![0_u8; 4096];
+    let mut load = Load {
+        kind,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: STATISTICS,
+        log_size: log.len() as u32,
+        log: log.as_mut_ptr() as u64,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        device: 0,
+        attach_type,
+    };
+    // SAFETY: instructions and license live during the call, and the kernel writes at most `log_size` bytes to the log.
+    drop(owned(unsafe { bpf(PROG_LOAD, &mut load) }?));
+    log.truncate(log.iter().position(|byte| *byte == 0).unwrap_or(log.len()));
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 /// The clock of `bpf_ktime_get_ns`.

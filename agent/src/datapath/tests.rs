@@ -34,6 +34,26 @@ fn the_backstop_is_detached_after_connect() {
 }
 
 #[test]
+fn locks_on_devices_go_last() {
+    let mut links = [
+        "lock-4-egret_link_in-tcx_egress",
+        "4242-egret_egress-egress",
+        "lock-4-egret_link_out-tcx_ingress",
+        "4242-egret_later-later",
+        "4242-egret_connect4-connect4",
+    ];
+    links.sort_by_key(|link| std::cmp::Reverse(pins::position(link)));
+    let expected = [
+        "4242-egret_later-later",
+        "4242-egret_connect4-connect4",
+        "4242-egret_egress-egress",
+        "lock-4-egret_link_out-tcx_ingress",
+        "lock-4-egret_link_in-tcx_egress",
+    ];
+    assert_eq!(links, expected, "what drops goes before what learns");
+}
+
+#[test]
 fn a_directory_that_is_no_cgroup_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let error = attach::open_cgroup(directory.path()).unwrap_err().to_string();

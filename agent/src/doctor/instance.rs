@@ -67,23 +67,26 @@ async fn role_check(run_dir: &RunDir, role: &str) -> Check {
 
 /// Which locks hold for which workloads. `egret verify-bypass` is the proof.
 pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
-    const NAME: &str = "workloads";
-    let shared: BTreeSet<String> = enrolled
+    const NAME: &str = "locks of workloads";
+    let open: BTreeSet<String> = enrolled
         .iter()
-        .map(|status| &status.workload)
-        .filter(|workload| workload.namespace.is_none())
-        .map(name)
+        .filter_map(|WorkloadStatus { workload, locks, .. }| {
+            let identity = &workload.identity;
+            let why = locks.open()?;
+            Some(format!("{}/{}: {why}", identity.namespace(), identity.service_account()))
+        })
         .collect();
-    if shared.is_empty() {
-        return Check::ok(NAME, format!("{}, each in a network namespace of its own", enrolled.len()));
+    if open.is_empty() {
+        return Check::ok(NAME, format!("{}, all locks hold", enrolled.len()));
     }
     Check::warning(
         NAME,
         format!(
-            "in the host's network: {}; a root process there can still send frames (AF_PACKET) or leave its cgroup",
-            shared.into_iter().collect::<Vec<_>>().join(", ")
+            "not all hold; root can send frames (AF_PACKET) or leave its cgroup there: {}",
+            open.into_iter().collect::<Vec<_>>().join("; ")
         ),
-        "egret exec --netns, or run them without root",
+        "a network namespace of its own, joined to the host's by veth; egret exec --netns, or PrivateNetwork=yes for a service, has no link at \
+         all; or no root",
     )
 }
 
@@ -158,8 +161,9 @@ mod tests {
         doctor::Status,
         mesh::SpiffeId,
         node::{
+            locks::{Lock, Locks},
             sockets::{Existing, SocketStatus},
-            workload::Workload,
+            workload::{Origin, Workload},
         },
     };
 
@@ -179,23 +183,30 @@ mod tests {
         assert_eq!(names.collect::<Vec<_>>(), ["run directory", "role agent"]);
     }
 
-    fn isolated() -> WorkloadStatus {
+    fn closed() -> WorkloadStatus {
         let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
             cgroup: "/c".into(),
             cgroup_inode: 1,
-            namespace: Some("/n".into()),
+            namespace: None,
+            origin: Origin::Hand,
             existing: Existing::default(),
         };
-        WorkloadStatus { workload, sockets: SocketStatus::default() }
+        let locks = Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed };
+        WorkloadStatus {
+            workload,
+            networks: vec!["net:[1]".to_owned()],
+            locks,
+            sockets: SocketStatus::default(),
+        }
     }
 
     #[test]
     fn escapes_are_errors_and_foreign_sockets_warnings() {
         let checked = |escaped, foreign| {
             let sockets = SocketStatus { escaped, foreign, ..SocketStatus::default() };
-            escapes(&[isolated(), WorkloadStatus { sockets, ..isolated() }])
+            escapes(&[closed(), WorkloadStatus { sockets, ..closed() }])
         };
         assert_eq!(checked(0, 0).status, Status::Ok);
         assert_eq!(checked(0, 2).status, Status::Warning);
@@ -205,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn workloads_of_the_host_network_are_named() {
-        let isolated = isolated();
-        assert_eq!(workloads(std::slice::from_ref(&isolated)).status, Status::Ok);
-        let mut shared = isolated.clone();
-        shared.workload.namespace = None;
-        let check = workloads(&[isolated, shared]);
+    fn workloads_whose_locks_do_not_hold_are_named() {
+        let closed = closed();
+        assert_eq!(workloads(std::slice::from_ref(&closed)).status, Status::Ok);
+        let link = Lock::Open("host network".to_owned());
+        let open = WorkloadStatus { locks: Locks { link, ..closed.locks.clone() }, ..closed.clone() };
+        let check = workloads(&[closed, open]);
         assert_eq!(check.status, Status::Warning);
-        assert!(check.finding.contains("default/sleep"), "{}", check.finding);
+        assert!(check.finding.contains("default/sleep: host network"), "{}", check.finding);
     }
 
     #[test]

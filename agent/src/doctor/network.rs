@@ -12,12 +12,13 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Check, Subject};
 use crate::{
     admin::{AgentStatus, WorkloadStatus},
-    node::netns,
+    datapath::probe,
+    node::netns::{self, Namespace},
 };
 
 /// Everything about the network.
 pub(super) fn checks(subject: &Subject, agent: Option<&AgentStatus>) -> Vec<Check> {
-    let mut checks = vec![namespaces(), reuse("this namespace", None)];
+    let mut checks = vec![namespaces(), link_lock(), reuse("this namespace", None)];
     for WorkloadStatus { workload, .. } in agent.iter().flat_map(|agent| &agent.workloads) {
         if let Some(at) = &workload.namespace {
             checks.push(reuse(&workload.identity.to_string(), Some(at)));
@@ -47,10 +48,30 @@ fn namespaces() -> Check {
     }
 }
 
+/// Locks a loopback device of its own making, in a namespace that ends with the thread.
+fn link_lock() -> Check {
+    const NAME: &str = "lock on links";
+    let attempt = || match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => probe::lock("lo").map_err(|error| error.why),
+        Err(error) => Err(error.to_string()),
+    };
+    match thread::scope(|scope| scope.spawn(attempt).join()) {
+        Ok(Ok(())) => Check::ok(NAME, "can be attached (tcx)"),
+        Ok(Err(error)) => Check::warning(
+            NAME,
+            error,
+            "Linux 6.6 or later; without it root in a workload can send frames (AF_PACKET) that nobody sees",
+        ),
+        Err(_) => Check::error(NAME, "the probe ended unexpectedly", "report it"),
+    }
+}
+
 /// `tcp_tw_reuse` of the namespace at `at`: connections of one workload go to one loopback port, so source ports that wait
 /// out TIME_WAIT are what limits it. Below /proc/sys the reading thread sees its own namespace.
 fn reuse(whose: &str, at: Option<&Path>) -> Check {
-    let value = netns::inside(at, || fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse"));
+    let value = at.map(Namespace::open).transpose().and_then(|namespace| {
+        netns::inside(namespace.as_ref(), || fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse"))
+    });
     judge_reuse(whose, value.as_deref().map(str::trim))
 }
 

@@ -36,7 +36,12 @@ impl fmt::Display for Explanation {
                 write!(f, "result           answered with {status} by configuration: {content}")
             }
             Outcome::Refuse { reason, status, detail, object } => {
-                write!(f, "result           refused with {status}, {reason}: {detail}")?;
+                write!(f, "result           refused with ")?;
+                match status {
+                    Some(status) => write!(f, "{status}")?,
+                    None => f.write_str("a TLS alert")?,
+                }
+                write!(f, ", {reason}: {detail}")?;
                 match object {
                     Some(object) if !detail.contains(object.as_str()) => write!(f, " ({object})"),
                     _ => Ok(()),

@@ -6,7 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
-    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, rules::RuleIndex,
+    ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, WorkloadBinding,
+    rules::RuleIndex,
 };
 
 /// The objects in force.
@@ -29,6 +30,12 @@ pub struct Objects {
     /// ServiceEntries, VirtualServices and DestinationRules that are not valid and have no last good version, with the hosts they are for:
     /// what they would have said is not known, so those hosts are refused rather than treated as if there were no object.
     pub refused_hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
+    /// WorkloadBindings.
+    pub bindings: Vec<Arc<WorkloadBinding>>,
+    /// WorkloadBindings that are not valid and have no last good version.
+    pub refused_bindings: Vec<ObjectRef>,
+    /// Some document cannot be read.
+    pub may_hold_more_bindings: bool,
     /// Credentials of every namespace.
     pub credentials: Vec<Arc<Credential>>,
 }
@@ -86,6 +93,10 @@ impl Objects {
             .into_iter()
             .filter(|policy| applies(&policy.object, &policy.selector))
             .collect();
+        self.bindings.sort_by(|a, b| (&a.created, &a.object).cmp(&(&b.created, &b.object)));
+        snapshot.bindings = self.bindings;
+        snapshot.refused_bindings = self.refused_bindings;
+        snapshot.may_hold_more_bindings = self.may_hold_more_bindings;
         snapshot.credentials = credentials(&self.credentials, &settings.gateway.namespace);
         snapshot
     }

@@ -21,6 +21,8 @@ pub enum Kind {
     Secret,
     /// `egret.dev` MeshConfig: the mesh-wide settings.
     MeshConfig,
+    /// `egret.dev` WorkloadBinding: cgroups of a machine that are workloads.
+    WorkloadBinding,
 }
 
 impl fmt::Display for Kind {

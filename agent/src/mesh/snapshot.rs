@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy,
-    Registry, VirtualService,
+    Registry, VirtualService, WorkloadBinding,
 };
 
 /// VirtualServices by host; of several for one host, in the order in which their routes are tried.
@@ -19,6 +19,12 @@ pub struct Snapshot {
     pub settings: MeshSettings,
     /// Secrets of the gateway's namespace that hold TLS material, by name.
     pub credentials: HashMap<String, Arc<Credential>>,
+    /// WorkloadBindings, in the order in which they are asked.
+    pub bindings: Vec<Arc<WorkloadBinding>>,
+    /// WorkloadBindings that are not valid and have no last good version: what they have enrolled stays so.
+    pub refused_bindings: Vec<ObjectRef>,
+    /// A document that cannot be read may hold more of them.
+    pub may_hold_more_bindings: bool,
     /// External services, with their upstreams.
     pub(crate) registry: Registry,
     /// Gateways whose selector means the egress gateway.

@@ -1,34 +1,43 @@
 //! The node agent: its workloads, and how they come and go.
 //!
 //! Enrolling is: cgroup (and namespace), listener, programs. Releasing is the reverse. A workload without a live listener
-//! is refused by the kernel, never let out: that is what every order of steps here preserves.
+//! is refused by the kernel, never let out: that is what every order of steps here preserves. Cgroups that somebody else
+//! made are enrolled by `node::foreign`.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::TcpListener,
     sync::{Notify, watch},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    cgroup::Hierarchy,
     counters::Counters,
-    dial::HostDial,
+    guard::Standing,
     life,
-    listener::Listeners,
-    routes::Families,
+    lock::{self, Users},
+    locks::{Lock, Locks},
+    presence::{Arrival, Presences},
     sockets::{Direct, Existing, SocketSettings, SocketStatus},
     workload::Workload,
 };
 use crate::{
+    admin::WorkloadStatus,
     app::run_dir::RunDir,
-    datapath::{self, Capture, WorkloadPolicy},
+    datapath::{self, Capture},
     flow::FlowTable,
-    hbone::client::{Gateway, Pool},
+    hbone::client::Gateway,
     mesh::{ExistingConnections, SpiffeId},
     tls::store::CertificateStore,
 };
@@ -54,6 +63,22 @@ pub enum Error {
         #[source]
         source: datapath::Error,
     },
+    /// The cgroup is none that can be enrolled, or not once more.
+    #[error("cgroup {} cannot be enrolled: {why}", cgroup.display())]
+    Cgroup {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// The cause, and what to do.
+        why: String,
+    },
+    /// The workload is not to be released like this.
+    #[error("workload {id} is not released: {why}")]
+    Release {
+        /// Its number.
+        id: u32,
+        /// The cause, and what to do.
+        why: String,
+    },
 }
 
 /// What an agent is made of.
@@ -68,8 +93,8 @@ pub struct Parts {
     pub flows: FlowTable,
     /// The run directory.
     pub run_dir: RunDir,
-    /// The cgroup under which workloads are made.
-    pub cgroup: PathBuf,
+    /// The cgroups of the machine.
+    pub hierarchy: Hierarchy,
     /// What the configuration says of workloads' sockets.
     pub sockets: SocketSettings,
 }
@@ -83,9 +108,16 @@ pub struct Agent {
     pub(super) counters: Counters,
     pub(super) socket_settings: watch::Sender<SocketSettings>,
     pub(super) run_dir: RunDir,
-    cgroup: PathBuf,
+    pub(super) hierarchy: Hierarchy,
+    /// Held while a foreign cgroup is enrolled, so that none is enrolled twice.
+    pub(super) enrolling: Mutex<()>,
+    /// What stands in the way of bindings, for people.
+    pub(super) binding_problems: Mutex<Vec<String>>,
+    pub(super) guards: Standing,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
+    /// Held while locks on links are changed.
+    pub(super) links: Mutex<Users>,
 }
 
 #[derive(Default)]
@@ -97,13 +129,37 @@ pub(super) struct Workloads {
 /// An enrolled workload at work.
 pub(super) struct Enrolled {
     pub(super) workload: Workload,
-    pub(super) tunnels: Pool,
+    /// Locked while programs are attached or detached: a check must not undo a release.
+    pub(super) presences: Mutex<Presences>,
+    /// Processes came or went.
+    pub(super) changed: Notify,
     pub(super) stop: CancellationToken,
-    /// What the kernel programs are told of it. Who writes it to the kernel holds the lock.
-    pub(super) policy: Mutex<WorkloadPolicy>,
-    /// Programs of it had been detached and are attached again.
-    pub(super) reattached: Notify,
+    pub(super) locks: Mutex<Locks>,
+    /// How connections are treated that are older than its enrolment: as the state file says.
+    pub(super) existing: Mutex<Existing>,
+    /// There is a reason to look at its sockets: programs of it had been detached and are attached again, or `existing` has changed.
+    pub(super) look: Notify,
     pub(super) sockets: Mutex<SocketStatus>,
+}
+
+impl Enrolled {
+    fn new(workload: Workload) -> Arc<Self> {
+        Arc::new(Self {
+            existing: Mutex::new(workload.existing),
+            workload,
+            presences: Mutex::new(Presences::new()),
+            changed: Notify::new(),
+            stop: CancellationToken::new(),
+            locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
+            look: Notify::new(),
+            sockets: Mutex::default(),
+        })
+    }
+
+    /// The workload as it is now.
+    pub(super) fn current(&self) -> Workload {
+        Workload { existing: *self.existing.lock(), ..self.workload.clone() }
+    }
 }
 
 /// What [`Agent::enroll`] needs to know.
@@ -114,13 +170,17 @@ pub struct Enrolment {
     /// Service account.
     pub service_account: String,
     /// Give it a network namespace of its own, with nothing but loopback.
+    #[serde(default)]
     pub own_network: bool,
+    /// Enrol this cgroup, which somebody else made: absolute, or below the root of the hierarchy. Absent: make one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, cgroup, sockets } = parts;
+        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy, sockets } = parts;
         Arc::new(Self {
             capture,
             certificates,
@@ -129,20 +189,20 @@ impl Agent {
             counters: Counters::default(),
             socket_settings: watch::Sender::new(sockets),
             run_dir,
-            cgroup,
+            hierarchy,
+            enrolling: Mutex::default(),
+            binding_problems: Mutex::default(),
+            guards: Standing::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
+            links: Mutex::default(),
         })
     }
 
     /// Makes a workload; the caller moves its process into the cgroup (and namespace) that the answer names.
     pub fn enroll(self: &Arc<Self>, identity: &SpiffeId, own_network: bool) -> Result<Workload, Error> {
         let fail = |source| Error::Workload { identity: identity.clone(), source };
-        let id = {
-            let mut workloads = self.workloads.lock();
-            workloads.last_id += 1;
-            workloads.last_id
-        };
+        let id = self.next_id();
         // Nothing runs in it yet.
         let existing = Existing {
             nothing_older: true,
@@ -150,32 +210,55 @@ impl Agent {
                 .capture
                 .older_map()
                 .map_err(|source| Error::Capture { identity: identity.clone(), source })?,
-            ..Existing::new(self.socket_settings.borrow().existing, Timestamp::now())
+            ..self.existing(None)
         };
-        let workload =
-            Workload::create(&self.run_dir, &self.cgroup, id, identity.clone(), own_network, existing)
-                .map_err(fail)?;
+        let parent = self.hierarchy.instance(&self.run_dir.instance());
+        let workload = Workload::create(&self.run_dir, &parent, id, identity.clone(), own_network, existing)
+            .map_err(fail)?;
+        self.admit(workload)
+    }
+
+    /// How existing connections of a workload that is enrolled now are treated: as `own` says, else as the mesh does.
+    pub(super) fn existing(&self, own: Option<ExistingConnections>) -> Existing {
+        Existing::new(own.unwrap_or(self.socket_settings.borrow().existing), Timestamp::now())
+    }
+
+    /// Enrols a workload whose cgroup is there.
+    pub(super) fn admit(self: &Arc<Self>, workload: Workload) -> Result<Workload, Error> {
+        let fail = |source| Error::Workload { identity: workload.identity.clone(), source };
         // The state file comes before the first program: whatever is attached can be found and undone.
         let started = workload.save(&self.run_dir).map_err(fail).and_then(|()| self.start(workload.clone()));
         if let Err(e) = started {
             self.undo(&workload);
             return Err(e);
         }
-        tracing::info!(workload = %workload.identity, cgroup = %workload.cgroup.display(), "enrolled");
+        tracing::info!(workload = %workload.identity, cgroup = %workload.cgroup.display(), origin = %workload.origin, "enrolled");
         Ok(workload)
+    }
+
+    pub(super) fn next_id(&self) -> u32 {
+        let mut workloads = self.workloads.lock();
+        workloads.last_id += 1;
+        workloads.last_id
     }
 
     /// Takes over the workloads of an earlier agent: new listeners, same programs. Those that ended meanwhile are removed.
     pub fn adopt(self: &Arc<Self>) -> io::Result<()> {
-        let workloads = Workload::load_all(&self.run_dir)?;
-        Workload::remove_unknown(&self.run_dir, &self.cgroup, &workloads)?;
+        let mut workloads = Workload::load_all(&self.run_dir)?;
+        // Of two with one cgroup the later one counts.
+        workloads.sort_by_key(|workload| std::cmp::Reverse(workload.id));
+        let parent = self.hierarchy.instance(&self.run_dir.instance());
+        Workload::remove_unknown(&self.run_dir, &parent, &workloads)?;
         for workload in workloads {
             {
                 let mut workloads = self.workloads.lock();
                 workloads.last_id = workloads.last_id.max(workload.id);
             }
-            if workload.open_cgroup().is_err() {
+            if workload.is_gone() {
                 self.undo(&workload);
+            } else if self.by_inode(workload.cgroup_inode).is_some() {
+                // An earlier agent could not take it over, and enrolled its cgroup again.
+                workload.remove(&self.run_dir)?;
             } else if let Err(e) = self.start(workload.clone()) {
                 // Its programs stay, and refuse: an error here must not let anything out.
                 tracing::error!(workload = %workload.identity, "not taken over, its connections are refused: {:#}", anyhow::Error::new(e));
@@ -186,26 +269,30 @@ impl Agent {
         Ok(())
     }
 
-    /// Releases a workload in which nothing runs (any more); `false` when something does, or it is not enrolled.
-    pub fn release_empty(&self, id: u32) -> bool {
-        let Some(enrolled) = self.workloads.lock().enrolled.get(&id).cloned() else { return false };
-        let populated = enrolled.workload.open_cgroup().and_then(|cgroup| cgroup.populated());
-        if populated.unwrap_or(false) {
-            return false;
-        }
-        self.release(&enrolled)
+    /// The workloads enrolled, by number.
+    pub fn workloads(&self) -> Vec<WorkloadStatus> {
+        let enrolled: Vec<_> = self.workloads.lock().enrolled.values().cloned().collect();
+        let mut workloads: Vec<_> = enrolled
+            .iter()
+            .map(|enrolled| WorkloadStatus {
+                workload: enrolled.current(),
+                networks: enrolled.presences.lock().names(),
+                locks: enrolled.locks.lock().clone(),
+                sockets: enrolled.sockets.lock().clone(),
+            })
+            .collect();
+        workloads.sort_by_key(|status| status.workload.id);
+        workloads
     }
 
-    /// The workloads enrolled, by number, with what is known of their sockets.
-    pub fn workloads(&self) -> Vec<(Workload, SocketStatus)> {
-        let workloads = self.workloads.lock();
-        let mut workloads: Vec<_> = workloads
-            .enrolled
-            .values()
-            .map(|enrolled| (enrolled.workload.clone(), enrolled.sockets.lock().clone()))
-            .collect();
-        workloads.sort_by_key(|(workload, _)| workload.id);
-        workloads
+    /// What stands in the way of bindings, one sentence each.
+    pub fn binding_problems(&self) -> Vec<String> {
+        self.binding_problems.lock().clone()
+    }
+
+    /// The parents that are to be guarded, with what is in the way.
+    pub fn guards(&self) -> BTreeMap<PathBuf, Option<String>> {
+        self.guards.lock().clone()
     }
 
     /// Takes over what the configuration says of workloads' sockets now.
@@ -252,57 +339,62 @@ impl Agent {
         }
     }
 
-    /// Listener, then programs, then the tasks that serve and watch it.
-    fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
+    /// Listeners, then the lock on its links and the programs, then the tasks that serve and watch it. In place of what it was
+    /// enrolled as before, if it was.
+    pub(super) fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
         let refused = |source| Error::Capture { identity: identity.clone(), source };
-        let namespace = workload.namespace.as_deref();
-        let listeners = Listeners::bind(namespace).map_err(fail)?;
-        let (listener_v4, listener_v6) = listeners.ports().map_err(fail)?;
-        // A namespace of our own making has no way out but the listener: nothing there is "no route".
-        let families = if namespace.is_some() {
-            Families { v4: true, v6: true }
-        } else {
-            Families::of(None).map_err(fail)?
-        };
-        let policy = WorkloadPolicy {
-            workload: workload.id,
-            listener_v4,
-            listener_v6,
-            no_route_v4: !families.v4,
-            no_route_v6: !families.v6,
-            drops_older: workload
-                .existing
-                .is_strict(Timestamp::now(), self.capture.older_map().map_err(refused)?),
-        };
         let cgroup = workload.open_cgroup().map_err(fail)?;
-        let listeners = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(TcpListener::from_std);
-        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(fail)?;
-        self.capture.attach(cgroup.path(), &policy).map_err(refused)?;
-
-        let enrolled = Arc::new(Enrolled {
-            workload,
-            tunnels: Pool::new(Arc::new(HostDial)),
-            stop: CancellationToken::new(),
-            policy: Mutex::new(policy),
-            reattached: Notify::new(),
-            sockets: Mutex::default(),
-        });
-        self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
-        for listener in listeners {
-            self.connections.spawn(life::accept(Arc::clone(self), Arc::clone(&enrolled), listener));
+        let map = self.capture.older_map().map_err(refused)?;
+        let enrolled = Enrolled::new(workload);
+        let mut presences = enrolled.presences.lock();
+        presences.drops_older = enrolled.workload.existing.is_strict(Timestamp::now(), map);
+        let (arrivals, failures) = presences.examine(&enrolled.workload, &enrolled.stop).map_err(fail)?;
+        self.counters.namespaces_not_entered.add(failures);
+        let ports = presences.ports();
+        if ports.are_few() {
+            self.counters.listener_ports_reduced.increment();
+            tracing::warn!(
+                workload = %identity,
+                "only {} ports of loopback in a row are free for its listener: about {} new connections a second are possible \
+                 where TIME_WAIT is not reused (net.ipv4.tcp_tw_reuse=0)",
+                ports.count,
+                u32::from(ports.count) * 28_232 / 60
+            );
         }
+        self.check_link(&enrolled, &presences, true);
+        self.capture.attach(cgroup.path(), &presences.policy(&enrolled.workload)).map_err(refused)?;
+        drop(presences);
+        self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
+        self.serve(&enrolled, arrivals);
         self.connections.spawn(life::run(Arc::clone(self), enrolled, cgroup));
         Ok(())
     }
 
-    /// Takes away what was made for a workload in which nothing runs.
+    /// Serves the listeners in namespaces that the workload has come to.
+    pub(super) fn serve(self: &Arc<Self>, enrolled: &Arc<Enrolled>, arrivals: Vec<Arrival>) {
+        for Arrival { presence, listeners } in arrivals {
+            if let Some(namespace) = presence.namespace.clone() {
+                let (enrolled, stop) = (Arc::clone(enrolled), presence.stop.clone());
+                self.connections.spawn(async move {
+                    stop.run_until_cancelled(lock::watch(&enrolled, &namespace)).await;
+                });
+            }
+            for (listener, port) in listeners {
+                let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
+                self.connections.spawn(life::accept(agent, enrolled, Arc::clone(&presence), listener, port));
+            }
+        }
+    }
+
+    /// Takes away what was made for a workload: one of ours in which nothing runs, or a foreign one.
     pub(super) fn undo(&self, workload: &Workload) {
         let undone = workload
             .remove_cgroup()
             .map_err(|e| e.to_string())
             .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
+            .and_then(|()| self.release_links(workload.id).map_err(|e| e.to_string()))
             .and_then(|()| self.capture.forget_older(workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");

@@ -5,8 +5,9 @@
 use std::{
     fs, io,
     io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -37,7 +38,12 @@ impl Hierarchy {
 
     /// The directory under which one Egret instance makes its workloads' cgroups.
     pub fn instance(&self, name: &str) -> PathBuf {
-        self.root.join("egret").join(name)
+        self.all_instances().join(name)
+    }
+
+    /// The directory under which every Egret instance of the machine makes cgroups.
+    pub fn all_instances(&self) -> PathBuf {
+        self.root.join("egret")
     }
 
     /// Ends everything that runs in the cgroups of an instance and removes them, and the common parent when no other
@@ -56,7 +62,7 @@ impl Hierarchy {
                 _ => break,
             }
         }
-        match fs::remove_dir(self.root.join("egret")) {
+        match fs::remove_dir(self.all_instances()) {
             Err(e)
                 if !matches!(
                     e.raw_os_error(),
@@ -83,6 +89,8 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
 pub struct Cgroup {
     path: PathBuf,
     inode: u64,
+    /// Held open; this does not keep the kernel from removing it.
+    directory: Arc<fs::File>,
 }
 
 impl Cgroup {
@@ -97,13 +105,19 @@ impl Cgroup {
 
     /// An existing directory.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        let inode = fs::metadata(&path)?.ino();
-        Ok(Self { path, inode })
+        let directory = fs::File::open(&path)?;
+        let inode = directory.metadata()?.ino();
+        Ok(Self { path, inode, directory: Arc::new(directory) })
     }
 
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path to this very directory, whatever has its name by now.
+    pub fn path_by_descriptor(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))
     }
 
     /// Its id in the kernel: the inode of the directory.

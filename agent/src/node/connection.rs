@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{
     agent::{Agent, Enrolled},
+    presence::Presence,
     refuse,
 };
 use crate::{
@@ -19,9 +20,17 @@ use crate::{
 /// (`tcp_proxy.idle_timeout`); the gateway ends idle HTTP sooner.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Serves a connection that the workload's listener accepted from `peer`.
-pub(super) async fn serve(agent: Arc<Agent>, enrolled: Arc<Enrolled>, stream: TcpStream, peer: SocketAddr) {
-    let Some(original_destination) = agent.capture.take_original_destination(enrolled.workload.id, peer)
+/// Serves a connection that a listener of the workload accepted from `peer` at `port`.
+pub(super) async fn serve(
+    agent: Arc<Agent>,
+    enrolled: Arc<Enrolled>,
+    presence: Arc<Presence>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+) {
+    let Some(original_destination) =
+        agent.capture.take_original_destination(enrolled.workload.id, peer, port)
     else {
         // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
         agent.counters.original_destination_miss.increment();
@@ -34,7 +43,7 @@ pub(super) async fn serve(agent: Arc<Agent>, enrolled: Arc<Enrolled>, stream: Tc
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
-    match open_tunnel(&agent, &enrolled, &flow, original_destination).await {
+    match open_tunnel(&agent, &enrolled, &presence, &flow, original_destination).await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
             agent.counters.refused.increment();
@@ -72,6 +81,7 @@ async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, flow: &FlowHandle) {
 async fn open_tunnel(
     agent: &Agent,
     enrolled: &Enrolled,
+    presence: &Presence,
     flow: &FlowHandle,
     original_destination: SocketAddr,
 ) -> Result<Tunnel, Refusal> {
@@ -82,7 +92,7 @@ async fn open_tunnel(
         .map_err(|e| Refusal::new(Reason::IdentityUnavailable, e.to_string()))?;
     let connect =
         Connect { original_destination, flow_id: Some(flow.id()), traceparent: None, baggage: None };
-    enrolled.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
+    presence.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
         let reason = match &e {
             client::Error::Refused { .. } => Reason::GatewayRefused,
             client::Error::Dial(..)

@@ -44,12 +44,16 @@ pub struct Counters {
     pub foreign_sockets: Counter,
     /// Looks at the sockets of a workload that failed, and connections that could not be ended.
     pub socket_checks_failed: Counter,
+    /// Attempts to enter a network namespace of a workload, or to read its links, that failed: it is refused there.
+    pub namespaces_not_entered: Counter,
+    /// Workloads whose listener got fewer ports than it should have.
+    pub listener_ports_reduced: Counter,
 }
 
 impl Counters {
     /// All of them, by their names in `status`.
-    pub fn by_name(&self) -> [(&'static str, u64); 9] {
-        [
+    pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+        vec![
             ("agent_accepted", self.accepted.get()),
             ("agent_refused", self.refused.get()),
             ("original_destination_miss", self.original_destination_miss.get()),
@@ -59,6 +63,8 @@ impl Counters {
             ("older_ended", self.older_ended.get()),
             ("foreign_sockets", self.foreign_sockets.get()),
             ("socket_checks_failed", self.socket_checks_failed.get()),
+            ("namespaces_not_entered", self.namespaces_not_entered.get()),
+            ("listener_ports_reduced", self.listener_ports_reduced.get()),
         ]
     }
 }

@@ -1,10 +1,13 @@
 //! Network namespaces of workloads: making an isolated one, doing something inside one, letting it go.
 //!
-//! `node::listener` binds inside them; `cli::exec` moves its command into one.
+//! `node::listener` binds inside them, `node::dial` makes sockets there; `cli::exec` moves its command into one. Which ones a
+//! workload is in is the business of `node::presence`.
 
 use std::{
+    fmt,
     fs::{self, File},
     io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
     thread,
 };
@@ -43,13 +46,68 @@ pub fn delete(at: &Path) -> io::Result<()> {
     }
 }
 
-/// Runs `f` inside the namespace at `at`, or right here when there is none.
-pub fn inside<T: Send>(at: Option<&Path>, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let Some(at) = at else { return f() };
-    on_own_thread(|| {
-        enter(at)?;
-        f()
-    })
+/// Which network namespace, as the kernel tells them apart: the inode in the file system of namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespaceId(u64);
+
+impl NamespaceId {
+    /// Of the namespace at `at`, which is not opened.
+    pub fn of(at: &Path) -> io::Result<Self> {
+        Ok(Self(fs::metadata(at)?.ino()))
+    }
+
+    /// Of the namespace this process runs in.
+    pub fn of_agent() -> io::Result<Self> {
+        // The main thread never leaves it.
+        Self::of(Path::new("/proc/self/ns/net"))
+    }
+}
+
+impl fmt::Display for NamespaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net:[{}]", self.0)
+    }
+}
+
+/// A network namespace that is held open, which keeps it alive: a process may end and its number be used again, this stays
+/// the same namespace. Let go of it when the workload has left.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    id: NamespaceId,
+}
+
+impl Namespace {
+    /// Opens the namespace at `at`: a bind mount, or `/proc/PID/ns/net`.
+    pub fn open(at: &Path) -> io::Result<Self> {
+        let file = File::open(at)?;
+        let id = NamespaceId(file.metadata()?.ino());
+        Ok(Self { file, id })
+    }
+
+    /// Which it is.
+    pub fn id(&self) -> NamespaceId {
+        self.id
+    }
+
+    /// Runs `f` inside.
+    pub fn inside<T: Send>(&self, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        on_own_thread(|| {
+            setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            f()
+        })
+    }
+}
+
+/// Runs `f` inside `namespace`, or right here, in the agent's own, when there is none.
+pub fn inside<T: Send>(
+    namespace: Option<&Namespace>,
+    f: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    match namespace {
+        Some(namespace) => namespace.inside(f),
+        None => f(),
+    }
 }
 
 /// Moves the calling thread into the namespace at `at`.

@@ -1,9 +1,11 @@
 //! The sockets that workloads have, as the kernel lists them: connections that are older than the enrolment, connections that
 //! escaped, and sockets that came from elsewhere.
 //!
-//! `node::life` has every workload looked at, by `watch`. The kernel programs see what begins and what leaves; this sees what
+//! `node::life` has every workload looked at, by `watch`; `node::lock` asks for the connections that are there when a link is
+//! locked. The kernel programs see what begins and what leaves; this sees what
 //! is there, whoever let it begin.
 
+mod connections;
 mod diag;
 mod examine;
 mod existing;
@@ -13,6 +15,7 @@ mod judge;
 mod message;
 pub(super) mod watch;
 
+pub(super) use self::connections::connections;
 pub use self::{
     diag::{destroy, list},
     examine::{Findings, Subject, examine},

@@ -1,7 +1,7 @@
 //! A workload: what the agent knows of it, and the file that lets a restarted agent find it again.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,36 @@ use super::{
 };
 use crate::{app::run_dir::RunDir, mesh::SpiffeId};
 
+/// Who made a workload's cgroup, and why it is enrolled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// We made it, for `egret exec`: it ends with its last process, and its processes end with us.
+    #[default]
+    Exec,
+    /// It was there, and an operator enrolled it (`egret enroll`).
+    Hand,
+    /// It was there, and this WorkloadBinding (`namespace/name`) selects it.
+    Binding(String),
+}
+
+impl Origin {
+    /// Whether the cgroup is somebody else's: we never remove it, and never end what runs in it.
+    pub fn is_foreign(&self) -> bool {
+        *self != Self::Exec
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exec => f.write_str("exec"),
+            Self::Hand => f.write_str("by hand"),
+            Self::Binding(name) => write!(f, "binding {name}"),
+        }
+    }
+}
+
 /// An enrolled workload. Also the JSON of its state file and of the admin socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
@@ -25,9 +55,13 @@ pub struct Workload {
     pub cgroup: PathBuf,
     /// Inode of the cgroup directory.
     pub cgroup_inode: u64,
-    /// Its own network namespace; absent: it shares the agent's.
+    /// The network namespace we made for it. Absent: it shares the agent's, or is foreign; then `node::presence` finds where
+    /// its processes are.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub namespace: Option<PathBuf>,
+    /// Where it comes from. State files of older versions do not say: they knew only one.
+    #[serde(default)]
+    pub origin: Origin,
     /// How connections are treated that are older than its enrolment.
     #[serde(default)]
     pub existing: Existing,
@@ -52,15 +86,15 @@ impl Workload {
             // What this call made goes with it; the error that matters is the cgroup's.
             drop(namespace.as_deref().map(netns::delete));
         })?;
-        let workload = Self {
+        Ok(Self {
             id,
             identity,
             cgroup: cgroup.path().to_owned(),
             cgroup_inode: cgroup.inode(),
             namespace,
+            origin: Origin::Exec,
             existing,
-        };
-        Ok(workload)
+        })
     }
 
     /// Its cgroup; fails when the directory is gone or was made anew.
@@ -72,6 +106,11 @@ impl Workload {
             // The one that was enrolled is gone.
             Err(nix::Error::ENOENT.into())
         }
+    }
+
+    /// Whether its cgroup has been removed.
+    pub(super) fn is_gone(&self) -> bool {
+        self.open_cgroup().is_err_and(|e| is_gone(&e))
     }
 
     /// Writes the state file.
@@ -119,8 +158,12 @@ impl Workload {
         Ok(())
     }
 
-    /// Removes its cgroup; fails with `ResourceBusy` when a process is in it. Fine when it is gone, or made anew by others.
+    /// Removes its cgroup; fails with `ResourceBusy` when a process is in it. Fine when it is gone, or made anew by others. A
+    /// foreign one is left alone.
     pub(super) fn remove_cgroup(&self) -> io::Result<()> {
+        if self.origin.is_foreign() {
+            return Ok(());
+        }
         match self.open_cgroup() {
             Ok(cgroup) => cgroup.remove(),
             Err(e) if is_gone(&e) => Ok(()),
@@ -148,5 +191,21 @@ fn directory(path: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirE
     match fs::read_dir(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
         entries => Ok(Some(entries?).into_iter().flatten()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Origin, Workload};
+
+    #[test]
+    fn state_files_of_older_versions_are_read() {
+        let old = r#"{"id":1,"identity":"spiffe://td/ns/default/sa/sleep","cgroup":"/c","cgroup_inode":7}"#;
+        let workload: Workload = serde_json::from_str(old).unwrap();
+        assert_eq!((workload.namespace.as_deref(), &workload.origin), (None, &Origin::Exec));
+        let bound = Workload { origin: Origin::Binding("default/backup".to_owned()), ..workload };
+        let text = serde_json::to_string(&bound).unwrap();
+        assert!(text.contains(r#""origin":{"binding":"default/backup"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Workload>(&text).unwrap(), bound);
     }
 }

@@ -27,7 +27,7 @@ const BYSTANDERS: [&str; 8] = [
 ];
 
 /// The kinds Egret reads.
-const READ: [&str; 7] = [
+const READ: [&str; 8] = [
     "ServiceEntry",
     "Gateway",
     "VirtualService",
@@ -35,6 +35,7 @@ const READ: [&str; 7] = [
     "AuthorizationPolicy",
     "Secret",
     "MeshConfig",
+    "WorkloadBinding",
 ];
 
 /// One definition of an object, or a document that could not be taken for one.
@@ -206,6 +207,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         ("security.istio.io", "AuthorizationPolicy") => Some((Kind::AuthorizationPolicy, &istio[1..])),
         ("", "Secret") => Some((Kind::Secret, &["v1"][..])),
         ("egret.dev", "MeshConfig") => Some((Kind::MeshConfig, &["v1alpha1"][..])),
+        ("egret.dev", "WorkloadBinding") => Some((Kind::WorkloadBinding, &["v1alpha1"][..])),
         _ => None,
     };
     let Some((kind, versions)) = known else {

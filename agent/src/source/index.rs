@@ -40,6 +40,9 @@ struct Refused {
     policies: Vec<RefusedPolicy>,
     /// ServiceEntries, VirtualServices and DestinationRules.
     hosts: Vec<(ObjectRef, Vec<HostPattern>)>,
+    bindings: Vec<ObjectRef>,
+    /// Some document cannot be read.
+    unreadable: bool,
 }
 
 /// Where an object was defined.
@@ -147,6 +150,7 @@ impl Index {
             .filter(|definition| definition.unreadable)
             .map(|definition| Arc::clone(&definition.file))
             .collect();
+        refused.unreadable = self.files.values().flatten().any(|definition| definition.unreadable);
         self.good
             .retain(|object, good| defined.contains_key(object) || unreadable.contains(&good.place.file));
         // Policies that an unreadable document may hold and nobody has seen in good shape.
@@ -196,7 +200,8 @@ impl Index {
                 None,
             ));
             refused.hosts.push((object.clone(), hosts));
-        } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig) {
+        } else if matches!(object.kind, Kind::AuthorizationPolicy | Kind::MeshConfig | Kind::WorkloadBinding)
+        {
             problems.push(problem(
                 first,
                 codes::FAIL_CLOSED,
@@ -204,6 +209,10 @@ impl Index {
                 fail_closed(object.kind),
                 None,
             ));
+            if object.kind == Kind::WorkloadBinding {
+                refused.bindings.push(object.clone());
+                return;
+            }
             for definition in definitions {
                 let selector = definition.selector.clone();
                 refused.policies.push(RefusedPolicy { object: object.clone(), selector });
@@ -223,6 +232,7 @@ impl Index {
                 Item::Policy(it) => objects.policies.extend(it.clone()),
                 Item::Credential(it) => objects.credentials.extend(it.clone()),
                 Item::Settings(it) => settings.push((object, it)),
+                Item::Binding(it) => objects.bindings.push(Arc::clone(it)),
             }
         }
         // Settings that cannot be trusted must not open anything.
@@ -231,6 +241,8 @@ impl Index {
             objects.settings = (***first).clone();
         }
         objects.refused_hosts = refused.hosts;
+        objects.refused_bindings = refused.bindings;
+        objects.may_hold_more_bindings = refused.unreadable;
         for policy in refused.policies {
             match policy.object.kind {
                 Kind::MeshConfig => closed = true,
@@ -259,6 +271,11 @@ fn fail_closed(kind: Kind) -> String {
         }
         Kind::ServiceEntry => {
             "has no last good version, so its hosts are refused until it is corrected, not passed through"
+                .to_owned()
+        }
+        Kind::WorkloadBinding => {
+            "has no last good version, so it enrols nothing until it is corrected; what it has \
+                                  enrolled before stays enrolled"
                 .to_owned()
         }
         Kind::DestinationRule => {

@@ -9,13 +9,14 @@ mod mesh_config;
 mod secret;
 mod service_entry;
 mod virtual_service;
+mod workload_binding;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::fields::{Field, Fields};
 use crate::mesh::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, Kind, MeshSettings, ObjectRef, Selector,
-    ServiceEntry, VirtualService,
+    ServiceEntry, VirtualService, WorkloadBinding,
 };
 
 /// What every object has.
@@ -40,6 +41,7 @@ pub(super) enum Item {
     /// `None`: holds no TLS material.
     Credential(Option<Arc<Credential>>),
     Settings(Box<MeshSettings>),
+    Binding(Arc<WorkloadBinding>),
 }
 
 /// Reads an object. It is valid if the document has no problem that is an error; `None` is never valid.
@@ -58,6 +60,7 @@ pub(super) fn read(meta: &Meta, mut document: Fields<'_>) -> Option<Item> {
         Kind::DestinationRule => Item::DestinationRule(Arc::new(destination_rule::read(meta, spec)?)),
         Kind::AuthorizationPolicy => Item::Policy(authorization_policy::read(meta, spec).map(Arc::new)),
         Kind::MeshConfig => Item::Settings(Box::new(mesh_config::read(spec))),
+        Kind::WorkloadBinding => Item::Binding(Arc::new(workload_binding::read(meta, spec)?)),
         Kind::Secret => return None,
     })
 }

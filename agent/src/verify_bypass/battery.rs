@@ -9,15 +9,23 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    PATIENCE, answer, gateway, handed_in,
+    PATIENCE, answer, devices, frames, gateway, handed_in,
     judge::{Outcome, Verdict, judge},
     raw, surroundings, tcp, udp,
     vector::{self, Attempt, Context, Probe, Vector},
     witness::{self, Testimony},
 };
 
-const FAMILIES: [&[Vector]; 6] =
-    [tcp::VECTORS, surroundings::VECTORS, handed_in::VECTORS, udp::VECTORS, raw::VECTORS, gateway::VECTORS];
+const FAMILIES: [&[Vector]; 8] = [
+    tcp::VECTORS,
+    surroundings::VECTORS,
+    handed_in::VECTORS,
+    udp::VECTORS,
+    raw::VECTORS,
+    frames::VECTORS,
+    devices::VECTORS,
+    gateway::VECTORS,
+];
 
 /// What packets that have left get to arrive, before the witness is asked.
 const FLIGHT: Duration = Duration::from_millis(300);

@@ -3,15 +3,18 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+    ptr,
     sync::{
         LazyLock,
         atomic::{AtomicU16, Ordering},
     },
 };
 
+use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::PATIENCE;
+use super::{PATIENCE, vector::Attempt};
 
 /// Source ports of the battery: below the ephemeral range (32768 and up, unless somebody changed it), so that no connection
 /// of the gateway has one of them.
@@ -38,7 +41,7 @@ pub(super) fn prepare(socket: &Socket, domain: Domain) -> io::Result<u16> {
     };
     let mut tries = 0;
     loop {
-        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let port = port();
         tries += 1;
         match socket.bind(&SocketAddr::new(any, port).into()) {
             Ok(()) => return Ok(port),
@@ -46,6 +49,37 @@ pub(super) fn prepare(socket: &Socket, domain: Domain) -> io::Result<u16> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Sets an option that the libraries do not know.
+pub(super) fn set<T>(socket: &impl AsRawFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+    // SAFETY: pointer and length are those of `value`, which lives during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Loose source routing by one hop (RFC 791, 3.1), which takes no privilege.
+pub(super) fn route_by(socket: &Socket, hop: Ipv4Addr) -> io::Result<()> {
+    let [a, b, c, d] = hop.octets();
+    set(
+        socket,
+        libc::IPPROTO_IP,
+        libc::IP_OPTIONS,
+        &[libc::IPOPT_LSRR, 7, libc::IPOPT_MINOFF, a, b, c, d, libc::IPOPT_EOL],
+    )
+}
+
+/// The next port of ours.
+pub(super) fn port() -> u16 {
+    PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start)
 }
 
 /// Where the TCP socket at this local port is connected to, by the kernel's table: capture rewrites it, getpeername does not
@@ -110,8 +144,23 @@ fn route_in(table: &str, to: Ipv4Addr) -> Option<Route> {
     routes.max_by_key(|(length, _)| *length).map(|(_, route)| route)
 }
 
-/// Whether this thread has a capability, by its bit (linux/capability.h).
-pub(super) fn has_capability(bit: u32) -> bool {
+/// A capability: its bit (linux/capability.h), and its name.
+#[derive(Clone, Copy)]
+pub(super) struct Capability(u32, &'static str);
+
+pub(super) const NET_ADMIN: Capability = Capability(12, "CAP_NET_ADMIN");
+pub(super) const NET_RAW: Capability = Capability(13, "CAP_NET_RAW");
+
+/// Ends an attempt that this thread lacks a capability for. (With one, EPERM is somebody's refusal.)
+pub(super) fn needs(capability: Capability) -> Result<(), Attempt> {
+    if has(capability.0) {
+        Ok(())
+    } else {
+        Err(Attempt::not_available(format_args!("without {}", capability.1)))
+    }
+}
+
+fn has(bit: u32) -> bool {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective

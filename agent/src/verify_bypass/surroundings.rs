@@ -1,17 +1,17 @@
 //! The process changes what is around it, not its socket: user, cgroup, network namespace.
 
 use std::{
-    fs::{self, OpenOptions},
-    io,
+    fs::{self, File, OpenOptions},
+    io, iter,
     net::SocketAddr,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use nix::{
     libc,
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
 };
 use socket2::{Domain, Socket};
 
@@ -20,7 +20,7 @@ use super::{
     vector::{
         Attempt,
         Expected::{Blocked, Captured},
-        Probe, Vector,
+        Probe, Vector, attempt,
     },
 };
 use crate::node::cgroup::Hierarchy;
@@ -30,6 +30,7 @@ pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "nested cgroup", expected: Captured, attempt: nested_cgroup },
     Vector { name: "moved to the root cgroup", expected: Blocked, attempt: root_cgroup },
     Vector { name: "nested network namespace", expected: Captured, attempt: nested_namespace },
+    Vector { name: "an ancestor's network namespace", expected: Captured, attempt: outer_namespace },
 ];
 
 /// What a child of [`in_cgroup`] runs.
@@ -109,4 +110,29 @@ fn nested_namespace(probe: &Probe<'_>) -> Attempt {
         },
         Err(error) => Attempt::not_available(format_args!("no socket: {error}")),
     }
+}
+
+/// With CAP_SYS_ADMIN, and processes outside in sight, their network is one call away.
+fn outer_namespace(probe: &Probe<'_>) -> Attempt {
+    attempt(|| {
+        let unavailable = |error: io::Error| Attempt::not_available(format_args!("setns: {error}"));
+        let own = fs::metadata("/proc/thread-self/ns/net").map_err(unavailable)?.ino();
+        let mut outer = ancestors().filter_map(|id| File::open(format!("/proc/{id}/ns/net")).ok());
+        let is_other = |one: &File| one.metadata().is_ok_and(|found| found.ino() != own);
+        let Some(outer) = outer.find(is_other) else {
+            return Err(Attempt::not_available("no ancestor in sight has another"));
+        };
+        setns(outer, CloneFlags::CLONE_NEWNET).map_err(|error| unavailable(error.into()))?;
+        Ok(tcp::plain(probe))
+    })
+}
+
+/// Process ids from the parent up.
+fn ancestors() -> impl Iterator<Item = u32> {
+    let parent = |id: &u32| {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        (parent != 0).then_some(parent)
+    };
+    iter::successors(parent(&std::process::id()), parent)
 }

@@ -16,7 +16,7 @@ use super::{
     answer::{self, exchange},
     local,
     vector::{
-        Attempt,
+        self, Attempt,
         Expected::{Blocked, Captured},
         Probe, Vector,
     },
@@ -33,6 +33,8 @@ pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "tcp ipv6", expected: Captured, attempt: v6 },
     Vector { name: "tcp SO_MARK", expected: Captured, attempt: marked },
     Vector { name: "tcp SO_BINDTODEVICE", expected: Blocked, attempt: bound_to_device },
+    Vector { name: "tcp source route", expected: Blocked, attempt: source_routed },
+    Vector { name: "tcp repair", expected: Captured, attempt: repaired },
     Vector { name: "tcp metadata address", expected: Captured, attempt: metadata },
 ];
 
@@ -195,6 +197,33 @@ fn bound_to_device(probe: &Probe<'_>) -> Attempt {
         },
         Err(error) => Attempt::not_available(format_args!("no socket: {error}")),
     }
+}
+
+/// By way of the target: the address in the header is the first hop's, not that of connect().
+fn source_routed(probe: &Probe<'_>) -> Attempt {
+    vector::attempt(|| {
+        let target = probe.target()?;
+        let (socket, port) = local::stream(Domain::IPV4, None)
+            .map_err(|error| Attempt::not_available(format_args!("no socket: {error}")))?;
+        local::route_by(&socket, *target.ip())
+            .map_err(|error| Attempt::not_available(format_args!("IP_OPTIONS: {error}")))?;
+        Ok(connected(socket, port, probe, target.into(), Socket::connect))
+    })
+}
+
+/// A connection that is made without a single packet, as checkpoint and restore does it.
+fn repaired(probe: &Probe<'_>) -> Attempt {
+    /// TCP_REPAIR_OFF_NO_WP: without the packet that asks whether the other side is there, which answers with a reset.
+    const OFF: i32 = -1;
+    vector::attempt(|| {
+        let target = probe.target()?.into();
+        local::needs(local::NET_ADMIN)?;
+        Ok(attempt(Domain::IPV4, None, probe, target, |socket, to| {
+            local::set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32)?;
+            socket.connect(to)?;
+            local::set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &OFF)
+        }))
+    })
 }
 
 /// Where clouds hand out credentials.

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     local,
-    vector::{Attempt, Expected::Blocked, Probe, Seen, Vector},
+    vector::{Attempt, Expected::Blocked, Probe, Vector, attempt},
 };
 
 pub(super) const VECTORS: &[Vector] = &[
@@ -19,6 +19,7 @@ pub(super) const VECTORS: &[Vector] = &[
     Vector { name: "udp ipv6", expected: Blocked, attempt: v6 },
     Vector { name: "quic (udp 443)", expected: Blocked, attempt: quic },
     Vector { name: "dns to a foreign resolver", expected: Blocked, attempt: dns },
+    Vector { name: "udp source route", expected: Blocked, attempt: source_routed },
     Vector { name: "udp-lite", expected: Blocked, attempt: lite },
 ];
 
@@ -38,7 +39,7 @@ fn send(probe: &Probe<'_>, port: Option<u16>, payload: &[u8]) -> Attempt {
 /// Whether the kernel took a packet. No way to the target at all is no refusal of anybody's.
 pub(super) fn sent(result: io::Result<usize>) -> Attempt {
     match result {
-        Ok(_) => Attempt::new(Seen::Sent),
+        Ok(_) => Attempt::sent(),
         Err(error) => Attempt::refused(&error),
     }
 }
@@ -58,6 +59,20 @@ fn connected(probe: &Probe<'_>) -> Attempt {
         socket.send(probe.token.as_bytes())
     };
     sent(attempt())
+}
+
+/// By way of the target: the address in the header is the first hop's.
+fn source_routed(probe: &Probe<'_>) -> Attempt {
+    attempt(|| {
+        let target = probe.target()?;
+        let steps = || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            local::route_by(&socket, *target.ip())?;
+            socket.connect(&target.into())?;
+            socket.send(probe.token.as_bytes())
+        };
+        Ok(sent(steps()))
+    })
 }
 
 fn v6(probe: &Probe<'_>) -> Attempt {

@@ -116,6 +116,11 @@ impl Attempt {
         Self { seen, port: None }
     }
 
+    /// The kernel took it.
+    pub(super) fn sent() -> Self {
+        Self::new(Seen::Sent)
+    }
+
     pub(super) fn not_available(why: impl fmt::Display) -> Self {
         Self::new(Seen::NotAvailable(why.to_string()))
     }
@@ -128,6 +133,11 @@ impl Attempt {
     pub(super) fn at_port(self, port: u16) -> Self {
         Self { port: Some(port), ..self }
     }
+}
+
+/// An attempt that may end early, with what came of it.
+pub(super) fn attempt(steps: impl FnOnce() -> Result<Attempt, Attempt>) -> Attempt {
+    steps().unwrap_or_else(|ended| ended)
 }
 
 /// Judges an error: time is up, or a refusal by its name.

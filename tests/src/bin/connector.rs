@@ -6,6 +6,8 @@
 //! - `nonblocking ADDRESS`: the same with a non-blocking socket.
 //! - `start ADDRESS`: the same, and does not wait; answers with what `connect()` said.
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
+//! - `shared PORT ADDRESS`: the same with a socket bound to a source port that others may share (`SO_REUSEPORT`).
+//! - `storm COUNT ADDRESS`: connects and closes so often; answers with how many worked, and the errno of the first that did not.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `datagram ADDRESS`: connects a UDP socket.
@@ -15,12 +17,16 @@
 //!   not ours.
 //! - `ask TEXT ADDRESS`: the latter, and answers with what comes back.
 //! - `socket FAMILY TYPE PROTOCOL`: makes a socket, by the kernel's numbers.
+//! - `frame DEVICE BYTES`, `frame-bypass DEVICE BYTES`: sends a frame, in hexadecimal, by a packet socket; the latter past the
+//!   device's queue.
+//! - `tun NAME`: makes a TUN device.
 //! - `own-network`: moves into a network namespace of its own making.
 //! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
 //! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
 //! - `answer TEXT`, `answer-connected TEXT`: answers a datagram, from the same or from a second, connected socket.
+//! - `write BYTES`: writes bytes, in hexadecimal: to a TUN device, a packet.
 //! - `syn ADDRESS`: writes a SYN to a raw socket of TCP. `echo ADDRESS`: writes an echo request to a socket of ICMP.
 
 use std::{
@@ -36,7 +42,7 @@ use nix::{
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, sendto,
         setsockopt, socket,
-        sockopt::{BindToDevice, ReuseAddr, SocketError},
+        sockopt::{BindToDevice, ReuseAddr, ReusePort, SocketError},
     },
 };
 
@@ -90,6 +96,23 @@ fn run(words: &[&str]) -> Outcome {
             started(socket, &address.to_string())
         }
         ["device", name, address] => stream(&[address], SockFlag::empty(), Some(name)),
+        ["shared", port, address] => {
+            let address = parse(address)?;
+            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+            setsockopt(&socket, ReusePort, &true)?;
+            let source = SocketAddr::new(any(address).ip(), port.parse().map_err(|_| Errno::EINVAL)?);
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            peer(socket)
+        }
+        ["storm", count, address] => {
+            let count: u32 = count.parse().map_err(|_| Errno::EINVAL)?;
+            let outcomes = (0..count).map(|_| TcpStream::connect(*address).map(drop).map_err(errno));
+            let (worked, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
+            let first = failed.first().map_or(0, |failed| failed.map_or_else(|errno| errno as i32, |()| 0));
+            Ok((format!("{} errno {first}", worked.len()), None))
+        }
         ["hasty", text, address] => {
             let mut stream = TcpStream::connect(*address).map_err(errno)?;
             stream.write_all(text.as_bytes()).map_err(errno)?;
@@ -151,6 +174,9 @@ fn run(words: &[&str]) -> Outcome {
             let number = |text: &str| text.parse().map_err(|_| Errno::EINVAL);
             Ok(("made".to_owned(), Some(raw_socket(number(family)?, number(kind)?, number(protocol)?)?)))
         }
+        ["frame", device, bytes] => frame(device, bytes, false),
+        ["frame-bypass", device, bytes] => frame(device, bytes, true),
+        ["tun", name] => tun(name),
         ["own-network"] => {
             unshare(CloneFlags::CLONE_NEWNET)?;
             done()
@@ -200,6 +226,10 @@ fn with(socket: &OwnedFd, words: &[&str]) -> Outcome {
             let (_, peer) = receive(&socket, &mut [0; 64])?;
             let second = connected(socket.local_addr().map_err(errno)?, peer)?;
             second.send(text.as_bytes()).map_err(errno)?;
+            done()
+        }
+        ["write", bytes] => {
+            nix::unistd::write(&copy, &hexadecimal(bytes)?)?;
             done()
         }
         ["syn", address] => {
@@ -265,36 +295,76 @@ fn raw_socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(number)?) })
 }
 
+/// Sends a frame as it is.
+fn frame(device: &str, bytes: &str, bypass: bool) -> Outcome {
+    let socket = raw_socket(nix::libc::AF_PACKET, nix::libc::SOCK_RAW, 0)?;
+    if bypass {
+        set_option(&socket, nix::libc::SOL_PACKET, nix::libc::PACKET_QDISC_BYPASS, &1_i32)?;
+    }
+    // SAFETY: an all-zero sockaddr_ll is a valid value.
+    let mut to: nix::libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = nix::libc::AF_PACKET as u16;
+    to.sll_ifindex = nix::net::if_::if_nametoindex(device)?.cast_signed();
+    let bytes = hexadecimal(bytes)?;
+    // SAFETY: bytes and address live during the call, with their true lengths.
+    let sent = unsafe {
+        nix::libc::sendto(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            0,
+            (&raw const to).cast(),
+            size_of_val(&to) as nix::libc::socklen_t,
+        )
+    };
+    Errno::result(sent)?;
+    done()
+}
+
+/// A device whose packets are written and read by us (`linux/if_tun.h`).
+fn tun(name: &str) -> Outcome {
+    const TUNSETIFF: nix::libc::Ioctl = 0x4004_54ca;
+    let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(errno)?;
+    // SAFETY: an all-zero ifreq is a valid value.
+    let mut request: nix::libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (nix::libc::IFF_TUN | nix::libc::IFF_NO_PI) as i16;
+    // SAFETY: reads and writes one ifreq, which lives during the call.
+    Errno::result(unsafe { nix::libc::ioctl(device.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+    Ok(("made".to_owned(), Some(device.into())))
+}
+
+fn hexadecimal(text: &str) -> Result<Vec<u8>, Errno> {
+    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(byte).collect::<Option<_>>().ok_or(Errno::EINVAL)
+}
+
 /// Loose source routing by one hop (RFC 791 §3.1), which needs no privilege.
 fn source_route(socket: &impl AsRawFd, hop: &str) -> Result<(), Errno> {
     let [a, b, c, d] = hop.parse::<Ipv4Addr>().map_err(|_| Errno::EINVAL)?.octets();
     let option = [131_u8, 7, 4, a, b, c, d, 0];
-    // SAFETY: pointer and length are those of `option`, which lives during the call.
-    let result = unsafe {
-        nix::libc::setsockopt(
-            socket.as_raw_fd(),
-            nix::libc::IPPROTO_IP,
-            nix::libc::IP_OPTIONS,
-            option.as_ptr().cast(),
-            option.len() as nix::libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop)
+    set_option(socket, nix::libc::IPPROTO_IP, nix::libc::IP_OPTIONS, &option)
 }
 
 /// Lets the socket be bound to any IPv6 address, which needs no privilege.
 fn free_bind(socket: &impl AsRawFd) -> Result<(), Errno> {
     // `include/uapi/linux/in6.h`.
     const IPV6_FREEBIND: i32 = 78;
-    let yes = 1_i32;
-    // SAFETY: pointer and length are those of `yes`, which lives during the call.
+    set_option(socket, nix::libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32)
+}
+
+/// An option that nix does not know.
+fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) -> Result<(), Errno> {
+    // SAFETY: pointer and length are those of `value`, which lives during the call.
     let result = unsafe {
         nix::libc::setsockopt(
             socket.as_raw_fd(),
-            nix::libc::IPPROTO_IPV6,
-            IPV6_FREEBIND,
-            (&raw const yes).cast(),
-            size_of::<i32>() as nix::libc::socklen_t,
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as nix::libc::socklen_t,
         )
     };
     Errno::result(result).map(drop)

@@ -6,5 +6,7 @@
 
 mod battery;
 mod doctor;
+mod linked;
+mod privileges;
 mod rig;
 mod unwatched;

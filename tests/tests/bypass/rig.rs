@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -26,9 +26,12 @@ use tempfile::TempDir;
 /// Port of the witness.
 const WITNESS: u16 = 8080;
 /// What witness and helper get to start.
-const START: Duration = Duration::from_secs(10);
+pub(crate) const START: Duration = Duration::from_secs(10);
 /// The switch of the kernel that lets groups use ping sockets.
-const PING: &str = "/proc/sys/net/ipv4/ping_group_range";
+pub(crate) const PING: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+/// Which ranges of addresses are in use by concurrent runs.
+pub(crate) const LOCKS: &str = "/run/lock/egret-tests";
 
 /// Everything, ended in the order of the fields.
 pub(crate) struct Rig {
@@ -37,7 +40,6 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     _ping: PingSockets,
     socket: PathBuf,
-    v6: String,
     directory: TempDir,
 }
 
@@ -86,8 +88,8 @@ impl Rig {
             work: directory.path().join("files"),
             run: directory.path().join("run"),
         };
-        let namespace = Namespace::create("egb", Path::new("/run/lock/egret-tests"))?;
-        let v6 = add_v6(&namespace)?;
+        let namespace = Namespace::create("egb", Path::new(LOCKS))?;
+        add_v6(&namespace)?;
         let world = World::start(places, namespace)?;
 
         let mut command = world.external.namespace().command(world.egret.binary());
@@ -103,7 +105,6 @@ impl Rig {
             _witness: witness,
             _ping: PingSockets::allow()?,
             socket,
-            v6,
             directory,
         };
         wait::until("witness and helper", START, || {
@@ -123,20 +124,39 @@ impl Rig {
         format!("{}:{WITNESS}", self.world.external.address())
     }
 
+    /// Runs the battery in a workload of the host's network, as root with some capabilities only.
+    pub(crate) fn battery_with(&self, capabilities: &str) -> Result<Battery> {
+        let early = early_socket()?;
+        let mut command = self.world.egret.exec("default/sleep", false);
+        command.args(["setpriv", "--bounding-set", capabilities]).arg(self.world.egret.binary());
+        command.args(["verify-bypass", "-o", "json"]).args(self.aims(&self.socket, early.as_raw_fd()));
+        let battery = outcomes(&mut command);
+        drop(early);
+        battery
+    }
+
     /// Runs the battery at the witness, with everything that a test can give it.
     pub(crate) fn battery(&self, subject: Subject) -> Result<Battery> {
-        let v4 = self.target();
-        let v6 = format!("[{}]:{WITNESS}", self.v6);
-        let gateway = format!("127.0.0.1:{}", self.world.egret.tunnel_port());
-        // Made here, outside every workload, and without close-on-exec.
-        let early = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)?;
-        let fd = early.as_raw_fd().to_string();
-        let helper = self.socket.to_string_lossy();
-        let mut arguments = vec!["--target", &v4, "--target", &v6, "--helper", &helper, "--inherited", &fd];
+        let early = early_socket()?;
+        let mut arguments = self.aims(&self.socket, early.as_raw_fd());
         if !matches!(subject, Subject::Unenrolled) {
-            arguments.extend(["--gateway", &gateway]);
+            arguments
+                .extend(["--gateway".to_owned(), format!("127.0.0.1:{}", self.world.egret.tunnel_port())]);
         }
-        self.run(subject, &arguments, Some(early))
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let battery = self.run(subject, &arguments);
+        drop(early);
+        battery
+    }
+
+    /// Arguments of a battery: the witness, and who hands in sockets.
+    pub(crate) fn aims(&self, helper: &Path, inherited: RawFd) -> Vec<String> {
+        let targets = [self.target(), format!("[{}]:{WITNESS}", v6(self.world.external.namespace(), 2))];
+        let mut arguments: Vec<String> =
+            targets.into_iter().flat_map(|target| ["--target".to_owned(), target]).collect();
+        arguments.extend(["--helper".to_owned(), helper.to_string_lossy().into_owned()]);
+        arguments.extend(["--inherited".to_owned(), inherited.to_string()]);
+        arguments
     }
 
     /// The agent's listeners on 127.0.0.1: one per workload of the host's network namespace.
@@ -148,12 +168,7 @@ impl Rig {
     }
 
     /// Runs the battery with these arguments.
-    pub(crate) fn run(
-        &self,
-        subject: Subject,
-        arguments: &[&str],
-        early: Option<OwnedFd>,
-    ) -> Result<Battery> {
+    pub(crate) fn run(&self, subject: Subject, arguments: &[&str]) -> Result<Battery> {
         let binary = self.world.egret.binary();
         let mut command = match subject {
             Subject::Unenrolled => Command::new(binary),
@@ -164,36 +179,48 @@ impl Rig {
                 command
             }
         };
-        let output =
-            command.args(["verify-bypass", "-o", "json"]).args(arguments).stdin(Stdio::null()).output()?;
-        drop(early);
-        let said = String::from_utf8_lossy(&output.stderr);
-        let report: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("the battery gave no JSON ({}): {said}", output.status))?;
-        let outcomes = report["outcomes"].as_array().context("no outcomes")?;
-        let text = |outcome: &Value, field: &str| outcome[field].as_str().unwrap_or_default().to_owned();
-        let vectors = outcomes
-            .iter()
-            .map(|outcome| (text(outcome, "vector"), (text(outcome, "verdict"), text(outcome, "seen"))))
-            .collect();
-        ensure!(
-            output.status.code().is_some_and(|code| code < 2),
-            "the battery ended with {}: {said}",
-            output.status
-        );
-        Ok(Battery { vectors, report, failed: !output.status.success() })
+        outcomes(command.args(["verify-bypass", "-o", "json"]).args(arguments))
     }
 }
 
-/// Gives both ends of the link addresses of the range for documentation (RFC 3849); the one inside is returned.
-fn add_v6(namespace: &Namespace) -> Result<String> {
-    // Told apart by the IPv4 address, of which concurrent runs have different ones.
-    let [.., network, host] = namespace.address().octets();
-    let at = |end: u8| format!("2001:db8:e:{network:x}{host:02x}::{end}");
-    let (outside, inside) = (format!("{}/64", at(1)), format!("{}/64", at(2)));
+/// A socket made outside every workload, in the calling thread's network namespace, and without close-on-exec.
+pub(crate) fn early_socket() -> Result<OwnedFd> {
+    Ok(socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)?)
+}
+
+/// Runs a battery whose report is JSON.
+pub(crate) fn outcomes(command: &mut Command) -> Result<Battery> {
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the battery gave no JSON ({}): {said}", output.status))?;
+    let outcomes = report["outcomes"].as_array().context("no outcomes")?;
+    let text = |outcome: &Value, field: &str| outcome[field].as_str().unwrap_or_default().to_owned();
+    let vectors = outcomes
+        .iter()
+        .map(|outcome| (text(outcome, "vector"), (text(outcome, "verdict"), text(outcome, "seen"))))
+        .collect();
+    ensure!(
+        output.status.code().is_some_and(|code| code < 2),
+        "the battery ended with {}: {said}",
+        output.status
+    );
+    Ok(Battery { vectors, report, failed: !output.status.success() })
+}
+
+/// Gives both ends of the link addresses.
+pub(crate) fn add_v6(namespace: &Namespace) -> Result<()> {
+    let (outside, inside) = (format!("{}/64", v6(namespace, 1)), format!("{}/64", v6(namespace, 2)));
     process::run("ip", &["addr", "add", &outside, "dev", namespace.host_link(), "nodad"])?;
     process::run("ip", &["-n", namespace.name(), "addr", "add", &inside, "dev", "eth0", "nodad"])?;
-    Ok(at(2))
+    Ok(())
+}
+
+/// An address of the range for documentation (RFC 3849): 1 is the host's end of the link, 2 the one inside.
+pub(crate) fn v6(namespace: &Namespace, end: u8) -> String {
+    // Told apart by the IPv4 address, of which concurrent runs have different ones.
+    let [.., network, host] = namespace.address().octets();
+    format!("2001:db8:e:{network:x}{host:02x}::{end}")
 }
 
 /// Lets root's group use ping sockets while it lives.

@@ -8,7 +8,7 @@ use crate::rig::{Rig, Subject};
 fn without_a_witness_the_socket_table_decides() -> Result<()> {
     let Some(rig) = Rig::start("without_a_witness_the_socket_table_decides")? else { return Ok(()) };
     let target = format!("{}:80", rig.world.external.address());
-    let enrolled = rig.run(Subject::Enrolled, &["--target", &target], None)?;
+    let enrolled = rig.run(Subject::Enrolled, &["--target", &target])?;
     assert_eq!(enrolled.report["watched"], false, "{}", enrolled.report);
     assert!(enrolled.report["unwatched_because"].as_str().is_some_and(|why| why.contains("no witness")));
     assert_eq!(enrolled.verdict("tcp connect"), "held");
@@ -18,7 +18,7 @@ fn without_a_witness_the_socket_table_decides() -> Result<()> {
         enrolled.vectors["tcp connect"]
     );
 
-    let unenrolled = rig.run(Subject::Unenrolled, &["--target", &target], None)?;
+    let unenrolled = rig.run(Subject::Unenrolled, &["--target", &target])?;
     assert_eq!(unenrolled.verdict("tcp connect"), "escaped");
     // Nobody can say where it went, so nobody does.
     assert_eq!(unenrolled.verdict("udp sendto"), "unproven");

@@ -15,15 +15,6 @@ use crate::{
     outside::{INSIDE, OUTSIDE, Outside, receive, set_up},
 };
 
-/// Waits until a counter is not 0 any more.
-fn wait_for_count(lab: &Lab, name: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while lab.count(name) == 0 {
-        assert!(Instant::now() < deadline, "{name} stays 0: {:?}", lab.capture.counters());
-        thread::yield_now();
-    }
-}
-
 /// What `start` answers when the connection is being opened.
 fn in_progress() -> String {
     format!("ok {}", errno(Errno::EINPROGRESS))
@@ -232,7 +223,7 @@ fn a_caller_that_the_workload_made_up_is_not_answered() {
     let source = format!("{}:4000", OUTSIDE[1]);
     assert_eq!(forger.run(&format!("start-forged {source} [::1]:{port}")), in_progress());
     // The answer of the listener would go to the address outside.
-    wait_for_count(&lab, "dropped_tcp_open");
+    lab.wait_for_count("dropped_tcp_open", 1);
     assert_eq!(lab.count("passed_answer"), 0);
 }
 
@@ -389,7 +380,7 @@ fn sockets_opened_before_the_enrolment_are_no_way_out() {
     outside.run(|| ip("route add blackhole 198.51.100.1"));
     assert_eq!(opening.run(&format!("keep start {to}")), in_progress());
     lab.enrol();
-    wait_for_count(&lab, "dropped_tcp_open");
+    lab.wait_for_count("dropped_tcp_open", 1);
 }
 
 #[test]

@@ -22,7 +22,8 @@ fn every_kind_of_connect_keeps_its_destination() {
         assert_eq!(application.run(command), format!("ok {peer}"), "{command}");
         let (stream, taken) = lab.take(v4);
         assert_eq!(taken, Some(original.parse().unwrap()), "{command}");
-        let again = lab.capture.take_original_destination(crate::lab::WORKLOAD, stream.peer_addr().unwrap());
+        let (peer, local) = (stream.peer_addr().unwrap(), stream.local_addr().unwrap());
+        let again = lab.capture.take_original_destination(crate::lab::WORKLOAD, peer, local.port());
         assert_eq!(again, None, "an original destination is taken once");
     }
     assert_eq!(lab.count("captured"), 5);

@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use egret::datapath::{self, Capture};
+use egret_tests::foreign;
 use nix::errno::Errno;
 
 use crate::lab::{Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
@@ -78,7 +79,11 @@ fn a_restarted_agent_takes_over() {
     // A new process has new listeners, the same maps, and the same links.
     let successor = Capture::load(&lab.pins).unwrap();
     let (peer, old) = (lab.listener_v4.accept().unwrap().1, "203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), Some(old), "maps are shared");
+    assert_eq!(
+        successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)),
+        Some(old),
+        "maps are shared"
+    );
     let listener = listen("127.0.0.1:0");
     let mut policy = lab.policy();
     policy.listener_v4 = port(&listener);
@@ -89,7 +94,7 @@ fn a_restarted_agent_takes_over() {
     assert_eq!(application.connect("203.0.113.8:80"), "ok 203.0.113.8:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.8:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
     assert_eq!(lab.count("captured"), 2, "each connection was seen by one set of programs");
 }
 
@@ -122,7 +127,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
 
     datapath::cleanup(&lab.pins).unwrap();
     assert!(!lab.pins.exists(), "nothing is left");
@@ -143,12 +148,40 @@ fn links_on_other_maps_are_replaced() {
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();
     let expected = Some("203.0.113.7:80".parse().unwrap());
-    assert_eq!(successor.take_original_destination(WORKLOAD, peer), expected);
+    assert_eq!(successor.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4)), expected);
     let counters = successor.counters().unwrap();
     assert!(
         counters.contains(&("captured", 1)) && counters.contains(&("already_captured", 0)),
         "{counters:?}"
     );
+}
+
+#[test]
+fn the_program_of_another_version_is_replaced_behind_its_link() {
+    let Some(lab) = Lab::new("the_program_of_another_version_is_replaced_behind_its_link") else { return };
+    lab.enrol();
+    let mut application = lab.inside();
+    // Another version of the object: a program of its own on the same maps.
+    let path =
+        lab.pins.join("links").join(format!("{}-egret_connect4-connect4", lab.cgroup.inode().unwrap()));
+    let link = foreign::open_pin(&path).unwrap();
+    let (id, ours) = foreign::link_ids(&link).unwrap();
+    let storage = foreign::open_pin(&lab.pins.join("maps/egret_policy")).unwrap();
+    let other = foreign::allowing(foreign::CONNECT4, Some(&storage)).unwrap();
+    foreign::replace(&link, &other).unwrap();
+    let captured = lab.count("captured");
+    let refused = application.connect("203.0.113.7:80");
+    assert_eq!(lab.count("captured"), captured, "the other version does not capture: {refused}");
+
+    let successor = Capture::load(&lab.pins).unwrap();
+    let missing = successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
+    assert_eq!(missing, 0, "nothing was detached");
+    let (after, program) = foreign::link_ids(&foreign::open_pin(&path).unwrap()).unwrap();
+    assert_eq!(after, id, "the link stays");
+    assert_ne!(program, ours, "behind it is the successor's program");
+    // With the policy that was there: the value is the same map's.
+    assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+    assert_eq!(lab.take(true).1, Some("203.0.113.7:80".parse().unwrap()));
 }
 
 #[test]

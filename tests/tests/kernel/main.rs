@@ -3,10 +3,20 @@
 //! they neither see each other nor the machine's addresses, and a crash leaves no pins behind.
 
 mod backstop;
+mod born;
 mod capture;
+mod frames;
+mod guard;
 mod lab;
 mod lifecycle;
+mod link;
+mod load;
 mod mixed;
+mod neighbours;
 mod older;
 mod outside;
+mod ports;
 mod refusal;
+mod start;
+mod verifier;
+mod warden;

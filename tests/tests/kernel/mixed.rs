@@ -146,7 +146,8 @@ fn nothing_of_a_mixed_load_is_taken_for_an_escape() {
 
     let permitted = Direct::new(&ranges, &resolvers);
     let rules = Rules { direct: &permitted, direct_ever: &permitted, first: false, end_older: false };
-    let subject = Subject { workload: WORKLOAD, cgroup: lab.cgroup.path().to_owned(), namespace: None };
+    let subject =
+        Subject { workload: WORKLOAD, cgroup: lab.cgroup.path().to_owned(), namespaces: vec![None] };
     let (until, mut looks) = (Instant::now() + LOAD, 0);
     while Instant::now() < until {
         let found = examine(&lab.capture, &subject, &rules).expect("its sockets are listed");

@@ -2,20 +2,21 @@
 //! processes, and the kernel's own list of them.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::Read as _,
     net::{TcpListener, TcpStream},
-    path::PathBuf,
-    thread::{self, JoinHandle},
+    sync::Arc,
+    thread::JoinHandle,
     time::Duration,
 };
 
 use egret::{
     datapath::WorkloadPolicy,
     node::{
-        netns,
+        netns::{self, Namespace},
         sockets::{Direct, Findings, Foreign, Protocol, Rules, State, Subject, examine, foreign, list},
     },
 };
+use egret_tests::application::{assert_ended, echo};
 use nix::errno::Errno;
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
 
 impl Lab {
     fn subject(&self) -> Subject {
-        Subject { workload: WORKLOAD, cgroup: self.cgroup.path().to_owned(), namespace: None }
+        Subject { workload: WORKLOAD, cgroup: self.cgroup.path().to_owned(), namespaces: vec![None] }
     }
 
     fn look(&self, first: bool, end_older: bool) -> Findings {
@@ -46,21 +47,6 @@ fn server(outside: &Outside, address: &str) -> (TcpListener, String) {
     let server = outside.run(move || listen(&address));
     let at = server.local_addr().expect("address").to_string();
     (server, at)
-}
-
-/// The far end of a connection: sends back what comes, and says how it ended.
-fn echo(mut stream: TcpStream) -> JoinHandle<std::io::Result<()>> {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    thread::spawn(move || {
-        let mut bytes = [0; 64];
-        loop {
-            let length = stream.read(&mut bytes)?;
-            if length == 0 {
-                return Ok(());
-            }
-            stream.write_all(&bytes[..length])?;
-        }
-    })
 }
 
 /// A connection of an application to the outside, and its far end.
@@ -98,13 +84,6 @@ impl Served {
         let mut bytes = Vec::new();
         assert_eq!(self.client.read_to_end(&mut bytes).expect("answered"), 100_000);
     }
-}
-
-/// What a destroyed socket says, once, and that its far end was reset.
-fn assert_ended(application: &mut Application, far_end: JoinHandle<std::io::Result<()>>) {
-    assert_eq!(application.run("talk hello"), errno(Errno::ECONNABORTED));
-    let end = far_end.join().expect("no panic").expect_err("reset");
-    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -211,25 +190,27 @@ fn a_workload_is_looked_at_in_its_own_network_namespace() {
     let directory = tempfile::tempdir().unwrap();
     let namespace = directory.path().join("netns");
     netns::create_isolated(&namespace).unwrap();
-    let server = netns::inside(Some(&namespace), || {
-        ip(&format!("address add {OUTSIDE_V4}/32 dev lo"));
-        Ok(listen(&format!("{OUTSIDE_V4}:0")))
-    })
-    .unwrap();
+    let inside = Arc::new(Namespace::open(&namespace).unwrap());
+    let server = inside
+        .inside(|| {
+            ip(&format!("address add {OUTSIDE_V4}/32 dev lo"));
+            Ok(listen(&format!("{OUTSIDE_V4}:0")))
+        })
+        .unwrap();
     let at = server.local_addr().unwrap().to_string();
-    let mut application = netns::inside(Some(&namespace), || Ok(lab.inside())).unwrap();
+    let mut application = inside.inside(|| Ok(lab.inside())).unwrap();
     assert_eq!(application.run(&format!("keep connect {at}")), format!("ok {at}"));
     let far_end = echo(server.accept().unwrap().0);
     lab.enrol();
 
     let nothing = Direct::default();
     let rules = Rules { direct: &nothing, direct_ever: &nothing, first: false, end_older: false };
-    let look = |namespace: Option<PathBuf>| {
-        let subject = Subject { namespace, ..lab.subject() };
+    let look = |namespaces| {
+        let subject = Subject { namespaces, ..lab.subject() };
         examine(&lab.capture, &subject, &rules).unwrap().escaped.len()
     };
-    assert_eq!(look(None), 0, "it is not here");
-    assert_eq!(look(Some(namespace.clone())), 1);
+    assert_eq!(look(vec![None]), 0, "it is not here");
+    assert_eq!(look(vec![None, Some(Arc::clone(&inside))]), 1);
     assert_ended(&mut application, far_end);
     drop((application, server));
     netns::delete(&namespace).unwrap();

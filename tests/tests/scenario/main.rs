@@ -4,19 +4,25 @@
 //! `EGRET_TESTS_ALLOW_SKIP=1` says that it may leave itself out.
 
 mod bad_input;
+mod binding;
 mod credential;
 mod exec;
+mod foreign;
+mod full;
 mod killed;
+mod locked;
 mod names;
 mod nginx;
 mod nothing_left;
 mod older;
 mod plaintext;
 mod repair;
+mod soak;
 mod walk;
 
 use std::{
     env,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +44,11 @@ struct Rig {
 impl Rig {
     /// Everything started; nothing when the test has to be left out.
     fn start() -> Result<Option<Self>> {
+        Self::start_with_gateway(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same with the gateway on another address of this machine.
+    fn start_with_gateway(gateway: Ipv4Addr) -> Result<Option<Self>> {
         if !privileges::kernel_or_skip("the scenario") {
             return Ok(None);
         }
@@ -49,8 +60,8 @@ impl Rig {
             work: directory.path().join("files"),
             run: directory.path().join("run"),
         };
-        let namespace = Namespace::create("egt", Path::new("/run/lock/egret-tests"))?;
-        Ok(Some(Self { world: World::start(places, namespace)?, directory }))
+        let world = World::start_with_gateway(places, namespace()?, gateway)?;
+        Ok(Some(Self { world, directory }))
     }
 
     /// Like [`Rig::start`], with the configuration as it is after a directory of the demo.
@@ -63,10 +74,21 @@ impl Rig {
     }
 }
 
+/// A network namespace with a link to the host.
+fn namespace() -> Result<Namespace> {
+    Namespace::create("egt", Path::new("/run/lock/egret-tests"))
+}
+
 /// A text that occurs nowhere else.
 fn marker(name: &str) -> String {
     let nanoseconds = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     format!("egret-{name}-{}-{nanoseconds}", std::process::id())
+}
+
+/// Whether a line of the gateway's access log is about a tunnel from this address.
+fn passed_by(line: &serde_json::Value, address: &str) -> bool {
+    let from = line["downstream_remote_address"].as_str().unwrap_or_default();
+    from.strip_prefix(address).is_some_and(|port| port.starts_with(':'))
 }
 
 /// Fails with everything a person needs to understand an outcome that was not expected.

@@ -1,6 +1,6 @@
 //! sock_diag(7) in the network namespace of the calling thread: which TCP and UDP sockets there are, and the end of one.
 //!
-//! Called by `examine` and `foreign`, inside the namespace they ask about. Judges nothing. The kernel lists sockets bucket by
+//! Called by `examine`, `foreign` and `connections`, inside the namespace they ask about. Judges nothing. The kernel lists sockets bucket by
 //! bucket without holding them still: one that begins or ends meanwhile may be missing.
 
 use std::{
@@ -20,24 +20,37 @@ use nix::{
     },
 };
 
-use super::message::{Answer, Family, Protocol, Question, Socket, answers};
+use super::message::{Answer, Family, Protocol, Question, Socket, State, answers};
 
 /// The kernel answers while it is asked; this is for one that does not.
 const PATIENCE_SECONDS: i64 = 5;
 /// More than the kernel puts into one datagram of a list (32 KiB).
 const BUFFER: usize = 64 * 1024;
 
-/// The sockets of `protocol` that were made in one of `cgroups`; with none named, in any. `storage` is the socket storage that
+/// The sockets of `protocol` that processes have and that were made in one of `cgroups`; with none named, in any. `storage` is the socket storage that
 /// [`Socket::marked`] tells of.
 pub fn list(protocol: Protocol, cgroups: &[u64], storage: Option<BorrowedFd<'_>>) -> io::Result<Vec<Socket>> {
-    let wanted: HashSet<u64> = cgroups.iter().copied().collect();
+    let storage = storage.map(|fd| fd.as_raw_fd());
+    let mut found = ask_both(|family| Question { family, protocol, states: &State::HELD, cgroups, storage })?;
+    if !cgroups.is_empty() {
+        let wanted: HashSet<u64> = cgroups.iter().copied().collect();
+        found.retain(|socket| wanted.contains(&socket.cgroup));
+    }
+    Ok(found)
+}
+
+/// All sockets of `protocol`, also those that no process has yet, or any more.
+pub(super) fn all(protocol: Protocol) -> io::Result<Vec<Socket>> {
+    ask_both(|family| Question { family, protocol, states: &State::ALL, cgroups: &[], storage: None })
+}
+
+/// Asks about both families.
+fn ask_both<'a>(question: impl Fn(Family) -> Question<'a>) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let question = Question { family, protocol, cgroups, storage: storage.map(|fd| fd.as_raw_fd()) };
-        ask(&question.bytes(), protocol, |answer| {
-            if let Answer::Socket(socket) = answer
-                && (wanted.is_empty() || wanted.contains(&socket.cgroup))
-            {
+        let question = question(family);
+        ask(&question.bytes(), question.protocol, |answer| {
+            if let Answer::Socket(socket) = answer {
                 found.push(socket);
             }
         })?;

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     datapath::{Capture, Standing},
-    node::netns,
+    node::netns::{self, Namespace},
 };
 
 /// Whose sockets.
@@ -24,8 +25,8 @@ pub struct Subject {
     pub workload: u32,
     /// Its cgroup.
     pub cgroup: PathBuf,
-    /// Its own network namespace; None: the caller's.
-    pub namespace: Option<PathBuf>,
+    /// The network namespaces it is in; None is the caller's.
+    pub namespaces: Vec<Option<Arc<Namespace>>>,
 }
 
 /// What was found.
@@ -46,15 +47,18 @@ pub struct Findings {
 /// Looks.
 pub fn examine(capture: &Capture, subject: &Subject, rules: &Rules<'_>) -> io::Result<Findings> {
     let cgroups = Cgroups::below(&subject.cgroup)?;
-    netns::inside(subject.namespace.as_deref(), || {
-        let sockets = diag::list(Protocol::Tcp, &cgroups.ids, Some(capture.accepted()))?;
-        let listening = Listening::of(&sockets);
-        let mut findings = Findings::default();
-        for socket in sockets {
-            act(capture, subject.workload, rules, &listening, socket, &mut findings)?;
-        }
-        Ok(findings)
-    })
+    let mut findings = Findings::default();
+    for namespace in &subject.namespaces {
+        netns::inside(namespace.as_deref(), || {
+            let sockets = diag::list(Protocol::Tcp, &cgroups.ids, Some(capture.accepted()))?;
+            let listening = Listening::of(&sockets);
+            for socket in sockets {
+                act(capture, subject.workload, rules, &listening, socket, &mut findings)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(findings)
 }
 
 fn act(

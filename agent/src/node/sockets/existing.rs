@@ -6,13 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::mesh::ExistingConnections;
 
-/// What was decided at the enrolment.
+/// What was decided at the enrolment, or later by the WorkloadBinding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Existing {
     /// Connections that are older than the enrolment.
     #[serde(flatten)]
     pub treatment: Treatment,
+    /// When it was enrolled.
+    #[serde(default)]
+    pub since: Timestamp,
     /// It was enrolled before its first process: whatever no program saw begin has escaped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nothing_older: bool,
@@ -41,15 +44,21 @@ pub enum Treatment {
 impl Existing {
     /// Of a workload that is enrolled at `now`.
     pub fn new(policy: ExistingConnections, now: Timestamp) -> Self {
+        Self { since: now, ..Self::default() }.under(policy)
+    }
+
+    /// The same under another policy. Times are from the enrolment on.
+    #[must_use]
+    pub fn under(self, policy: ExistingConnections) -> Self {
         let treatment = match policy {
             ExistingConnections::Report => Treatment::Report,
             ExistingConnections::Reset => Treatment::Reset,
             // A time that no calendar has does not come.
             ExistingConnections::KeepUntil(time) => {
-                Treatment::KeepUntil { until: now.saturating_add(time).unwrap_or(Timestamp::MAX) }
+                Treatment::KeepUntil { until: self.since.saturating_add(time).unwrap_or(Timestamp::MAX) }
             }
         };
-        Self { treatment, nothing_older: false, map: 0 }
+        Self { treatment, ..self }
     }
 
     /// Whether older connections may not go on.
@@ -87,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn another_policy_counts_from_the_enrolment() {
+        let since = "2026-01-01T00:00:00Z".parse().unwrap();
+        let later = "2026-01-01T00:10:00Z".parse().unwrap();
+        let reported = Existing { map: 7, ..Existing::new(ExistingConnections::Report, since) };
+        let kept = reported.under(ExistingConnections::KeepUntil(Duration::from_mins(10)));
+        assert_eq!(kept.treatment, Treatment::KeepUntil { until: later });
+        assert_eq!((kept.since, kept.map), (since, 7));
+        assert_eq!(kept.under(ExistingConnections::Report), reported);
+    }
+
+    #[test]
     fn nothing_is_dropped_before_the_standings_are_known() {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         let reset = Existing::new(ExistingConnections::Reset, now);
@@ -101,9 +121,14 @@ mod tests {
     #[test]
     fn the_state_file_is_read_back() {
         let until = "2026-01-01T00:10:00Z".parse().unwrap();
-        let existing = Existing { treatment: Treatment::KeepUntil { until }, nothing_older: false, map: 7 };
+        let since = "2026-01-01T00:00:00Z".parse().unwrap();
+        let treatment = Treatment::KeepUntil { until };
+        let existing = Existing { treatment, since, nothing_older: false, map: 7 };
         let text = serde_json::to_string(&existing).unwrap();
-        assert_eq!(text, r#"{"mode":"KEEP_UNTIL","until":"2026-01-01T00:10:00Z","map":7}"#);
+        assert_eq!(
+            text,
+            r#"{"mode":"KEEP_UNTIL","until":"2026-01-01T00:10:00Z","since":"2026-01-01T00:00:00Z","map":7}"#
+        );
         assert_eq!(serde_json::from_str::<Existing>(&text).unwrap(), existing);
     }
 }

@@ -12,7 +12,6 @@ use super::{
     judge::{Direct, Listening},
     message::{Protocol, Socket, State},
 };
-use crate::node::netns;
 
 /// A socket that is not the workload's own.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ pub struct Foreign {
     pub ended: bool,
 }
 
-/// Looks for them, in the workload's network namespace and in the caller's, and ends those that it finds if `end`.
+/// Looks for them, in the workload's network namespaces and in the caller's, and ends those that it finds if `end`.
 pub fn foreign(subject: &Subject, direct: &Direct, end: bool) -> io::Result<Vec<Foreign>> {
     let cgroups = Cgroups::below(&subject.cgroup)?;
     let held = holders::sockets(&cgroups.directories);
@@ -34,8 +33,8 @@ pub fn foreign(subject: &Subject, direct: &Direct, end: bool) -> io::Result<Vec<
     }
     let look = || here(&held, &cgroups, direct, end);
     let mut found = look()?;
-    if subject.namespace.is_some() {
-        found.extend(netns::inside(subject.namespace.as_deref(), look)?);
+    for namespace in subject.namespaces.iter().flatten() {
+        found.extend(namespace.inside(look)?);
     }
     Ok(found)
 }

@@ -72,7 +72,7 @@ impl Protocol {
     }
 }
 
-/// State of a TCP socket (`include/net/tcp_states.h`), as far as it is asked for here. UDP uses two of them.
+/// State of a TCP socket (`include/net/tcp_states.h`), as far as it is known here. UDP uses two of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
@@ -80,10 +80,14 @@ pub enum State {
     Established = 1,
     /// Being opened by this side.
     SynSent = 2,
+    /// Being opened by the other side.
+    SynReceived = 3,
     /// This side has closed.
     FinWait1 = 4,
     /// The same, and the other side knows.
     FinWait2 = 5,
+    /// Closed, and remembered for late packets. No process has it any more.
+    TimeWait = 6,
     /// Not connected, of UDP. (TCP's are not listed by the kernel.)
     Close = 7,
     /// The other side has closed.
@@ -97,7 +101,8 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [Self; 9] = [
+    /// Of sockets that processes have.
+    pub(super) const HELD: [Self; 9] = [
         Self::Established,
         Self::SynSent,
         Self::FinWait1,
@@ -108,10 +113,24 @@ impl State {
         Self::Listen,
         Self::Closing,
     ];
+    /// All of them.
+    pub(super) const ALL: [Self; 11] = [
+        Self::Established,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::Close,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+    ];
 
     /// Whether a connection is or has been open.
     pub const fn was_established(self) -> bool {
-        !matches!(self, Self::SynSent | Self::Close | Self::Listen)
+        !matches!(self, Self::SynSent | Self::SynReceived | Self::Close | Self::Listen)
     }
 }
 
@@ -143,6 +162,7 @@ pub struct Socket {
 pub(super) struct Question<'a> {
     pub(super) family: Family,
     pub(super) protocol: Protocol,
+    pub(super) states: &'a [State],
     /// Made in one of these; none: in any.
     pub(super) cgroups: &'a [u64],
     /// The socket storage of [`Socket::marked`].
@@ -152,7 +172,7 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     /// As a message.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let states = State::ALL.iter().fold(0_u32, |mask, state| mask | 1 << *state as u8);
+        let states = self.states.iter().fold(0_u32, |mask, state| mask | 1 << *state as u8);
         let mut body = request(self.family as u8, self.protocol, states, &[0; ID]);
         // What does not fit into the attribute, or is more than the kernel should compare each socket with, is left to the reader.
         if (1..=MAX_CONDITIONS).contains(&self.cgroups.len()) {
@@ -260,7 +280,7 @@ pub(super) enum Answer {
 #[error("an answer of the kernel's that is not understood: {0}")]
 pub(super) struct Malformed(&'static str);
 
-/// Reads the messages of one datagram. Sockets in states that were not asked for are left out.
+/// Reads the messages of one datagram. Sockets in states that are not known are left out.
 pub(super) fn answers(protocol: Protocol, mut datagram: &[u8]) -> Result<Vec<Answer>, Malformed> {
     let mut answers = Vec::new();
     while !datagram.is_empty() {

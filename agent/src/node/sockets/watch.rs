@@ -19,7 +19,7 @@ use super::{
 };
 use crate::node::{
     agent::{Agent, Enrolled},
-    workload::Workload,
+    cgroup::Cgroup,
 };
 
 /// How often it is asked whether there is a reason to look: a look costs a walk through the kernel's table of connections.
@@ -32,7 +32,7 @@ const ROUNDS_WITH_OLDER: u32 = 6;
 const NAMED: usize = 20;
 
 /// What is known of a workload's sockets: part of `egret status`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketStatus {
     /// How connections are treated that are older than the enrolment; absent: they have not been looked at yet.
@@ -55,7 +55,7 @@ pub(in crate::node) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>) {
     loop {
         tokio::select! {
             _ = interval.tick() => watch.round().await,
-            () = watch.enrolled.reattached.notified() => drop(watch.look().await),
+            () = watch.enrolled.look.notified() => drop(watch.look().await),
             () = time::sleep(watch.until_end()) => drop(watch.look().await),
             // The sender is the agent's, which is there.
             _ = settings.changed() => drop(watch.look().await),
@@ -66,10 +66,10 @@ pub(in crate::node) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>) {
 struct Watch {
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
-    subject: Subject,
-    existing: Existing,
     /// The last look did not fail.
     looked: bool,
+    /// That the time of older connections is over has been seen.
+    over: bool,
     /// The next round's number.
     rounds: u32,
     /// Rounds without a look, whatever the counters say, because the last looks for their sake found nothing: what they count may be
@@ -83,15 +83,11 @@ struct Watch {
 
 impl Watch {
     fn new(agent: Arc<Agent>, enrolled: Arc<Enrolled>) -> Self {
-        let Workload { id, cgroup, namespace, .. } = &enrolled.workload;
-        let subject = Subject { workload: *id, cgroup: cgroup.clone(), namespace: namespace.clone() };
-        let existing = enrolled.workload.existing;
         Self {
             agent,
             enrolled,
-            subject,
-            existing,
             looked: false,
+            over: false,
             rounds: 0,
             pause: 0,
             unjudged: 0,
@@ -102,8 +98,8 @@ impl Watch {
     /// How long older connections may go on; a long time where there is no end.
     fn until_end(&self) -> Duration {
         const NEVER: Duration = Duration::from_hours(24);
-        match self.existing.treatment {
-            Treatment::KeepUntil { until } if !self.enrolled.policy.lock().drops_older => {
+        match self.enrolled.existing.lock().treatment {
+            Treatment::KeepUntil { until } if !self.over => {
                 Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default().min(NEVER)
             }
             _ => NEVER,
@@ -134,9 +130,11 @@ impl Watch {
 
     /// Looks at the connections. Whether anything was found that was not known.
     async fn look(&mut self) -> bool {
-        let (agent, subject, existing) = (Arc::clone(&self.agent), self.subject.clone(), self.existing);
-        let now = Timestamp::now();
+        let (agent, enrolled) = (Arc::clone(&self.agent), Arc::clone(&self.enrolled));
+        let (existing, now) = (*self.enrolled.existing.lock(), Timestamp::now());
+        self.over = existing.ends_older(now);
         let looked = task::spawn_blocking(move || {
+            let (_cgroup, subject) = subject(&enrolled)?;
             let map = agent.capture.older_map().map_err(io::Error::other)?;
             let settings = agent.socket_settings.borrow().clone();
             let rules = Rules {
@@ -159,14 +157,13 @@ impl Watch {
             Ok((map, findings, named)) => {
                 self.looked = true;
                 found = !findings.older.is_empty() || !findings.escaped.is_empty();
-                self.tell(&findings, &named);
-                if self.existing.map != map {
-                    self.existing.map = map;
-                    self.save();
+                self.tell(existing.treatment, &findings, &named);
+                if existing.map != map {
+                    self.save(map);
                 }
-                self.existing.is_strict(now, map)
+                Existing { map, ..existing }.is_strict(now, map)
             }
-            Err(error) if !self.subject.cgroup.exists() => {
+            Err(error) if self.enrolled.workload.is_gone() => {
                 tracing::debug!("the workload has ended: {error}");
                 return false;
             }
@@ -177,7 +174,7 @@ impl Watch {
                     "its sockets cannot be looked at: what is older than its enrolment and what escaped is not known: {error}"
                 );
                 // Without having been looked at, also what came in is older. Where all that is older may go on, it does.
-                self.existing.ends_older(now) || self.enrolled.policy.lock().drops_older
+                existing.ends_older(now) || self.enrolled.presences.lock().drops_older
             }
         };
         self.adjust(strict);
@@ -185,14 +182,14 @@ impl Watch {
     }
 
     /// Counts and logs.
-    fn tell(&self, findings: &Findings, named: &Named) {
+    fn tell(&self, treatment: Treatment, findings: &Findings, named: &Named) {
         let counters = &self.agent.counters;
         let identity = &self.enrolled.workload.identity;
         counters.escaped.add(findings.escaped.len() as u64);
         counters.older_ended.add(findings.older_ended as u64);
         {
             let mut status = self.enrolled.sockets.lock();
-            status.existing_connections = Some(self.existing.treatment);
+            status.existing_connections = Some(treatment);
             status.older = findings.kept;
             status.escaped += findings.escaped.len() as u64;
         }
@@ -204,7 +201,7 @@ impl Watch {
             );
         }
         if !findings.older.is_empty() {
-            let fate = match self.existing.treatment {
+            let fate = match treatment {
                 _ if findings.kept == 0 => "are ended".to_owned(),
                 Treatment::KeepUntil { until } => format!("go on until {until}"),
                 Treatment::Report | Treatment::Reset => "go on".to_owned(),
@@ -223,15 +220,18 @@ impl Watch {
 
     /// Looks at the descriptors of its processes.
     async fn walk(&mut self) {
-        let (agent, subject) = (Arc::clone(&self.agent), self.subject.clone());
-        let end = self.existing.treatment == Treatment::Reset;
+        let (agent, enrolled) = (Arc::clone(&self.agent), Arc::clone(&self.enrolled));
+        let end = self.enrolled.existing.lock().treatment == Treatment::Reset;
         let walked = task::spawn_blocking(move || {
+            let (_cgroup, subject) = subject(&enrolled)?;
             let settings = agent.socket_settings.borrow().clone();
             foreign(&subject, &settings.direct, end)
         });
         match walked.await.map_err(io::Error::other).flatten() {
             Ok(found) => self.tell_foreign(&found),
-            Err(error) if !self.subject.cgroup.exists() => tracing::debug!("the workload has ended: {error}"),
+            Err(error) if self.enrolled.workload.is_gone() => {
+                tracing::debug!("the workload has ended: {error}");
+            }
             Err(error) => {
                 self.agent.counters.socket_checks_failed.increment();
                 tracing::error!(workload = %self.enrolled.workload.identity,
@@ -261,24 +261,48 @@ impl Watch {
 
     /// Brings the policy in the kernel in step.
     fn adjust(&self, strict: bool) {
-        let mut policy = self.enrolled.policy.lock();
-        if policy.drops_older == strict {
+        let workload = &self.enrolled.workload;
+        let mut presences = self.enrolled.presences.lock();
+        if presences.released || presences.drops_older == strict {
             return;
         }
-        policy.drops_older = strict;
-        if let Err(error) = self.agent.capture.set_policy(&self.subject.cgroup, &policy) {
+        presences.drops_older = strict;
+        let written = workload.open_cgroup().map_err(io::Error::other).and_then(|cgroup| {
+            let policy = presences.policy(workload);
+            self.agent.capture.set_policy(&cgroup.path_by_descriptor(), &policy).map_err(io::Error::other)
+        });
+        if let Err(error) = written {
             // The next check of the workload's programs writes it.
-            tracing::error!(workload = %self.enrolled.workload.identity, "{error}");
+            tracing::error!(workload = %workload.identity, "{error}");
         }
     }
 
-    fn save(&self) {
-        let workload = Workload { existing: self.existing, ..self.enrolled.workload.clone() };
+    /// Writes down in which map the standings are.
+    fn save(&self, map: u32) {
+        // A state file must not come back, nor say what the workload was before.
+        let presences = self.enrolled.presences.lock();
+        if presences.released {
+            return;
+        }
+        self.enrolled.existing.lock().map = map;
+        let workload = self.enrolled.current();
         if let Err(error) = workload.save(&self.agent.run_dir) {
             tracing::error!(workload = %workload.identity,
                 "the next agent will take what escapes until then for older than the enrolment: {error}");
         }
     }
+}
+
+/// Whose sockets, as of now. By the cgroup's descriptor, which has to stay open: a service that is started again has another cgroup
+/// with the same name.
+fn subject(enrolled: &Enrolled) -> io::Result<(Cgroup, Subject)> {
+    let cgroup = enrolled.workload.open_cgroup()?;
+    let subject = Subject {
+        workload: enrolled.workload.id,
+        cgroup: cgroup.path_by_descriptor(),
+        namespaces: enrolled.presences.lock().namespaces(),
+    };
+    Ok((cgroup, subject))
 }
 
 /// Connections, with the processes that have them, as text.

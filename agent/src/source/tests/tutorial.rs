@@ -186,7 +186,7 @@ fn explain_tells_the_whole_way() {
 
     let explanation = explain("/headers");
     let Outcome::Refuse { reason, status, .. } = &explanation.outcome else { panic!("{explanation}") };
-    assert_eq!((*reason, *status), (Reason::PolicyDenied, 403));
+    assert_eq!((*reason, *status), (Reason::PolicyDenied, Some(403)));
     assert!(
         explanation.to_string().contains("rule 0 of AuthorizationPolicy istio-system/test"),
         "{explanation}"

@@ -5,7 +5,7 @@
 use std::{
     io,
     net::SocketAddrV4,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -15,6 +15,7 @@ use socket2::{Domain, SockAddr, Socket};
 
 use super::super::{
     local,
+    mapping::Mapping,
     vector::{Attempt, Probe},
 };
 
@@ -24,7 +25,6 @@ const OFFSET_SQ_RING: libc::off_t = 0;
 const OFFSET_CQ_RING: libc::off_t = 0x0800_0000;
 const OFFSET_SQES: libc::off_t = 0x1000_0000;
 const ENTRIES: u32 = 1;
-const PAGE: usize = 4096;
 
 #[derive(Default)]
 #[repr(C)]
@@ -115,9 +115,9 @@ impl Ring {
         // SAFETY: the kernel made it for us.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            sq: Mapping::new(&fd, OFFSET_SQ_RING)?,
-            cq: Mapping::new(&fd, OFFSET_CQ_RING)?,
-            submissions: Mapping::new(&fd, OFFSET_SQES)?,
+            sq: Mapping::of(fd.as_fd(), OFFSET_SQ_RING)?,
+            cq: Mapping::of(fd.as_fd(), OFFSET_CQ_RING)?,
+            submissions: Mapping::of(fd.as_fd(), OFFSET_SQES)?,
             fd,
             parameters,
         })
@@ -163,37 +163,5 @@ impl Ring {
             self.cq.at::<i32>(self.parameters.cq.cqes + 8).read()
         };
         if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-result)) }
-    }
-}
-
-/// One page of a ring, unmapped on drop.
-struct Mapping(*mut libc::c_void);
-
-impl Mapping {
-    fn new(fd: &OwnedFd, offset: libc::off_t) -> io::Result<Self> {
-        // SAFETY: a new mapping of the ring's memory.
-        let at = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                PAGE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                fd.as_raw_fd(),
-                offset,
-            )
-        };
-        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(at)) }
-    }
-
-    fn at<T>(&self, offset: u32) -> *mut T {
-        const { assert!(align_of::<T>() <= 8) };
-        self.0.cast::<u8>().wrapping_add(offset as usize).cast()
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and nothing points into it any more.
-        unsafe { libc::munmap(self.0, PAGE) };
     }
 }

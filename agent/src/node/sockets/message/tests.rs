@@ -110,8 +110,13 @@ fn what_is_cut_is_refused_and_not_read_past_its_end() {
 
 #[test]
 fn questions_are_as_the_kernel_took_them() {
-    let question =
-        Question { family: Family::V4, protocol: Protocol::Tcp, cgroups: &[0x49b9], storage: Some(28) };
+    let question = Question {
+        family: Family::V4,
+        protocol: Protocol::Tcp,
+        states: &State::HELD,
+        cgroups: &[0x49b9],
+        storage: Some(28),
+    };
     let taken = "68000000 1400 0103 00000000 00000000 02 06 00 00 b60f0000";
     let filter = "14000100 0d 0c 1400 b949000000000000 01 04 0400";
     let storage = "0c000280 08000100 1c000000";
@@ -147,7 +152,13 @@ fn a_filter_takes_each_of_its_cgroups_and_no_other() {
         }
         assert!(!runs(&filter, 0));
     }
-    let asked = |cgroups| Question { family: Family::V6, protocol: Protocol::Udp, cgroups, storage: None };
+    let asked = |cgroups| Question {
+        family: Family::V6,
+        protocol: Protocol::Udp,
+        states: &State::HELD,
+        cgroups,
+        storage: None,
+    };
     assert_eq!(asked(&cgroups).bytes().len(), HEADER + 8 + ID, "too many: the reader compares");
     assert_eq!(asked(&[]).bytes().len(), HEADER + 8 + ID);
 }
