@@ -20,6 +20,8 @@ use super::{
 use crate::node::{
     agent::{Agent, Enrolled},
     cgroup::Cgroup,
+    presence::Presences,
+    workload::Workload,
 };
 
 /// How often it is asked whether there is a reason to look: a look costs a walk through the kernel's table of connections.
@@ -134,7 +136,9 @@ impl Watch {
         let (existing, now) = (*self.enrolled.existing.lock(), Timestamp::now());
         self.over = existing.ends_older(now);
         let looked = task::spawn_blocking(move || {
-            let (_cgroup, subject) = subject(&enrolled)?;
+            // Held for all of it: whatever a workload opens after its release is direct, and none of ours to end.
+            let presences = enrolled.presences.lock();
+            let (_cgroup, subject) = subject(&enrolled.workload, &presences)?;
             let map = agent.capture.older_map().map_err(io::Error::other)?;
             let settings = agent.socket_settings.borrow().clone();
             let rules = Rules {
@@ -144,6 +148,7 @@ impl Watch {
                 end_older: existing.ends_older(now),
             };
             let findings = examine(&agent.capture, &subject, &rules)?;
+            drop(presences);
             let named = if findings.escaped.is_empty() && findings.older.is_empty() {
                 Named::default()
             } else {
@@ -163,7 +168,7 @@ impl Watch {
                 }
                 Existing { map, ..existing }.is_strict(now, map)
             }
-            Err(error) if self.enrolled.workload.is_gone() => {
+            Err(error) if self.has_ended() => {
                 tracing::debug!("the workload has ended: {error}");
                 return false;
             }
@@ -223,15 +228,13 @@ impl Watch {
         let (agent, enrolled) = (Arc::clone(&self.agent), Arc::clone(&self.enrolled));
         let end = self.enrolled.existing.lock().treatment == Treatment::Reset;
         let walked = task::spawn_blocking(move || {
-            let (_cgroup, subject) = subject(&enrolled)?;
+            let (_cgroup, subject) = subject(&enrolled.workload, &enrolled.presences.lock())?;
             let settings = agent.socket_settings.borrow().clone();
             foreign(&subject, &settings.direct, end)
         });
         match walked.await.map_err(io::Error::other).flatten() {
             Ok(found) => self.tell_foreign(&found),
-            Err(error) if self.enrolled.workload.is_gone() => {
-                tracing::debug!("the workload has ended: {error}");
-            }
+            Err(error) if self.has_ended() => tracing::debug!("the workload has ended: {error}"),
             Err(error) => {
                 self.agent.counters.socket_checks_failed.increment();
                 tracing::error!(workload = %self.enrolled.workload.identity,
@@ -257,6 +260,10 @@ impl Watch {
             );
         }
         self.foreign = found.iter().map(|foreign| foreign.socket.cookie).collect();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.enrolled.presences.lock().released || self.enrolled.workload.is_gone()
     }
 
     /// Brings the policy in the kernel in step.
@@ -295,12 +302,15 @@ impl Watch {
 
 /// Whose sockets, as of now. By the cgroup's descriptor, which has to stay open: a service that is started again has another cgroup
 /// with the same name.
-fn subject(enrolled: &Enrolled) -> io::Result<(Cgroup, Subject)> {
-    let cgroup = enrolled.workload.open_cgroup()?;
+fn subject(workload: &Workload, presences: &Presences) -> io::Result<(Cgroup, Subject)> {
+    if presences.released {
+        return Err(io::Error::other("it is released"));
+    }
+    let cgroup = workload.open_cgroup()?;
     let subject = Subject {
-        workload: enrolled.workload.id,
+        workload: workload.id,
         cgroup: cgroup.path_by_descriptor(),
-        namespaces: enrolled.presences.lock().namespaces(),
+        namespaces: presences.namespaces(),
     };
     Ok((cgroup, subject))
 }
