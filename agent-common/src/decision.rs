@@ -87,8 +87,8 @@ decisions! {
     PassedDatagramAnswer = 29 "passed_datagram_answer",
     /// Packet out: neighbour or multicast-listener discovery.
     PassedNeighbour = 30 "passed_neighbour",
-    /// Packet out: on a TCP connection that is older than the enrolment. The only thing that leaves without having been asked
-    /// for in the configuration.
+    /// Packet out: on a TCP connection that no program saw begin and nobody has judged yet. The only thing that leaves without having
+    /// been asked for in the configuration.
     PassedOlderConnection = 31 "passed_older_connection",
     /// Packet out: no policy has been written; dropped.
     DroppedUnclassified = 32 "dropped_unclassified",
@@ -141,4 +141,9 @@ decisions! {
     BypassedAgentDown = 60 "bypassed_agent_down",
     /// Packet out: of a connection that was let out because the agent was down.
     PassedAgentDown = 61 "passed_agent_down",
+    /// Packet out: on a TCP connection that is older than the enrolment and may not go on, or began while programs were detached;
+    /// dropped.
+    DroppedOlderConnection = 65 "dropped_older_connection",
+    /// Packet out: on a TCP connection that is older than the enrolment and may go on.
+    PassedKeptConnection = 66 "passed_kept_connection",
 }

@@ -15,6 +15,7 @@ mod endpoint;
 mod flow;
 mod guard;
 pub mod names;
+mod older;
 mod original;
 mod policy;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::{
     endpoint::Endpoint,
     flow::{Flow, Heard, LinkSource},
     guard::Guard,
+    older::{Older, Standing},
     original::{Captured, Original, OriginalKey},
     policy::Policy,
 };
@@ -42,6 +44,8 @@ mod pod {
     unsafe impl aya::Pod for crate::OriginalKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Original {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Older {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Flow {}
     // SAFETY: as above.

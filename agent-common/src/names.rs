@@ -31,6 +31,8 @@ pub const SPOKEN: &str = "egret_spoken";
 /// LRU hash: key, [`crate::Conversation`] of a listening socket; value, one byte without meaning: the peer has sent a SYN from
 /// outside.
 pub const CALLS: &str = "egret_calls";
+/// Hash: key, cookie of a socket (8 bytes, host order); value, [`crate::Older`].
+pub const OLDER: &str = "egret_older";
 /// Value in [`SPOKEN`] of a peer that was heard from outside.
 pub const SPOKEN_OUTSIDE: u8 = 1;
 /// Value in [`SPOKEN`] of a peer that was heard on this machine only, where a workload can forge its address.
@@ -82,6 +84,8 @@ pub const FLOWS_CAPACITY: usize = 64 * 1024;
 pub const HEARD_CAPACITY: usize = 64 * 1024;
 /// Cgroups that are classified, of one node.
 pub const CLASSES_CAPACITY: usize = 16 * 1024;
+/// Unmarked connections that user space has judged, over all workloads of the node.
+pub const OLDER_CAPACITY: usize = 64 * 1024;
 /// Counters: more than there are decisions, so that one more does not change the shape of a pinned map.
 pub const DECISIONS_CAPACITY: usize = 128;
 

@@ -2,6 +2,7 @@
 
 const NO_ROUTE_V4: u32 = 1;
 const NO_ROUTE_V6: u32 = 1 << 1;
+const DROPS_OLDER: u32 = 1 << 2;
 const BYPASSED_WHEN_DOWN: u32 = 1 << 3;
 const DNS: u32 = 1 << 4;
 
@@ -48,6 +49,13 @@ impl Policy {
     #[must_use]
     pub const fn without_route(mut self, v4: bool, v6: bool) -> Self {
         self.flags |= if v4 { NO_ROUTE_V4 } else { 0 } | if v6 { NO_ROUTE_V6 } else { 0 };
+        self
+    }
+
+    /// The same; if `yes`, unmarked connections that user space has not judged do not leave.
+    #[must_use]
+    pub const fn dropping_older(mut self, yes: bool) -> Self {
+        self.flags |= if yes { DROPS_OLDER } else { 0 };
         self
     }
 
@@ -109,5 +117,11 @@ impl Policy {
     pub const fn dns_listener(&self, v4: bool) -> u16 {
         let at = if v4 { [self.reserved[1], self.reserved[2]] } else { [self.reserved[3], self.reserved[4]] };
         u16::from_be_bytes(at)
+    }
+
+    /// Unmarked connections that user space has not judged do not leave.
+    #[inline(always)]
+    pub const fn drops_older(&self) -> bool {
+        self.flags & DROPS_OLDER != 0
     }
 }

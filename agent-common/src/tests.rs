@@ -7,8 +7,8 @@ use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
 use crate::{
-    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Original, OriginalKey,
-    Policy, names,
+    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey,
+    Policy, Standing, names,
 };
 
 #[test]
@@ -23,6 +23,7 @@ fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (48, 4));
     assert_eq!((size_of::<Heard>(), align_of::<Heard>()), (16, 8));
     assert_eq!((size_of::<LinkSource>(), align_of::<LinkSource>()), (20, 4));
+    assert_eq!((size_of::<Older>(), align_of::<Older>()), (8, 4));
 }
 
 #[test]
@@ -63,6 +64,8 @@ fn policy_keeps_families_apart() {
     assert_eq!((policy.workload(), policy.listener(true), policy.listener(false)), (7, 1000, 2000));
     assert!(!policy.no_route(true));
     assert!(policy.no_route(false));
+    assert!(!policy.drops_older());
+    assert!(policy.dropping_older(true).drops_older() && policy.dropping_older(true).no_route(false));
     assert!(!policy.bypass_when_down() && !policy.bypassed_when_down(false).bypass_when_down());
     let chosen = policy.bypassed_when_down(true);
     assert!(chosen.bypass_when_down() && chosen.no_route(false) && !chosen.no_route(true));
@@ -74,20 +77,22 @@ fn policy_keeps_families_apart() {
 }
 
 #[test]
-fn a_policy_without_a_number_of_ports_has_one() {
-    // What an agent wrote that knew of no more: the byte was reserved, and zero.
-    assert_eq!(Policy::new(7, 1000, 2000).ports(), 1);
-    assert_eq!(Policy::new(7, 1000, 2000).with_ports(8).ports(), 8);
+fn a_standing_that_is_not_known_ends_the_connection() {
+    for standing in [Standing::FromOutside, Standing::Kept, Standing::Ended] {
+        assert_eq!(Older::new(7, standing).standing(), standing);
+    }
+    // SAFETY: Older is 8 plain bytes.
+    let zeros: Older = unsafe { core::mem::transmute([0_u8; 8]) };
+    assert_eq!(zeros.standing(), Standing::Ended);
 }
 
 #[test]
-fn decisions_have_rising_numbers_and_distinct_names() {
-    for pair in Decision::ALL.windows(2) {
-        assert!((pair[0] as usize) < pair[1] as usize, "{pair:?}");
-    }
+fn decisions_have_distinct_numbers_and_names() {
+    let numbers: HashSet<_> = Decision::ALL.iter().map(|decision| *decision as usize).collect();
+    assert_eq!(numbers.len(), Decision::ALL.len());
+    assert!(numbers.iter().all(|number| *number < names::DECISIONS_CAPACITY));
     let names: HashSet<_> = Decision::ALL.iter().map(|decision| decision.name()).collect();
     assert_eq!(names.len(), Decision::ALL.len());
-    assert!(Decision::ALL.iter().all(|decision| (*decision as usize) < names::DECISIONS_CAPACITY));
 }
 
 #[test]
@@ -108,6 +113,7 @@ fn names_fit_the_kernel() {
         names::ACCEPTED,
         names::SPOKEN,
         names::CALLS,
+        names::OLDER,
         names::SOCK_CREATE,
         names::SENDMSG4,
         names::SENDMSG6,

@@ -7,11 +7,11 @@
 #[cfg(test)]
 mod tests;
 
-use agent_common::{Decision, Endpoint, Policy};
+use agent_common::{Decision, Endpoint, Policy, Standing};
 
 use crate::{
     destinations::{Destinations, Heard},
-    header::{ACK, SYN},
+    header::{ACK, RST, SYN},
     numbers::{
         IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, LOOPBACK_DEVICE, SOCK_DGRAM, SOCK_RAW,
         SOCK_STREAM,
@@ -62,6 +62,8 @@ pub trait Memory {
     fn accepted(&self) -> bool;
     /// Its last `connect()` was let out because the agent was down.
     fn let_out(&self) -> bool;
+    /// What user space has found out about it, where no program saw it begin.
+    fn older(&self) -> Option<Standing>;
 }
 
 /// Decides.
@@ -98,7 +100,7 @@ pub fn judge(
         }
     }
     if tcp {
-        return judge_tcp(packet, listens, destinations, memory);
+        return judge_tcp(policy, packet, listens, destinations, memory);
     }
     if socket.kind == SOCK_DGRAM && socket.protocol == IPPROTO_UDP && packet.protocol == IPPROTO_UDP {
         return if destinations.heard(&packet.destination) == Heard::Outside {
@@ -112,6 +114,7 @@ pub fn judge(
 
 #[inline(always)]
 fn judge_tcp(
+    policy: &Policy,
     packet: &Packet,
     listens: bool,
     destinations: &impl Destinations,
@@ -130,7 +133,21 @@ fn judge_tcp(
     if opens {
         return Decision::DroppedTcpOpen;
     }
-    if memory.let_out() { Decision::PassedAgentDown } else { Decision::PassedOlderConnection }
+    if memory.let_out() {
+        return Decision::PassedAgentDown;
+    }
+    let ends = match memory.older() {
+        Some(Standing::FromOutside) => return Decision::PassedAnswer,
+        Some(Standing::Kept) => return Decision::PassedKeptConnection,
+        Some(Standing::Ended) => true,
+        None => policy.drops_older(),
+    };
+    // A reset carries no data, and spares the other side waiting for what will not come.
+    if ends && packet.detail & RST == 0 {
+        Decision::DroppedOlderConnection
+    } else {
+        Decision::PassedOlderConnection
+    }
 }
 
 /// What is neither TCP nor UDP.

@@ -6,7 +6,9 @@
 
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
-use agent_common::{Captured, Conversation, Decision, Endpoint, Guard, Original, OriginalKey, Policy, names};
+use agent_common::{
+    Captured, Conversation, Decision, Endpoint, Guard, Older, Original, OriginalKey, Policy, Standing, names,
+};
 use agent_ebpf::destinations::{Destinations, Heard};
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -59,6 +61,11 @@ static SPOKEN: LruHashMap<Conversation, u8, { names::SPOKEN_CAPACITY }> = LruHas
 /// of its own, so that a flood of SYNs does not cost UDP peers their answers.
 #[btf_map(name = "egret_calls")]
 static CALLS: LruHashMap<Conversation, u8, { names::CALLS_CAPACITY }> = LruHashMap::new();
+
+/// Key: cookie of a socket. Value: what user space has found out about its connection, which no program saw begin. Written by
+/// user space, read by egress.
+#[btf_map(name = "egret_older")]
+static OLDER: HashMap<u64, Older, { names::OLDER_CAPACITY }> = HashMap::new();
 
 /// Key: a DNS resolver. Value: its number among those of its family. Written by user space, read by connect, sendmsg and
 /// egress.
@@ -131,6 +138,18 @@ pub(crate) fn remember_call(conversation: &Conversation) {
 pub(crate) unsafe fn socket_cookie(context: *mut c_void) -> u64 {
     // SAFETY: what the caller promises.
     unsafe { bpf_get_socket_cookie(context) }
+}
+
+/// What user space has found out about the connection of the running program's socket.
+///
+/// # Safety
+/// `context` is the kernel's context of a packet program.
+#[inline(always)]
+pub(crate) unsafe fn older(context: *mut c_void) -> Option<Standing> {
+    // SAFETY: what the caller promises.
+    let socket = unsafe { socket_cookie(context) };
+    // SAFETY: the kernel gave the pointer to the value, which user space replaces as a whole.
+    OLDER.get_ptr(socket).map(|older| unsafe { older.read() }.standing())
 }
 
 /// What the maps say of destinations, for the socket of a program's context.

@@ -1,9 +1,12 @@
 //! `egress` and `ingress`: reads the packet, asks the backstop, and remembers which UDP peers have spoken. What is decided is
 //! in `backstop`.
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, read_volatile},
+};
 
-use agent_common::{Conversation, Decision, Endpoint};
+use agent_common::{Conversation, Decision, Endpoint, Standing};
 use agent_ebpf::{
     backstop::{Memory, Packet, Socket, judge},
     header::{self, Header},
@@ -41,9 +44,10 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     let decision = match packet(ctx, protocol, device) {
         None => Decision::DroppedOther,
         Some(packet) => {
+            let context = ctx.skb.skb.cast();
             // SAFETY: the kernel's context.
-            let reachable = unsafe { Reachable::new(ctx.skb.skb.cast()) };
-            judge(policy, &packet, &socket.class(), &reachable, &socket)
+            let reachable = unsafe { Reachable::new(context) };
+            judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context })
         }
     };
     maps::count(decision);
@@ -229,19 +233,32 @@ impl Full {
     }
 }
 
-impl Memory for Full {
+/// What the maps hold of the socket.
+struct Remembered {
+    socket: Full,
+    /// The kernel's context of the program, which names the same socket.
+    context: *mut c_void,
+}
+
+impl Memory for Remembered {
     #[inline(always)]
     fn captured(&self) -> bool {
-        !self.0.is_null() && CAPTURED.get(self.0).is_some()
+        !self.socket.0.is_null() && CAPTURED.get(self.socket.0).is_some()
     }
 
     #[inline(always)]
     fn accepted(&self) -> bool {
-        !self.0.is_null() && ACCEPTED.get(self.0).is_some()
+        !self.socket.0.is_null() && ACCEPTED.get(self.socket.0).is_some()
+    }
+
+    #[inline(always)]
+    fn older(&self) -> Option<Standing> {
+        // SAFETY: the kernel's context.
+        unsafe { maps::older(self.context) }
     }
 
     #[inline(always)]
     fn let_out(&self) -> bool {
-        !self.0.is_null() && LET_OUT.get(self.0).is_some()
+        !self.socket.0.is_null() && LET_OUT.get(self.socket.0).is_some()
     }
 }

@@ -36,6 +36,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PassedDatagramAnswer
         | Decision::PassedNeighbour
         | Decision::PassedOlderConnection
+        | Decision::PassedKeptConnection
         | Decision::LinkPassedTunnel
         | Decision::LinkPassedDirect
         | Decision::LinkPassedAnswer
@@ -74,6 +75,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::DroppedIcmp
         | Decision::DroppedRaw
         | Decision::DroppedOther
+        | Decision::DroppedOlderConnection
         | Decision::LinkDroppedUnclassified
         | Decision::LinkDroppedSource
         | Decision::LinkDroppedDestination

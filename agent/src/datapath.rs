@@ -10,6 +10,7 @@ mod counters;
 mod guard;
 mod link;
 mod loader;
+mod older;
 mod original_destination;
 mod pins;
 pub mod probe;
@@ -25,7 +26,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,6 +35,8 @@ use agent_common::names;
 use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
+
+pub use agent_common::Standing;
 
 use self::pins::Pins;
 pub use self::{
@@ -76,6 +79,8 @@ pub struct WorkloadPolicy {
     pub no_route_v6: bool,
     /// While nobody listens at the listener, connections go out directly instead of being refused.
     pub bypass_when_down: bool,
+    /// Connections that no program saw begin do not leave, unless [`Capture::judge_older`] says so.
+    pub drops_older: bool,
     /// Where what it sends to a resolver goes; absent: to the resolver.
     pub dns: Option<DnsListeners>,
 }
@@ -104,6 +109,8 @@ pub struct Capture {
     guards: OwnedFd,
     classes: OwnedFd,
     originals: OwnedFd,
+    accepted: OwnedFd,
+    older: OwnedFd,
 }
 
 impl fmt::Debug for Capture {
@@ -137,6 +144,8 @@ impl Capture {
             guards: pins.open_map(names::GUARD)?,
             classes: pins.open_map(names::CLASSES)?,
             originals: pins.open_map(names::ORIGINAL)?,
+            accepted: pins.open_map(names::ACCEPTED)?,
+            older: pins.open_map(names::OLDER)?,
             programs: Mutex::new(programs),
             pins,
         })
@@ -282,9 +291,52 @@ impl Capture {
         link::add_source(&self.pins, device, address)
     }
 
+    /// What the kernel programs hold to be bypassed now: also what an earlier agent wrote.
+    pub fn bypass(&self) -> Result<Vec<IpNet>, Error> {
+        bypass::read(&self.pins)
+    }
+
+    /// The resolvers that the kernel programs know now: also what an earlier agent wrote.
+    pub fn resolvers(&self) -> Result<Vec<SocketAddr>, Error> {
+        resolvers::read(&self.pins)
+    }
+
+    /// The socket storage of connections that came from outside, for sock_diag(7), which tells for each socket whether it has one.
+    pub fn accepted(&self) -> BorrowedFd<'_> {
+        self.accepted.as_fd()
+    }
+
+    /// Says how the connection of the socket with this cookie, which no program saw begin, is treated from now on.
+    pub fn judge_older(&self, workload: u32, cookie: u64, standing: Standing) -> Result<(), Error> {
+        older::write(&self.older, workload, cookie, standing)
+            .map_err(|error| self.pins.map_error(names::OLDER, error))
+    }
+
+    /// What was said of the socket with this cookie.
+    pub fn older(&self, cookie: u64) -> Result<Option<Standing>, Error> {
+        older::read(&self.older, cookie).map_err(|error| self.pins.map_error(names::OLDER, error))
+    }
+
+    /// The kernel's id of the map in which [`Capture::judge_older`] writes. An agent that finds another one than before has to say
+    /// everything again.
+    pub fn older_map(&self) -> Result<u32, Error> {
+        syscall::map_id(&self.older).map_err(|error| self.pins.map_error(names::OLDER, error))
+    }
+
+    /// Forgets what was said of a workload's sockets.
+    pub fn forget_older(&self, workload: u32) -> Result<(), Error> {
+        older::forget(&self.pins, workload)
+    }
+
     /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, Error> {
         counters::read(&self.pins)
+    }
+
+    /// How many packets there were, of all workloads, of connections that no program saw begin and that [`Capture::judge_older`] has
+    /// not let go on. When it rises, there is such a connection.
+    pub fn unjudged(&self) -> Result<u64, Error> {
+        counters::unjudged(&self.pins)
     }
 
     /// Removes original destinations that nobody took for a minute, and returns how many.

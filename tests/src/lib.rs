@@ -6,6 +6,7 @@
 //!
 //! Run the tests with `cargo xtask test`. By hand: `cargo test -p egret-tests`, as root.
 
+pub mod application;
 pub mod bpf;
 pub mod capture;
 pub mod cgroup;

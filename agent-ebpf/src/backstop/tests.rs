@@ -12,16 +12,17 @@ const TCP: Socket = Socket { kind: SOCK_STREAM, protocol: IPPROTO_TCP, state: ES
 const LISTENER: Socket = Socket { state: TCP_LISTEN, ..TCP };
 const UDP: Socket = Socket { kind: SOCK_DGRAM, protocol: IPPROTO_UDP, state: 7 };
 const RAW: Socket = Socket { kind: SOCK_RAW, protocol: 255, state: 7 };
-const NOTHING: Marks = Marks { captured: false, accepted: false, let_out: false };
+const NOTHING: Marks = Marks { captured: false, accepted: false, let_out: false, older: None };
 const CAPTURED: Marks = Marks { captured: true, ..NOTHING };
 const ACCEPTED: Marks = Marks { accepted: true, ..NOTHING };
 const LET_OUT: Marks = Marks { let_out: true, ..NOTHING };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Marks {
     captured: bool,
     accepted: bool,
     let_out: bool,
+    older: Option<Standing>,
 }
 
 impl Memory for Marks {
@@ -35,6 +36,10 @@ impl Memory for Marks {
 
     fn let_out(&self) -> bool {
         self.let_out
+    }
+
+    fn older(&self) -> Option<Standing> {
+        self.older
     }
 }
 
@@ -78,6 +83,28 @@ fn tcp_rules() {
     ] {
         assert_eq!(decide(&tcp(flags), &socket, marks), expected, "flags {flags:#x}, {socket:?}");
     }
+}
+
+#[test]
+fn a_connection_that_no_program_saw_begin() {
+    let older = |standing| Marks { older: Some(standing), ..NOTHING };
+    let (lenient, strict) = (POLICY, POLICY.dropping_older(true));
+    for (policy, marks, expected) in [
+        (lenient, NOTHING, Decision::PassedOlderConnection),
+        (strict, NOTHING, Decision::DroppedOlderConnection),
+        (lenient, older(Standing::Ended), Decision::DroppedOlderConnection),
+        (strict, older(Standing::Kept), Decision::PassedKeptConnection),
+        (strict, older(Standing::FromOutside), Decision::PassedAnswer),
+        (strict, ACCEPTED, Decision::PassedAnswer),
+    ] {
+        assert_eq!(judge(&policy, &tcp(ACK), &TCP, &Table::default(), &marks), expected, "{marks:?}");
+        // What is known of it does not make it a way to open another.
+        assert_eq!(judge(&policy, &tcp(SYN), &TCP, &Table::default(), &marks), Decision::DroppedTcpOpen);
+    }
+    let reset = judge(&strict, &tcp(RST | ACK), &TCP, &Table::default(), &NOTHING);
+    assert_eq!(reset, Decision::PassedOlderConnection, "the other side learns that it is over");
+    let bypassed = packet(IPPROTO_TCP, "10.0.0.1:80", ACK);
+    assert_eq!(judge(&strict, &bypassed, &TCP, &Table::default(), &NOTHING), Decision::PassedRange);
 }
 
 #[test]

@@ -92,7 +92,7 @@ async fn enroll(
     let _acting = agent.acting().await.ok_or_else(moved)?;
     // Namespaces, mounts and programs: system calls that may take milliseconds.
     blocking(move || match cgroup {
-        Some(cgroup) => agent.enroll_cgroup(&identity, &cgroup, Origin::Hand),
+        Some(cgroup) => agent.enroll_cgroup(&identity, &cgroup, Origin::Hand, None),
         None => agent.enroll(&identity, own_network),
     })
     .await

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node::{locks::Locks, workload::Workload},
+    node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
 };
 
@@ -18,7 +18,7 @@ pub struct Ready {
     pub pid: u32,
 }
 
-/// A workload, where it is, and which locks hold for it.
+/// A workload, where it is, which locks hold for it, and what is known of its sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadStatus {
     /// What the agent knows of it.
@@ -28,6 +28,8 @@ pub struct WorkloadStatus {
     pub networks: Vec<String>,
     /// Its locks.
     pub locks: Locks,
+    /// What is known of its sockets.
+    pub sockets: SocketStatus,
 }
 
 /// The agent.

@@ -28,6 +28,7 @@ use crate::{
         cgroup::Hierarchy,
         guard::Guards,
         resolvers,
+        sockets::{Direct, SocketSettings},
     },
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
@@ -55,6 +56,10 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
     });
+    // What an earlier agent permitted may still be open.
+    let former = Direct::new(&capture.bypass()?, &capture.resolvers()?);
+    let sockets = SocketSettings { direct_ever: former, ..SocketSettings::default() }
+        .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
     let agent = Agent::new(Parts {
         capture,
         certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
@@ -62,6 +67,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
+        sockets,
     });
     // Until the role is ours, nothing is released or repaired.
     let frozen = agent.freeze().await;
@@ -202,6 +208,7 @@ fn apply(
     }
     agent.set_on_agent_down(now.on_agent_down);
     agent.configure(snapshot, resolvers::choose(now, machine_resolvers));
+    agent.set_direct(direct(now, machine_resolvers), now.existing_connections);
     if now.trust_domain != started_with.trust_domain
         || now.gateway.namespace != started_with.gateway.namespace
     {
@@ -209,6 +216,11 @@ fn apply(
             "trust domain and gateway namespace are read at the start only: restart egret to change them"
         );
     }
+}
+
+/// What workloads may reach without the gateway, for whoever looks at their sockets.
+fn direct(mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> Direct {
+    Direct::new(&mesh.bypass, resolvers::choose(mesh, machine_resolvers))
 }
 
 /// What workloads may reach without the gateway.

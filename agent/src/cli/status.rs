@@ -102,14 +102,19 @@ fn human(status: &Status) -> String {
     if status.workloads.is_empty() {
         lines.push("no workloads".to_owned());
     } else {
-        let mut table = output::table(&["ID", "WORKLOAD", "ORIGIN", "NETWORK", "LOCKS", "CGROUP"]);
-        for WorkloadStatus { workload, networks, locks } in &status.workloads {
+        let mut table = output::table(&[
+            "ID", "WORKLOAD", "ORIGIN", "NETWORK", "LOCKS", "ESCAPED", "OLDER", "FOREIGN", "CGROUP",
+        ]);
+        for WorkloadStatus { workload, networks, locks, sockets } in &status.workloads {
             table.add_row([
                 workload.id.to_string(),
                 format!("{}/{}", workload.identity.namespace(), workload.identity.service_account()),
                 workload.origin.to_string(),
                 network(networks),
                 locks.to_string(),
+                sockets.escaped.to_string(),
+                sockets.older.to_string(),
+                sockets.foreign.to_string(),
                 workload.cgroup.display().to_string(),
             ]);
         }
@@ -124,7 +129,8 @@ fn human(status: &Status) -> String {
         }));
         lines.push(String::new());
         let mut table = output::table(&["COUNTER", "COUNT"]);
-        for (name, count) in agent.counters.iter().filter(|(_, count)| **count > 0) {
+        // That nothing escaped is the promise, and said.
+        for (name, count) in agent.counters.iter().filter(|(name, count)| **count > 0 || *name == "escaped") {
             table.add_row([name.clone(), count.to_string()]);
         }
         lines.push(table.trim_fmt());

@@ -17,3 +17,14 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<(&'static str, u64)>, Error> {
         })
         .collect()
 }
+
+/// How many packets there were of connections that no program saw begin and nobody had let go on.
+pub(super) fn unjudged(pins: &Pins) -> Result<u64, Error> {
+    let fail = |error: MapError| pins.map_error(names::DECISIONS, error);
+    let counters: PerCpuArray<MapData, u64> = pins.typed_map(names::DECISIONS)?.try_into().map_err(fail)?;
+    let mut sum = 0;
+    for decision in [Decision::PassedOlderConnection, Decision::DroppedOlderConnection] {
+        sum += counters.get(&(decision as u32), 0).map_err(fail)?.iter().sum::<u64>();
+    }
+    Ok(sum)
+}

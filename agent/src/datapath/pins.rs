@@ -13,7 +13,8 @@ use std::{
 };
 
 use agent_common::{
-    Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Original, OriginalKey, Policy, names,
+    Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey, Policy,
+    names,
 };
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -44,7 +45,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
 pub(super) const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 18] = [
+const SHAPES: [Shape; 19] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -124,6 +125,14 @@ const SHAPES: [Shape; 18] = [
         value: 1,
         flags: 0,
         capacity: names::CALLS_CAPACITY,
+    },
+    Shape {
+        name: names::OLDER,
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: size_of::<Older>(),
+        flags: 0,
+        capacity: names::OLDER_CAPACITY,
     },
     Shape {
         name: names::GUARD,

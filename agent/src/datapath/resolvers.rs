@@ -43,6 +43,13 @@ pub(super) fn set(pins: &Pins, resolvers: &[SocketAddr]) -> Result<(), Error> {
     fill(pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, &numbered)
 }
 
+/// The resolvers in the map.
+pub(super) fn read(pins: &Pins) -> Result<Vec<SocketAddr>, Error> {
+    let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);
+    let map: HashMap<MapData, Endpoint, u8> = pins.typed_map(names::RESOLVERS)?.try_into().map_err(fail)?;
+    map.keys().map(|key| key.map(SocketAddr::from).map_err(fail)).collect()
+}
+
 /// Makes the map of gateways equal to `gateways`. The values mean nothing.
 pub(super) fn set_gateways(pins: &Pins, gateways: &[SocketAddr]) -> Result<(), Error> {
     let gateways: Vec<_> = gateways.iter().map(|gateway| (*gateway, 1)).collect();

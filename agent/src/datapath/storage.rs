@@ -19,7 +19,8 @@ fn value(policy: &WorkloadPolicy) -> Policy {
     let value = Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
         .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6)
-        .bypassed_when_down(policy.bypass_when_down);
+        .bypassed_when_down(policy.bypass_when_down)
+        .dropping_older(policy.drops_older);
     match policy.dns {
         Some(DnsListeners { v4, v6 }) => value.with_dns(v4, v6),
         None => value,

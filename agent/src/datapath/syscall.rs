@@ -17,6 +17,7 @@ use std::{
 
 use nix::libc;
 
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
@@ -76,12 +77,22 @@ pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: &impl AsFd, key: &K, value: 
     unsafe { bpf(MAP_UPDATE_ELEM, &mut element) }.map(drop)
 }
 
+/// Reads a value; ENOENT: there is none. The map is not per CPU, and its key and value have the sizes of `K` and `V`.
+pub(super) fn lookup<K: aya::Pod, V: aya::Pod>(map: &impl AsFd, key: &K) -> io::Result<V> {
+    read(MAP_LOOKUP_ELEM, map, key)
+}
+
 /// Takes a value out of a hash in one step (Linux 5.14). The map's key and value have the sizes of `K` and `V`.
 pub(super) fn take<K: aya::Pod, V: aya::Pod>(map: &impl AsFd, key: &K) -> io::Result<V> {
+    read(MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+/// One of the commands that answer with a value.
+fn read<K: aya::Pod, V: aya::Pod>(command: libc::c_int, map: &impl AsFd, key: &K) -> io::Result<V> {
     let mut value = mem::MaybeUninit::<V>::uninit();
     let mut element = Element::new(map, key, value.as_mut_ptr().cast_const());
     // SAFETY: the key is plain data, and the kernel writes as many bytes as `V` has.
-    unsafe { bpf(MAP_LOOKUP_AND_DELETE_ELEM, &mut element) }?;
+    unsafe { bpf(command, &mut element) }?;
     // SAFETY: written by the kernel; every bit pattern is a value of a `Pod` type.
     Ok(unsafe { value.assume_init() })
 }

@@ -8,6 +8,7 @@ use super::Check;
 use crate::{
     admin::{AgentStatus, Ready, WorkloadStatus, client},
     app::run_dir::RunDir,
+    node::{sockets::SocketStatus, workload::Workload},
     source::{directory, report::Severity},
 };
 
@@ -89,6 +90,40 @@ pub(super) fn workloads(enrolled: &[WorkloadStatus]) -> Check {
     )
 }
 
+/// Whether every connection to the outside was captured or permitted.
+pub(super) fn escapes(enrolled: &[WorkloadStatus]) -> Check {
+    const NAME: &str = "escapes";
+    let with = |count: fn(&SocketStatus) -> u64| {
+        let of: Vec<String> = enrolled
+            .iter()
+            .filter(|status| count(&status.sockets) > 0)
+            .map(|status| format!("{} of {}", count(&status.sockets), name(&status.workload)))
+            .collect();
+        (!of.is_empty()).then(|| of.join(", "))
+    };
+    if let Some(escaped) = with(|sockets| sockets.escaped) {
+        return Check::error(
+            NAME,
+            format!(
+                "connections that were open to the outside though neither captured nor permitted: {escaped}"
+            ),
+            "the agent's log names them and their processes; find out who detached programs (`programs_reattached` in egret status)",
+        );
+    }
+    if let Some(foreign) = with(|sockets| sockets.foreign as u64) {
+        return Check::warning(
+            NAME,
+            format!("sockets that were made elsewhere, so that nothing sees what they send: {foreign}"),
+            "the agent's log names them; start the workload's processes as part of it, or set existingConnections to RESET",
+        );
+    }
+    Check::ok(NAME, "none")
+}
+
+fn name(workload: &Workload) -> String {
+    format!("{}/{}", workload.identity.namespace(), workload.identity.service_account())
+}
+
 /// The problems of a directory of YAML files.
 pub(super) fn configuration(path: &Path) -> Check {
     const NAME: &str = "configuration";
@@ -119,7 +154,7 @@ pub(super) fn configuration(path: &Path) -> Check {
 mod tests {
     use std::fs;
 
-    use super::{checks, configuration, workloads};
+    use super::{checks, configuration, escapes, workloads};
     use crate::{
         admin::WorkloadStatus,
         app::run_dir::RunDir,
@@ -127,6 +162,7 @@ mod tests {
         mesh::SpiffeId,
         node::{
             locks::{Lock, Locks},
+            sockets::{Existing, SocketStatus},
             workload::{Origin, Workload},
         },
     };
@@ -147,9 +183,7 @@ mod tests {
         assert_eq!(names.collect::<Vec<_>>(), ["run directory", "role agent"]);
     }
 
-    #[test]
-    fn workloads_whose_locks_do_not_hold_are_named() {
-        let locks = Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed };
+    fn closed() -> WorkloadStatus {
         let workload = Workload {
             id: 1,
             identity: SpiffeId::new("td", "default", "sleep").unwrap(),
@@ -157,8 +191,33 @@ mod tests {
             cgroup_inode: 1,
             namespace: None,
             origin: Origin::Hand,
+            existing: Existing::default(),
         };
-        let closed = WorkloadStatus { workload, networks: vec!["net:[1]".to_owned()], locks };
+        let locks = Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed };
+        WorkloadStatus {
+            workload,
+            networks: vec!["net:[1]".to_owned()],
+            locks,
+            sockets: SocketStatus::default(),
+        }
+    }
+
+    #[test]
+    fn escapes_are_errors_and_foreign_sockets_warnings() {
+        let checked = |escaped, foreign| {
+            let sockets = SocketStatus { escaped, foreign, ..SocketStatus::default() };
+            escapes(&[closed(), WorkloadStatus { sockets, ..closed() }])
+        };
+        assert_eq!(checked(0, 0).status, Status::Ok);
+        assert_eq!(checked(0, 2).status, Status::Warning);
+        let escaped = checked(3, 2);
+        assert_eq!(escaped.status, Status::Error);
+        assert!(escaped.finding.ends_with(": 3 of default/sleep"), "{}", escaped.finding);
+    }
+
+    #[test]
+    fn workloads_whose_locks_do_not_hold_are_named() {
+        let closed = closed();
         assert_eq!(workloads(std::slice::from_ref(&closed)).status, Status::Ok);
         let link = Lock::Open("host network".to_owned());
         let open = WorkloadStatus { locks: Locks { link, ..closed.locks.clone() }, ..closed.clone() };

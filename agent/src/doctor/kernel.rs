@@ -1,17 +1,22 @@
 //! What the kernel offers: cgroup v2, bpffs, type information, the programs themselves, LSM, lockdown.
 
-use std::{fs, path::Path};
+use std::{fs, io, net::TcpListener, path::Path};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Check;
-use crate::{app::cleanup, datapath::probe};
+use crate::{
+    app::cleanup,
+    datapath::probe,
+    node::sockets::{self, Protocol},
+};
 
 /// Everything about the kernel.
 pub(super) fn checks() -> Vec<Check> {
     let mut checks =
         vec![cgroup(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()), bpffs(), btf()];
     checks.extend(programs());
+    checks.push(sockets(end_a_socket()));
     checks.push(unprivileged(read("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()));
     checks.push(lockdown(read("/sys/kernel/security/lockdown").as_deref()));
     checks.push(lsm(&probe::lsm_cgroup(), read("/sys/kernel/security/lsm").as_deref()));
@@ -67,6 +72,35 @@ fn bpffs() -> Check {
             NAME,
             "the kernel has no BPF file system",
             "a kernel with CONFIG_BPF_SYSCALL is needed",
+        ),
+    }
+}
+
+/// Finds a socket in the kernel's list, and ends it.
+fn end_a_socket() -> io::Result<bool> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let listed = sockets::list(Protocol::Tcp, &[], None)?;
+    let own = listed.iter().find(|socket| socket.local == address);
+    own.map_or_else(|| Err(io::Error::other("a listening socket is not in the list")), sockets::destroy)
+}
+
+fn sockets(probed: io::Result<bool>) -> Check {
+    const NAME: &str = "sockets";
+    match probed {
+        Ok(true) => Check::ok(NAME, "can be listed and ended: connections that escape are found and reset"),
+        Ok(false) => {
+            Check::error(NAME, "the kernel says of a socket that is open that it is not", "report this")
+        }
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Check::warning(
+            NAME,
+            "cannot be ended from outside: what is older than the enrolment, or escaped, is dropped without a reset",
+            "a kernel with CONFIG_INET_DIAG_DESTROY",
+        ),
+        Err(error) => Check::error(
+            NAME,
+            format!("cannot be listed and ended: {error}"),
+            "run as root (CAP_NET_ADMIN), on a kernel with CONFIG_INET_DIAG and CONFIG_INET_DIAG_DESTROY",
         ),
     }
 }
@@ -155,7 +189,9 @@ fn lsm(loads: &Result<bool, crate::datapath::Error>, active: Option<&str>) -> Ch
 
 #[cfg(test)]
 mod tests {
-    use super::{cgroup, lockdown, lsm, unprivileged};
+    use std::io;
+
+    use super::{cgroup, lockdown, lsm, sockets, unprivileged};
     use crate::doctor::Status;
 
     const V1: &str = "30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n";
@@ -176,6 +212,14 @@ mod tests {
         assert_eq!(lockdown(Some("none [integrity] confidentiality")).finding, "integrity");
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).status, Status::Warning);
         assert_eq!(lockdown(None).status, Status::Ok);
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_ended_are_told_from_those_that_cannot_be_listed() {
+        assert_eq!(sockets(Ok(true)).status, Status::Ok);
+        assert_eq!(sockets(Ok(false)).status, Status::Error);
+        assert_eq!(sockets(Err(io::ErrorKind::Unsupported.into())).status, Status::Warning);
+        assert_eq!(sockets(Err(io::ErrorKind::NotFound.into())).status, Status::Error);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use ipnet::IpNet;
 
+use super::ExistingConnections;
+
 /// What happens to hosts that no ServiceEntry registers (MeshConfig `outboundTrafficPolicy.mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OutboundTrafficPolicy {
@@ -64,6 +66,8 @@ pub struct MeshSettings {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// What workloads ask resolvers is answered by the agent where a ServiceEntry registers the name (`dns.capture`).
     pub dns_capture: bool,
+    /// Connections that are older than the enrolment of their workload.
+    pub existing_connections: ExistingConnections,
 }
 
 impl Default for MeshSettings {
@@ -81,6 +85,7 @@ impl Default for MeshSettings {
             on_agent_down: OnAgentDown::default(),
             resolvers: None,
             dns_capture: false,
+            existing_connections: ExistingConnections::default(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{CgroupSelector, ObjectRef};
+use super::{CgroupSelector, ExistingConnections, ObjectRef};
 
 /// A WorkloadBinding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct WorkloadBinding {
     pub cgroups: Vec<CgroupSelector>,
     /// Whatever starts beside them cannot get out until it is known whether it is one of them. Every selector has a parent then.
     pub strict_start: bool,
+    /// What happens to connections that they have when they are enrolled; None: as the mesh says.
+    pub existing_connections: Option<ExistingConnections>,
 }
 
 impl WorkloadBinding {

@@ -16,10 +16,11 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, RwLock, Semaphore},
+    sync::{Notify, RwLock, Semaphore, watch},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +34,7 @@ use super::{
     lock::{self, Users},
     locks::{Lock, Locks},
     presence::{Arrival, DnsArrival, Examined, Presences},
+    sockets::{Direct, Existing, SocketSettings, SocketStatus},
     workload::Workload,
 };
 use crate::{
@@ -41,7 +43,7 @@ use crate::{
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
     hbone::client::Gateway,
-    mesh::{OnAgentDown, Snapshot, SpiffeId},
+    mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
     tls::store::CertificateStore,
 };
 
@@ -98,6 +100,8 @@ pub struct Parts {
     pub run_dir: RunDir,
     /// The cgroups of the machine.
     pub hierarchy: Hierarchy,
+    /// What the configuration says of workloads' sockets.
+    pub sockets: SocketSettings,
 }
 
 /// The node agent.
@@ -111,6 +115,7 @@ pub struct Agent {
     /// Held while a workload starts and while a configuration is put in force: no workload misses one. Nothing else is locked
     /// under it by the latter.
     configuring: Mutex<()>,
+    pub(super) socket_settings: watch::Sender<SocketSettings>,
     pub(super) run_dir: RunDir,
     pub(super) hierarchy: Hierarchy,
     /// Held while a foreign cgroup is enrolled, so that none is enrolled twice.
@@ -147,18 +152,31 @@ pub(super) struct Enrolled {
     pub(super) dns_room: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
     pub(super) locks: Mutex<Locks>,
+    /// How connections are treated that are older than its enrolment: as the state file says.
+    pub(super) existing: Mutex<Existing>,
+    /// There is a reason to look at its sockets: programs of it had been detached and are attached again, or `existing` has changed.
+    pub(super) look: Notify,
+    pub(super) sockets: Mutex<SocketStatus>,
 }
 
 impl Enrolled {
     fn new(workload: Workload) -> Arc<Self> {
         Arc::new(Self {
+            existing: Mutex::new(workload.existing),
             workload,
             presences: Mutex::new(Presences::new()),
             changed: Notify::new(),
             dns_room: dns::room(),
             stop: CancellationToken::new(),
             locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
+            look: Notify::new(),
+            sockets: Mutex::default(),
         })
+    }
+
+    /// The workload as it is now.
+    pub(super) fn current(&self) -> Workload {
+        Workload { existing: *self.existing.lock(), ..self.workload.clone() }
     }
 }
 
@@ -180,7 +198,7 @@ pub struct Enrolment {
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy } = parts;
+        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy, sockets } = parts;
         Arc::new(Self {
             capture,
             certificates,
@@ -189,6 +207,7 @@ impl Agent {
             counters: Counters::default(),
             dns: Dns::load(run_dir.synthetic()),
             configuring: Mutex::default(),
+            socket_settings: watch::Sender::new(sockets),
             run_dir,
             hierarchy,
             enrolling: Mutex::default(),
@@ -207,10 +226,24 @@ impl Agent {
     pub fn enroll(self: &Arc<Self>, identity: &SpiffeId, own_network: bool) -> Result<Workload, Error> {
         let fail = |source| Error::Workload { identity: identity.clone(), source };
         let id = self.next_id();
+        // Nothing runs in it yet.
+        let existing = Existing {
+            nothing_older: true,
+            map: self
+                .capture
+                .older_map()
+                .map_err(|source| Error::Capture { identity: identity.clone(), source })?,
+            ..self.existing(None)
+        };
         let parent = self.hierarchy.instance(&self.run_dir.instance());
-        let workload =
-            Workload::create(&self.run_dir, &parent, id, identity.clone(), own_network).map_err(fail)?;
+        let workload = Workload::create(&self.run_dir, &parent, id, identity.clone(), own_network, existing)
+            .map_err(fail)?;
         self.admit(workload)
+    }
+
+    /// How existing connections of a workload that is enrolled now are treated: as `own` says, else as the mesh does.
+    pub(super) fn existing(&self, own: Option<ExistingConnections>) -> Existing {
+        Existing::new(own.unwrap_or(self.socket_settings.borrow().existing), Timestamp::now())
     }
 
     /// Enrols a workload whose cgroup is there.
@@ -241,7 +274,11 @@ impl Agent {
         workloads.sort_by_key(|workload| std::cmp::Reverse(workload.id));
         let parent = self.hierarchy.instance(&self.run_dir.instance());
         Workload::remove_unknown(&self.run_dir, &parent, &workloads)?;
-        for workload in workloads {
+        for mut workload in workloads {
+            if self.bypass_when_down.load(Relaxed) {
+                // What it opened while no agent ran was let out on purpose: older, as the connections at an enrolment are.
+                workload.existing = Existing { nothing_older: false, map: 0, ..workload.existing };
+            }
             {
                 let mut workloads = self.workloads.lock();
                 workloads.last_id = workloads.last_id.max(workload.id);
@@ -268,9 +305,10 @@ impl Agent {
             .all_enrolled()
             .iter()
             .map(|enrolled| WorkloadStatus {
-                workload: enrolled.workload.clone(),
+                workload: enrolled.current(),
                 networks: enrolled.presences.lock().names(),
                 locks: enrolled.locks.lock().clone(),
+                sockets: enrolled.sockets.lock().clone(),
             })
             .collect();
         workloads.sort_by_key(|status| status.workload.id);
@@ -296,6 +334,11 @@ impl Agent {
     /// The parents that are to be guarded, with what is in the way.
     pub fn guards(&self) -> BTreeMap<PathBuf, Option<String>> {
         self.guards.lock().clone()
+    }
+
+    /// Takes over what the configuration says of workloads' sockets now.
+    pub fn set_direct(&self, direct: Direct, existing: ExistingConnections) {
+        self.socket_settings.send_modify(|settings| *settings = settings.changed(direct, existing));
     }
 
     /// The flows recorded.
@@ -372,10 +415,13 @@ impl Agent {
     pub(super) fn start(self: &Arc<Self>, workload: Workload) -> Result<(), Error> {
         let identity = workload.identity.clone();
         let fail = |source| Error::Workload { identity: identity.clone(), source };
+        let refused = |source| Error::Capture { identity: identity.clone(), source };
         let _configuring = self.configuring.lock();
         let cgroup = workload.open_cgroup().map_err(fail)?;
+        let map = self.capture.older_map().map_err(refused)?;
         let enrolled = Enrolled::new(workload);
         let mut presences = enrolled.presences.lock();
+        presences.drops_older = enrolled.workload.existing.is_strict(Timestamp::now(), map);
         let examined = presences.examine(&enrolled.workload, &enrolled.stop, &self.dns).map_err(fail)?;
         let ports = presences.ports();
         if ports.are_few() {
@@ -389,9 +435,7 @@ impl Agent {
             );
         }
         self.check_link(&enrolled, &presences, true);
-        self.capture
-            .attach(cgroup.path(), &self.policy(&enrolled.workload, &presences))
-            .map_err(|source| Error::Capture { identity: identity.clone(), source })?;
+        self.capture.attach(cgroup.path(), &self.policy(&enrolled.workload, &presences)).map_err(refused)?;
         drop(presences);
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         self.serve(&enrolled, examined);
@@ -430,7 +474,8 @@ impl Agent {
             .remove_cgroup()
             .map_err(|e| e.to_string())
             .and_then(|()| self.capture.detach(workload.cgroup_inode).map_err(|e| e.to_string()))
-            .and_then(|()| self.release_links(workload.id).map_err(|e| e.to_string()));
+            .and_then(|()| self.release_links(workload.id).map_err(|e| e.to_string()))
+            .and_then(|()| self.capture.forget_older(workload.id).map_err(|e| e.to_string()));
         if let Err(e) = undone.and_then(|()| workload.remove(&self.run_dir).map_err(|e| e.to_string())) {
             tracing::error!(workload = %workload.identity, "not all of it could be removed: {e}");
         }

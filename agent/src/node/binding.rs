@@ -94,6 +94,7 @@ pub fn find(selector: CgroupSelector) -> io::Result<Vec<PathBuf>> {
         service_account: "".into(),
         cgroups: vec![selector],
         strict_start: false,
+        existing_connections: None,
     });
     let tree = Tree::new(hierarchy.root().to_owned(), hierarchy.all_instances())?;
     Ok(tree.scan(&[asked])?.selected.into_keys().collect())
@@ -183,9 +184,12 @@ impl Binder {
         if let Some(binding) = winner {
             let (identity, origin) = self.as_what(binding)?;
             if (&workload.identity, &workload.origin) == (&identity, &origin) {
-                return Ok(());
+                // Without a word of its own, what was said at the enrolment stays.
+                return binding
+                    .existing_connections
+                    .map_or(Ok(()), |policy| self.agent.set_existing(enrolled, policy).map_err(text));
             }
-            return self.agent.rebind(enrolled, identity, origin).map_err(text);
+            return self.agent.rebind(enrolled, identity, origin, binding.existing_connections).map_err(text);
         }
         let in_force = snapshot.bindings.iter().any(|binding| binding.name() == name);
         let refused = snapshot.refused_bindings.iter().any(|object| {
@@ -209,7 +213,7 @@ impl Binder {
         if self.agent.by_inode(inode).as_ref().is_some_and(is_bound) {
             return Ok(());
         }
-        match self.agent.enroll_cgroup(&identity, cgroup, origin) {
+        match self.agent.enroll_cgroup(&identity, cgroup, origin, binding.existing_connections) {
             // Gone while it was enrolled.
             Err(_) if !cgroup.exists() => Ok(()),
             Err(e) => Err(text(e)),

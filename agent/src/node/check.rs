@@ -148,11 +148,12 @@ impl Agent {
         match self.capture.attach(&cgroup.path_by_descriptor(), policy) {
             Ok(0) => {}
             Ok(missing) => {
+                enrolled.look.notify_one();
                 self.counters.programs_reattached.add(missing as u64);
                 tracing::error!(
                     workload = %identity,
                     "{missing} of its programs had been detached by somebody and are attached again; \
-                     connections it made meanwhile may have gone out directly"
+                     connections it made meanwhile may have gone out directly, and are looked for"
                 );
             }
             Err(_) if enrolled.workload.is_gone() => {}

@@ -42,6 +42,14 @@ pub struct Counters {
     pub hops_failed: Counter,
     /// Checks of a workload that failed: whether it is captured is not known.
     pub checks_failed: Counter,
+    /// Connections of workloads that were open to the outside though neither captured nor permitted.
+    pub escaped: Counter,
+    /// Connections that were ended because they are older than the enrolment of their workload.
+    pub older_ended: Counter,
+    /// Sockets of workloads' processes that were made elsewhere.
+    pub foreign_sockets: Counter,
+    /// Looks at the sockets of a workload that failed, and connections that could not be ended.
+    pub socket_checks_failed: Counter,
     /// Attempts to enter a network namespace of a workload, to read its links, or to bind DNS listeners anew, that failed:
     /// it is refused there.
     pub namespaces_not_entered: Counter,
@@ -67,6 +75,10 @@ impl Counters {
             ("hops", self.hops.get()),
             ("hops_failed", self.hops_failed.get()),
             ("checks_failed", self.checks_failed.get()),
+            ("escaped", self.escaped.get()),
+            ("older_ended", self.older_ended.get()),
+            ("foreign_sockets", self.foreign_sockets.get()),
+            ("socket_checks_failed", self.socket_checks_failed.get()),
             ("namespaces_not_entered", self.namespaces_not_entered.get()),
             ("listener_ports_reduced", self.listener_ports_reduced.get()),
             ("dns_answered", self.dns_answered.get()),

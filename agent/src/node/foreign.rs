@@ -16,7 +16,7 @@ use super::{
     processes,
     workload::{Origin, Workload},
 };
-use crate::mesh::SpiffeId;
+use crate::mesh::{ExistingConnections, SpiffeId};
 
 /// How long a listener is kept after its workload was released: what the kernel captured just before is still to be accepted.
 const HAND_OVER: Duration = Duration::from_millis(100);
@@ -25,12 +25,14 @@ const HAND_OVER: Duration = Duration::from_millis(100);
 const ROLES: [&str; 4] = ["supervisor", "ca", "gateway", "agent"];
 
 impl Agent {
-    /// Enrols a cgroup that is there, and everything in it from now on. Connections that its processes have are left as they are.
+    /// Enrols a cgroup that is there, and everything in it from now on. Connections that its processes have are treated as `existing`
+    /// says, or as the mesh does.
     pub fn enroll_cgroup(
         self: &Arc<Self>,
         identity: &SpiffeId,
         cgroup: &Path,
         origin: Origin,
+        existing: Option<ExistingConnections>,
     ) -> Result<Workload, Error> {
         let _one_at_a_time = self.enrolling.lock();
         let fail = |why: String| Error::Cgroup { cgroup: cgroup.to_owned(), why };
@@ -43,6 +45,7 @@ impl Agent {
             cgroup: path,
             namespace: None,
             origin,
+            existing: self.existing(existing),
         })
     }
 
@@ -140,26 +143,45 @@ impl Agent {
         enrolled: &Arc<Enrolled>,
         identity: SpiffeId,
         origin: Origin,
+        existing: Option<ExistingConnections>,
     ) -> Result<(), Error> {
-        let before = &enrolled.workload;
-        let workload = Workload { identity, origin, ..before.clone() };
-        let fail = |source| Error::Workload { identity: workload.identity.clone(), source };
         {
             // No check of the old one may write its ports over the new ones.
             let mut presences = enrolled.presences.lock();
             if presences.released {
                 return Ok(());
             }
+            let before = enrolled.current();
+            let existing = existing.map_or(before.existing, |policy| before.existing.under(policy));
+            let workload = Workload { identity, origin, existing, ..before.clone() };
+            let fail = |source| Error::Workload { identity: workload.identity.clone(), source };
             workload.save(&self.run_dir).map_err(fail)?;
             if let Err(e) = self.start(workload.clone()) {
                 before.save(&self.run_dir).map_err(fail)?;
                 return Err(e);
             }
             presences.released = true;
+            tracing::info!(before = %before.identity, workload = %workload.identity, origin = %workload.origin, "bound again");
         }
-        self.forget_identity(&before.identity);
+        self.forget_identity(&enrolled.workload.identity);
         hand_over(enrolled);
-        tracing::info!(before = %before.identity, workload = %workload.identity, origin = %workload.origin, "bound again");
+        Ok(())
+    }
+
+    /// Treats the existing connections of a workload otherwise from now on.
+    pub(super) fn set_existing(&self, enrolled: &Enrolled, policy: ExistingConnections) -> Result<(), Error> {
+        let presences = enrolled.presences.lock();
+        let before = enrolled.current();
+        let workload = Workload { existing: before.existing.under(policy), ..before.clone() };
+        if presences.released || workload == before {
+            return Ok(());
+        }
+        workload
+            .save(&self.run_dir)
+            .map_err(|source| Error::Workload { identity: workload.identity.clone(), source })?;
+        *enrolled.existing.lock() = workload.existing;
+        drop(presences);
+        enrolled.look.notify_one();
         Ok(())
     }
 

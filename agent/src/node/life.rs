@@ -14,6 +14,7 @@ use super::{
     cgroup::{Cgroup, is_gone},
     connection,
     presence::Presence,
+    sockets::watch,
 };
 use crate::mesh::SpiffeId;
 
@@ -24,7 +25,13 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) async fn run(agent: Arc<Agent>, enrolled: Arc<Enrolled>, cgroup: Cgroup) {
     // Both, not the first to end: a workload that cannot be watched any more stays enrolled, and is still checked. Its
     // release cancels the token.
-    let life = async { tokio::join!(agent.keep_captured(&enrolled), agent.watch(&enrolled, &cgroup)) };
+    let life = async {
+        tokio::join!(
+            agent.keep_captured(&enrolled),
+            agent.watch(&enrolled, &cgroup),
+            watch::run(Arc::clone(&agent), Arc::clone(&enrolled)),
+        )
+    };
     enrolled.stop.run_until_cancelled(life).await;
 }
 

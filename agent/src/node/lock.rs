@@ -22,9 +22,9 @@ use super::{
     locks::Lock,
     netlink::{self, Link},
     netns::Namespace,
-    older,
     presence::Presences,
     residents::{self, Resident},
+    sockets,
     workload::Workload,
 };
 use crate::datapath::{self, Capture, Device};
@@ -100,7 +100,8 @@ fn check(
                             continue;
                         }
                     }
-                    let older = || if older { namespace.inside(older::connections) } else { Ok(Vec::new()) };
+                    let older =
+                        || if older { namespace.inside(sockets::connections) } else { Ok(Vec::new()) };
                     let device = Device { index, name: host.name.clone() };
                     match capture.lock(&device, workload, older) {
                         Ok(were_missing) => missing += were_missing,

@@ -82,6 +82,8 @@ pub(super) struct Examined {
 pub(super) struct Presences {
     /// The workload is released: nothing may be attached or bound any more.
     pub(super) released: bool,
+    /// What has neither mark nor standing does not leave (`node::sockets`).
+    pub(super) drops_older: bool,
     ports: Ports,
     entered: Vec<Arc<Presence>>,
     /// A process is in the agent's own namespace.
@@ -96,6 +98,7 @@ impl Presences {
     pub(super) fn new() -> Self {
         Self {
             released: false,
+            drops_older: false,
             ports: Ports::default(),
             entered: Vec::new(),
             in_agents: false,
@@ -114,6 +117,7 @@ impl Presences {
             listener_ports: self.ports.count,
             no_route_v4: !self.families.v4,
             no_route_v6: !self.families.v6,
+            drops_older: self.drops_older,
             dns: self.dns.ports(),
             ..WorkloadPolicy::default()
         }
@@ -149,6 +153,12 @@ impl Presences {
                 Err(e)
             }
         }
+    }
+
+    /// The namespaces that its processes are in; None is the agent's own.
+    pub(super) fn namespaces(&self) -> Vec<Option<Arc<Namespace>>> {
+        let agents = self.in_agents.then_some(None);
+        agents.into_iter().chain(self.own_namespaces().cloned().map(Some)).collect()
     }
 
     /// The namespaces of its own that the workload is in, held open.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cgroup::{Cgroup, is_gone},
     netns,
+    sockets::Existing,
 };
 use crate::{app::run_dir::RunDir, mesh::SpiffeId};
 
@@ -61,6 +62,9 @@ pub struct Workload {
     /// Where it comes from. State files of older versions do not say: they knew only one.
     #[serde(default)]
     pub origin: Origin,
+    /// How connections are treated that are older than its enrolment.
+    #[serde(default)]
+    pub existing: Existing,
 }
 
 impl Workload {
@@ -71,6 +75,7 @@ impl Workload {
         id: u32,
         identity: SpiffeId,
         own_namespace: bool,
+        existing: Existing,
     ) -> io::Result<Self> {
         let name = format!("{}.{}.{id}", identity.namespace(), identity.service_account());
         let namespace = own_namespace.then(|| run_dir.namespaces().join(&name));
@@ -88,6 +93,7 @@ impl Workload {
             cgroup_inode: cgroup.inode(),
             namespace,
             origin: Origin::Exec,
+            existing,
         })
     }
 

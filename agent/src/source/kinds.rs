@@ -2,6 +2,7 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod existing_connections;
 mod gateway;
 mod http_route;
 mod mesh_config;

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 /// Port of the witness.
 const WITNESS: u16 = 8080;
-/// What witness and helper get to start.
+/// What witness, helper and the link between them get to start.
 pub(crate) const START: Duration = Duration::from_secs(10);
 /// The switch of the kernel that lets groups use ping sockets.
 pub(crate) const PING: &str = "/proc/sys/net/ipv4/ping_group_range";
@@ -213,7 +213,12 @@ pub(crate) fn add_v6(namespace: &Namespace) -> Result<()> {
     let (outside, inside) = (format!("{}/64", v6(namespace, 1)), format!("{}/64", v6(namespace, 2)));
     process::run("ip", &["addr", "add", &outside, "dev", namespace.host_link(), "nodad"])?;
     process::run("ip", &["-n", namespace.name(), "addr", "add", &inside, "dev", "eth0", "nodad"])?;
-    Ok(())
+    // Until the host's link-local address is its own for certain, it does not look for neighbours of those it forwards for.
+    wait::until("the link's addresses", START, || {
+        let link = namespace.host_link();
+        let tentative = process::run("ip", &["-6", "-o", "addr", "show", "dev", link, "tentative"])?;
+        Ok(tentative.trim().is_empty().then_some(()))
+    })
 }
 
 /// An address of the range for documentation (RFC 3849): 1 is the host's end of the link, 2 the one inside.

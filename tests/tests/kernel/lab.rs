@@ -1,14 +1,14 @@
 //! One test's world: namespaces, a bpffs, a cgroup, listeners, and applications inside and outside the cgroup.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use egret::datapath::{Bpffs, Capture, WorkloadPolicy};
+pub(crate) use egret_tests::application::{Application, errno};
 use egret_tests::{cgroup::Cgroup, privileges};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -185,58 +185,4 @@ pub(crate) fn wait_for_time_wait(listener: &TcpListener) {
 pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
     assert!(status.success(), "ip {arguments}");
-}
-
-/// A `connector`, in the namespaces of the thread that started it.
-pub(crate) struct Application {
-    process: Child,
-    commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Application {
-    pub(crate) fn start(cgroup: Option<&Cgroup>) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_connector"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("connector");
-        if let Some(cgroup) = cgroup {
-            // It makes no socket before its first command.
-            cgroup.add(process.id()).expect("moved into the cgroup");
-        }
-        let commands = process.stdin.take().expect("piped");
-        let answers = BufReader::new(process.stdout.take().expect("piped"));
-        Self { process, commands, answers }
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// Gives a command and returns the answer.
-    pub(crate) fn run(&mut self, command: &str) -> String {
-        writeln!(self.commands, "{command}").expect("command");
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer).expect("answer");
-        answer.trim_end().to_owned()
-    }
-
-    /// Connects; what getpeername says, or the errno.
-    pub(crate) fn connect(&mut self, address: &str) -> String {
-        self.run(&format!("connect {address}"))
-    }
-}
-
-impl Drop for Application {
-    fn drop(&mut self) {
-        // It may have been killed with its cgroup.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The answer for an errno.
-pub(crate) fn errno(number: nix::errno::Errno) -> String {
-    format!("errno {}", number as i32)
 }

@@ -78,10 +78,14 @@ fn captured(cgroup: &Path) -> Result<bool> {
 
 /// `egret enroll`, as workload `default/sleep`: its number.
 pub(crate) fn enroll(world: &World, what: [&str; 2]) -> Result<u64> {
+    Ok(enrolled(world, what)?["id"].as_u64().unwrap_or_default())
+}
+
+/// `egret enroll`, as workload `default/sleep`: what it says of it.
+pub(crate) fn enrolled(world: &World, what: [&str; 2]) -> Result<Value> {
     let output = world.egret.verb("enroll").args(what).args(["default/sleep", "-o", "json"]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let workload: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(workload["id"].as_u64().unwrap_or_default())
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Result;
 use egret_tests::{egret::Part, json_log::Mark, process::Process, scenario::World, wait};
 
-use crate::Rig;
+use crate::{Rig, repair};
 
 /// Requests that have to end, in whatever way, after a part was killed.
 const AFTERWARDS: usize = 20;
@@ -105,6 +105,7 @@ fn role_comes_back(part: Part) -> Result<()> {
     traffic.wait_for(before, AFTERWARDS, |_| true)?;
     let down = traffic.outcomes().len();
     traffic.wait_for(down, 3, |outcome| outcome == "0 200")?;
+    assert_eq!(repair::escaped(world)?, 0);
     nothing_escaped(world, &traffic)
 }
 

@@ -16,6 +16,7 @@ mod locked;
 mod names;
 mod nginx;
 mod nothing_left;
+mod older;
 mod plaintext;
 mod repair;
 mod soak;

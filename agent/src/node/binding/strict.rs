@@ -59,6 +59,7 @@ mod tests {
             service_account: "backup".into(),
             cgroups: paths.iter().map(|path| CgroupSelector::path(path).unwrap()).collect(),
             strict_start,
+            existing_connections: None,
         })
     }
 

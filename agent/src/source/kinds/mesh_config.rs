@@ -2,7 +2,7 @@
 
 use crate::{
     mesh::{HostPattern, MeshSettings, OnAgentDown, OutboundTrafficPolicy, SpiffeId},
-    source::{fields::Fields, scalars},
+    source::{fields::Fields, kinds::existing_connections, scalars},
 };
 
 /// Each captured resolver has a listener of its own in every workload.
@@ -74,14 +74,21 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
         }
         dns.finish();
     }
+    if let Some(existing) =
+        spec.take("existingConnections").and_then(|field| existing_connections::read(&field))
+    {
+        settings.existing_connections = existing;
+    }
     spec.finish();
     settings
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use crate::{
-        mesh::{OnAgentDown, OutboundTrafficPolicy},
+        mesh::{ExistingConnections, OnAgentDown, OutboundTrafficPolicy},
         source::{
             codes,
             tests::{load, snapshot},
@@ -128,6 +135,32 @@ mod tests {
             assert!(loaded.report.has_errors(), "{bad}");
             let settings = &loaded.snapshot.settings;
             assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::RegistryOnly, "{bad}");
+        }
+    }
+
+    #[test]
+    fn existing_connections() {
+        let given = |spec: &str| snapshot(&mesh(spec)).settings.existing_connections;
+        assert_eq!(given("{}"), ExistingConnections::Report);
+        assert_eq!(given("{existingConnections: {mode: REPORT}}"), ExistingConnections::Report);
+        assert_eq!(given("{existingConnections: {mode: RESET}}"), ExistingConnections::Reset);
+        assert_eq!(
+            given("{existingConnections: {mode: KEEP_UNTIL, keepFor: 10m}}"),
+            ExistingConnections::KeepUntil(Duration::from_mins(10))
+        );
+        for (bad, field) in [
+            ("{mode: KEEP_UNTIL}", "keepFor"),
+            ("{mode: KEEP_UNTIL, keepFor: soon}", "keepFor"),
+            ("{mode: RESET, keepFor: 10m}", "keepFor"),
+            ("{mode: KILL}", "mode"),
+            ("{}", "mode"),
+        ] {
+            let report = load(&mesh(&format!("{{existingConnections: {bad}}}"))).report;
+            let named = format!("spec.existingConnections.{field}");
+            assert!(
+                report.problems.iter().any(|found| found.field.as_deref() == Some(&named)),
+                "{bad}: {report:?}"
+            );
         }
     }
 

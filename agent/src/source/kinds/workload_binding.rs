@@ -7,6 +7,7 @@ use crate::{
     source::{
         codes,
         fields::{Field, Fields},
+        kinds::existing_connections,
         report::Severity,
     },
 };
@@ -35,6 +36,8 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding>
         };
         items.iter().filter_map(read).collect()
     });
+    let existing_connections =
+        spec.take("existingConnections").and_then(|field| existing_connections::read(&field));
     spec.finish();
     Some(WorkloadBinding {
         object: meta.object.clone(),
@@ -42,6 +45,7 @@ pub(super) fn read(meta: &Meta, mut spec: Fields<'_>) -> Option<WorkloadBinding>
         service_account: account?.into(),
         cgroups: cgroups?,
         strict_start,
+        existing_connections,
     })
 }
 
@@ -70,10 +74,15 @@ fn selector(item: &Field<'_>) -> Option<CgroupSelector> {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::{
-        codes,
-        index::Index,
-        tests::{load, snapshot},
+    use std::time::Duration;
+
+    use crate::{
+        mesh::ExistingConnections,
+        source::{
+            codes,
+            index::Index,
+            tests::{load, snapshot},
+        },
     };
 
     fn binding(spec: &str) -> String {
@@ -92,6 +101,20 @@ mod tests {
         assert_eq!((read.name().as_str(), &*read.service_account), ("ops/backup", "backup"));
         assert!(read.selects(&["system.slice", "backup-1.service"]) && read.selects(&["a", "x", "b"]));
         assert!(!read.selects(&["system.slice", "sshd.service"]));
+    }
+
+    #[test]
+    fn existing_connections_are_the_bindings_own_or_the_meshs() {
+        let given = |more: &str| {
+            let spec = format!("{{serviceAccount: b, cgroups: [{{path: a}}]{more}}}");
+            snapshot(&binding(&spec)).bindings[0].existing_connections
+        };
+        assert_eq!(given(""), None);
+        assert_eq!(given(", existingConnections: {mode: RESET}"), Some(ExistingConnections::Reset));
+        assert_eq!(
+            given(", existingConnections: {mode: KEEP_UNTIL, keepFor: 10m}"),
+            Some(ExistingConnections::KeepUntil(Duration::from_mins(10)))
+        );
     }
 
     #[test]
@@ -119,6 +142,11 @@ mod tests {
             (
                 "{serviceAccount: b, strictStart: true, cgroups: [{systemdUnit: a.service}]}",
                 "spec.cgroups[0]",
+                codes::VALUE,
+            ),
+            (
+                "{serviceAccount: b, existingConnections: {mode: KILL}, cgroups: [{path: a}]}",
+                "spec.existingConnections.mode",
                 codes::VALUE,
             ),
             ("{serviceAccount: b, cgroup: []}", "spec.cgroup", codes::UNKNOWN_FIELD),
