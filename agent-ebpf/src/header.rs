@@ -9,6 +9,8 @@ pub const V4_LENGTH: usize = 20;
 pub const V6_LENGTH: usize = 40;
 /// Bit of TCP's flags: opens a connection, or answers that.
 pub const SYN: u8 = 0x02;
+/// Bit of TCP's flags: ends a connection at once, without data.
+pub const RST: u8 = 0x04;
 /// Bit of TCP's flags: answers.
 pub const ACK: u8 = 0x10;
 /// Bytes of a TCP header up to its flags.

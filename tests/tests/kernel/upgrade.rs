@@ -103,8 +103,8 @@ fn another_layout_version_takes_over_without_a_gap() {
             listener_v4: port(&listener),
             ..datapath::WorkloadPolicy::default()
         };
-        assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), 10);
-        assert_eq!(fs::read_dir(other.join("links")).unwrap().count(), 8, "the older set captures no more");
+        assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), 9);
+        assert_eq!(fs::read_dir(other.join("links")).unwrap().count(), 7, "the older set captures no more");
         let before = seen.known.load(Relaxed);
         while seen.known.load(Relaxed) < before + 20 {
             assert!(!connecting.is_finished(), "the application gave up");
