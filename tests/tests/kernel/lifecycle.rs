@@ -185,7 +185,9 @@ fn the_program_of_another_version_is_replaced_behind_its_link() {
 
 #[test]
 fn what_an_older_agent_had_on_a_hook_that_is_not_ours_any_more_goes() {
-    let Some(lab) = Lab::new("what_an_older_agent_had_on_a_hook_that_is_not_ours_any_more_goes") else { return };
+    let Some(lab) = Lab::new("what_an_older_agent_had_on_a_hook_that_is_not_ours_any_more_goes") else {
+        return;
+    };
     let (cgroup, inode) = (lab.cgroup.path(), lab.cgroup.inode().unwrap());
     lab.enrol();
     let ours = bpf::attached(cgroup).unwrap();
