@@ -93,6 +93,7 @@ fn servers_answer_when_cookies_are_forced() {
     }
     assert_eq!(lab.count("accepted"), 2);
     assert_eq!(lab.counters_like("dropped_"), []);
+    assert_eq!(lab.count("passed_older_connection"), 0);
 }
 
 #[test]

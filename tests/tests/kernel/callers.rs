@@ -23,7 +23,7 @@ use nix::{
 use crate::{
     backstop::read_all,
     lab::{Lab, errno},
-    outside::{INSIDE, Outside},
+    outside::{INSIDE, OUTSIDE, Outside},
 };
 
 /// Fast Open for clients and servers, without cookies, for every listener.
@@ -121,4 +121,25 @@ fn what_a_listener_accepted_before_the_enrolment_stays_older() {
     assert_eq!((&second).read(&mut [0; 2]).unwrap(), 1);
     assert!(lab.count("passed_answer") > answers);
     assert_eq!(lab.counters_like("dropped_"), []);
+}
+
+#[test]
+fn a_caller_from_outside_opens_no_way_to_one_that_the_workload_made_up() {
+    let Some(lab) = Lab::new("a_caller_from_outside_opens_no_way_to_one_that_the_workload_made_up") else {
+        return;
+    };
+    let outside = Outside::new();
+    lab.enrol();
+    let (mut server, mut forger) = (lab.inside(), lab.inside());
+    let at = server.run("keep listener [::]:0");
+    let port = at.rsplit(':').next().unwrap();
+    let client = read_all(&outside, &format!("{}:{port}", INSIDE[1]));
+    assert_eq!(server.run("serve 1"), "ok done");
+    assert_eq!(client.join().unwrap(), 1);
+    assert_eq!(lab.count("accepted"), 1, "the listener is marked");
+    let source = format!("{}:4000", OUTSIDE[1]);
+    let begun = format!("ok {}", errno(Errno::EINPROGRESS));
+    assert_eq!(forger.run(&format!("start-forged {source} [::1]:{port}")), begun);
+    lab.wait_for_count("dropped_tcp_open", 1);
+    assert_eq!(lab.count("accepted"), 1, "what comes by loopback is no call");
 }
