@@ -49,11 +49,11 @@ decisions! {
     RefusedNoListener = 10 "refused_no_listener",
     /// `connect()`: the original destination cannot be remembered (out of memory); refused.
     RefusedNoMemory = 11 "refused_no_memory",
-    /// Before the SYN: the original destination was published to the agent.
+    /// With the SYN: the original destination was published to the agent.
     Published = 12 "published",
-    /// Before the SYN: the map of original destinations is full. The agent will reset the connection.
+    /// With the SYN: the map of original destinations is full. The agent will reset the connection.
     PublishFailed = 13 "publish_failed",
-    /// A captured connection ended before it was established; its original destination was taken back.
+    /// A captured connection was refused, since nobody listens; its original destination was taken back.
     Withdrawn = 14 "withdrawn",
     /// `getpeername()`: answered with the original destination.
     PeerRestored = 15 "peer_restored",
@@ -71,9 +71,9 @@ decisions! {
     RefusedDatagram = 21 "refused_datagram",
     /// `sendto()`: a UDP destination that is allowed; left alone.
     PassedDatagram = 22 "passed_datagram",
-    /// A connection from outside was accepted; its answers pass.
+    /// Somebody outside called a listening socket: the answers of the connections that it accepts pass.
     Accepted = 23 "accepted",
-    /// The same, but it cannot be remembered (out of memory); its answers count as those of an older connection.
+    /// The same, but it cannot be remembered (out of memory); their answers count as those of older connections.
     AcceptFailed = 24 "accept_failed",
     /// Packet out: loopback.
     PassedLoopback = 25 "passed_loopback",

@@ -22,7 +22,8 @@ pub const RESOLVERS: &str = "egret_resolvers";
 /// Array: index, number of a DNS resolver, plus [`DNS_LISTENERS`] for IPv6; value, its [`crate::Endpoint`], zero where there is
 /// none. The way back from a DNS listener's port.
 pub const NUMBERED: &str = "egret_numbered";
-/// Socket storage of TCP connections that came from outside; value, 4 bytes without meaning.
+/// Socket storage of listening sockets that were called from outside, and of the TCP connections that they accept; value, 4 bytes
+/// without meaning.
 pub const ACCEPTED: &str = "egret_accepted";
 /// Socket storage of TCP connections that were let out because the agent was down; value, 4 bytes without meaning.
 pub const LET_OUT: &str = "egret_let_out";
@@ -97,8 +98,6 @@ pub const CONNECT6: &str = "egret_connect6";
 pub const GETPEERNAME4: &str = "egret_peer4";
 /// `getpeername()` of an IPv6 socket.
 pub const GETPEERNAME6: &str = "egret_peer6";
-/// TCP state changes. (Not "sockops": that is the name of its section.)
-pub const SOCK_OPS: &str = "egret_sock_ops";
 /// Making a socket.
 pub const SOCK_CREATE: &str = "egret_create";
 /// `sendto()` and `sendmsg()` of UDP to an IPv4 address.

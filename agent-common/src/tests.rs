@@ -108,7 +108,6 @@ fn names_fit_the_kernel() {
         names::CONNECT6,
         names::GETPEERNAME4,
         names::GETPEERNAME6,
-        names::SOCK_OPS,
         names::RESOLVERS,
         names::ACCEPTED,
         names::SPOKEN,

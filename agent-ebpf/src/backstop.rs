@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// State of a socket that waits for connections. SYN-ACKs leave with it.
-const TCP_LISTEN: u32 = 10;
+pub const TCP_LISTEN: u32 = 10;
+/// State of a socket whose SYN has not been answered.
+pub const TCP_SYN_SENT: u32 = 2;
 /// Neighbour discovery (RFC 4861 §4); a hop limit of 255 proves that no router was passed.
 const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_HOPS: u8 = 255;
@@ -29,6 +31,8 @@ const NEIGHBOUR_HOPS: u8 = 255;
 pub struct Packet {
     /// Index of the device it leaves by.
     pub device: u32,
+    /// Source address, and port where the protocol has one and is known.
+    pub source: Endpoint,
     /// Destination address, and port where the protocol has one and is known.
     pub destination: Endpoint,
     /// IP protocol, or the first next-header.

@@ -106,6 +106,7 @@ mod tests {
     fn its_packets_leave_only_for_there() {
         let plain = Packet {
             device: 2,
+            source: endpoint("10.1.2.4:4000"),
             destination: endpoint("10.1.2.3:80"),
             protocol: IPPROTO_TCP,
             hops: 64,

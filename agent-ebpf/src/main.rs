@@ -29,23 +29,23 @@ mod parent;
 #[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
+mod publish;
+#[cfg(target_arch = "bpf")]
 mod recvmsg;
 #[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
 mod sock_create;
-#[cfg(target_arch = "bpf")]
-mod sock_ops;
 
 #[cfg(target_arch = "bpf")]
 #[expect(clippy::needless_pass_by_value, reason = "the signatures that aya's macros call")]
 mod hooks {
     use aya_ebpf::{
-        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops},
-        programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext},
+        macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier},
+        programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
     };
 
-    use crate::{connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create, sock_ops};
+    use crate::{connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -125,11 +125,6 @@ mod hooks {
     #[cgroup_skb(egress)]
     fn egret_guard_out(ctx: SkBuffContext) -> i32 {
         parent::egress(&ctx)
-    }
-
-    #[sock_ops]
-    fn egret_sock_ops(ctx: SockOpsContext) -> u32 {
-        sock_ops::run(&ctx)
     }
 
     #[classifier]

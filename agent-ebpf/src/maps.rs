@@ -33,19 +33,20 @@ pub(crate) static GUARD: CgroupStorage<Guard> = CgroupStorage::new();
 #[btf_map(name = "egret_classes")]
 static CLASSES: HashMap<u64, u8, { names::CLASSES_CAPACITY }> = HashMap::new();
 
-/// Socket storage. Value: where a captured socket wanted to go. Written by connect, read by connect, `sock_ops` and
-/// getpeername; goes with the socket.
+/// Socket storage. Value: where a captured socket wanted to go. Written by connect, read by connect, getpeername,
+/// egress and ingress; goes with the socket.
 #[btf_map(name = "egret_captured")]
 pub(crate) static CAPTURED: SocketStorage<Captured> = SocketStorage::new();
 
-/// Key: workload and source of a captured connection. Value: its original destination. Written by `sock_ops`, taken by user
-/// space. Not an LRU: evicting under load would lose connections silently.
+/// Key: workload and source of a captured connection. Value: its original destination. Written by egress, removed by
+/// ingress, taken by user space. Not an LRU: evicting under load would lose connections silently.
 #[btf_map(name = "egret_original")]
 pub(crate) static ORIGINAL: HashMap<OriginalKey, Original, { names::ORIGINAL_CAPACITY }> = HashMap::new();
 
-/// Socket storage. There: the connection came from outside. Written by `sock_ops`, read by egress; goes with the socket.
+/// Socket storage. There: the connection came from outside. Written by ingress for a listening socket, whose connections inherit
+/// it; read by egress; goes with the socket.
 #[btf_map(name = "egret_accepted")]
-pub(crate) static ACCEPTED: SocketStorage<u32> = SocketStorage::new();
+pub(crate) static ACCEPTED: SocketStorage<u32, { BPF_F_NO_PREALLOC | BPF_F_CLONE }> = SocketStorage::new();
 
 /// Socket storage. There: the connection was let out because the agent was down. Written by connect, read by egress; goes
 /// with the socket.
@@ -205,6 +206,8 @@ impl Destinations for Reachable {
 const BPF_MAP_TYPE_CGROUP_STORAGE: usize = 19;
 const BPF_MAP_TYPE_SK_STORAGE: usize = 24;
 const BPF_F_NO_PREALLOC: usize = 1;
+/// What is stored with a listening socket is copied to the connections that it accepts, when they are made (Linux 5.4).
+const BPF_F_CLONE: usize = 1 << 9;
 const BPF_SK_STORAGE_GET_F_CREATE: u64 = 1;
 
 /// Cgroup storage with the 8-byte key: one value per cgroup for all hooks (Linux 5.9). `aya_ebpf` has only the 16-byte form,
@@ -243,19 +246,19 @@ impl<T> CgroupStorage<T> {
 
 /// Socket storage for every hook; `aya_ebpf`'s takes the socket only from a `sock_addr` context.
 #[repr(C)]
-pub(crate) struct SocketStorage<T> {
+pub(crate) struct SocketStorage<T, const FLAGS: usize = BPF_F_NO_PREALLOC> {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; BPF_F_NO_PREALLOC],
+    map_flags: *const [i32; FLAGS],
     marker: PhantomData<T>,
 }
 
 // SAFETY: the fields are never read; the symbol's address stands for the map.
-unsafe impl<T> Sync for SocketStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
 
-impl<T> SocketStorage<T> {
+impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: ptr::null(),
@@ -292,7 +295,7 @@ impl<T> SocketStorage<T> {
             return false;
         }
         // An entry of an earlier connect() is returned as it was.
-        // SAFETY: not null, and connect() holds the socket's lock.
+        // SAFETY: not null. connect() holds the socket's lock; whoever does not writes one value only.
         unsafe { *stored = value };
         true
     }

@@ -1,5 +1,5 @@
-//! `egress` and `ingress`: reads the packet, asks the backstop, and remembers which UDP peers have spoken. What is decided is
-//! in `backstop`.
+//! `egress` and `ingress`: reads the packet, asks the backstop, and remembers who has spoken from outside. What is decided is in
+//! `backstop`; what captured connections need is in `publish`.
 
 use core::{
     ffi::c_void,
@@ -8,7 +8,7 @@ use core::{
 
 use agent_common::{Conversation, Decision, Endpoint, Standing};
 use agent_ebpf::{
-    backstop::{Memory, Packet, Socket, judge},
+    backstop::{Memory, Packet, Socket, TCP_LISTEN, judge},
     header::{self, Header},
     verdict::{Verdict, verdict},
 };
@@ -18,7 +18,10 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use crate::maps::{self, ACCEPTED, CAPTURED, LET_OUT, POLICY, Reachable};
+use crate::{
+    maps::{self, ACCEPTED, CAPTURED, LET_OUT, POLICY, Reachable},
+    publish,
+};
 
 /// Return values of the hooks.
 pub(crate) const DROP: i32 = 0;
@@ -26,7 +29,7 @@ pub(crate) const PASS: i32 = 1;
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// Index of the loopback device; 0 is none.
@@ -47,7 +50,12 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
             let context = ctx.skb.skb.cast();
             // SAFETY: the kernel's context.
             let reachable = unsafe { Reachable::new(context) };
-            judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context })
+            let decision =
+                judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context });
+            if decision == Decision::PassedLoopback {
+                publish::publish(policy, &packet, socket);
+            }
+            decision
         }
     };
     maps::count(decision);
@@ -87,6 +95,7 @@ pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<
     }
     Some(Packet {
         device,
+        source: Endpoint::v6(header.source, next.source),
         destination: Endpoint::v6(header.destination, next.destination),
         protocol: u32::from(header.protocol),
         hops: header.hops,
@@ -104,15 +113,15 @@ pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<
 pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the kernel's context, at its fixed offsets; all fields are read before any is used.
-    let (protocol, device, kind) = unsafe {
+    let (protocol, device, kind, socket) = unsafe {
         (
             read_volatile(addr_of!((*skb).protocol)),
             read_volatile(addr_of!((*skb).ifindex)),
             read_volatile(addr_of!((*skb).pkt_type)),
+            read_volatile(addr_of!((*skb).__bindgen_anon_2.sk)),
         )
     };
-    // Not needed here, but every program refers to it.
-    let _ = POLICY.get();
+    let policy = POLICY.get();
     let header = header(ctx, protocol);
     if !header.plain || (header.protocol != UDP && header.protocol != TCP) {
         return PASS;
@@ -125,18 +134,36 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     let outside = device > LOOPBACK_DEVICE && kind != PACKET_LOOPBACK;
     let calls = next.detail & (header::SYN | header::ACK) == header::SYN;
     if header.protocol == TCP && !(calls && outside) {
+        if next.detail & header::RST != 0 && device == LOOPBACK_DEVICE {
+            let at = Endpoint::v6(header.destination, next.destination);
+            publish::withdraw(policy, at, next.source, Full::of(socket));
+        }
         return PASS;
     }
     // SAFETY: the kernel's context.
-    let socket = unsafe { maps::socket_cookie(skb.cast()) };
-    let conversation = Conversation::new(socket, Endpoint::v6(header.source, next.source));
+    let cookie = unsafe { maps::socket_cookie(skb.cast()) };
+    let conversation = Conversation::new(cookie, Endpoint::v6(header.source, next.source));
     if header.protocol == TCP {
         maps::remember_call(&conversation);
+        accept(Full::of(socket));
     } else {
         // Also what was heard here, since `sendto()` is judged by the address, which may be one of this machine's own.
         maps::remember(&conversation, outside);
     }
     PASS
+}
+
+/// Somebody outside calls: what this listening socket accepts came from outside. Its connections are made after this, also with
+/// Fast Open and SYN cookies, and inherit the mark.
+#[inline(always)]
+fn accept(socket: Full) {
+    if socket.class().state != TCP_LISTEN {
+        return;
+    }
+    if let Some(listener) = socket.pointer() {
+        let marked = ACCEPTED.set(listener, 1);
+        maps::count(if marked { Decision::Accepted } else { Decision::AcceptFailed });
+    }
 }
 
 /// The IP header, or [`Header::NONE`].
@@ -215,6 +242,12 @@ impl Full {
         }
         // SAFETY: the socket of the context, not null.
         Self(unsafe { bpf_sk_fullsock(socket) })
+    }
+
+    /// To ask socket storage by.
+    #[inline(always)]
+    pub(crate) fn pointer(self) -> Option<*mut bpf_sock> {
+        (!self.0.is_null()).then_some(self.0)
     }
 
     #[inline(always)]

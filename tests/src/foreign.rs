@@ -20,6 +20,9 @@ pub const EGRESS: Hook = Hook { program_type: 8, attach_type: 1 };
 /// `BPF_CGROUP_INET4_CONNECT`, and the type of its programs.
 pub const CONNECT4: Hook = Hook { program_type: 18, attach_type: 10 };
 
+/// `BPF_CGROUP_SOCK_OPS`, and the type of its programs.
+pub const SOCK_OPS: Hook = Hook { program_type: 13, attach_type: 3 };
+
 /// A hook of cgroups: `enum bpf_prog_type` and `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug)]
 pub struct Hook {
@@ -96,6 +99,15 @@ fn attach(cgroup: &Path, hook: Hook, program: &OwnedFd, flags: u32) -> io::Resul
     let mut attribute =
         [pair(directory.as_raw_fd().cast_unsigned(), number(program)), pair(hook.attach_type, flags)];
     call(8, &mut attribute).map(drop)
+}
+
+/// Attaches by a link, and pins it.
+pub fn attach_pinned(cgroup: &Path, hook: Hook, program: &OwnedFd, pin: &Path) -> io::Result<()> {
+    let directory = File::open(cgroup)?;
+    let target = directory.as_raw_fd().cast_unsigned();
+    let link = owned(call(28, &mut [pair(number(program), target), pair(hook.attach_type, 0)])?);
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    call(6, &mut [path.as_ptr() as u64, u64::from(number(&link))]).map(drop)
 }
 
 /// A pinned map or link.

@@ -46,6 +46,7 @@ impl Memory for Marks {
 fn packet(protocol: u32, destination: &str, detail: u8) -> Packet {
     Packet {
         device: OUTER,
+        source: endpoint("192.0.2.7:4000"),
         destination: endpoint(destination),
         protocol,
         hops: 64,

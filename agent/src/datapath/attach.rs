@@ -1,8 +1,9 @@
 //! Attaches the programs to a cgroup by pinned links, in the order that leaves no window. Called by `Capture::attach`.
 //!
-//! `sock_ops` comes first: attaching it makes the cgroup's storage, so that the policy can be written before the first hook
-//! that acts on it is there. Then the backstop: from then on nothing leaves uncaptured. connect comes last: it needs the rest.
-//! Detaching goes the other way round, so that the backstop is the last to go.
+//! `ingress` comes first: it never drops anything, and attaching it makes the cgroup's storage, so that the policy can be written
+//! before the first hook that acts on it is there. Then `egress`, the backstop: from then on nothing leaves uncaptured, and what
+//! is captured is published. connect comes last: it needs the rest. Detaching goes the other way round, so that the backstop is
+//! the last to go.
 
 use std::{
     fmt::Display,
@@ -20,7 +21,7 @@ use aya::{
     Ebpf,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
-        ProgramFd, SockOps, links::FdLink,
+        ProgramFd, links::FdLink,
     },
 };
 use nix::{
@@ -55,8 +56,7 @@ impl Hook {
 
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
 /// refused after it is there. recvmsg comes before what sends to the listeners whose answers it shows as the resolvers'.
-pub(super) const HOOKS: [Hook; 12] = [
-    Hook { program: names::SOCK_OPS, name: "sock_ops", attach_type: 3 },
+pub(super) const HOOKS: [Hook; 11] = [
     Hook { program: names::INGRESS, name: "ingress", attach_type: 0 },
     Hook { program: names::EGRESS, name: "egress", attach_type: 1 },
     Hook { program: names::SOCK_CREATE, name: "sock_create", attach_type: 2 },
@@ -81,6 +81,8 @@ pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) 
         Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
     })?;
     attachment.ensure(rest)?;
+    let others = capture.pins.remove_other_links(&target.key);
+    others.map_err(|error| Error::new(format_args!("links of cgroup {}", cgroup.display()), error))?;
     // Last: from here on a guard on a parent lets it pass.
     guard::classify(capture, inode, Class::Enrolled)?;
     Ok(attachment.done())
@@ -211,10 +213,6 @@ fn create(programs: &mut Ebpf, hook: &Hook, target: &Target<'_>) -> Result<FdLin
     let mode = CgroupAttachMode::Single;
     let cgroup = target.directory.as_fd();
     match program_mut(programs, hook).map_err(|error| Failure::Other(error.to_string()))? {
-        LoadableProgram::SockOps(program) => {
-            let id = program.attach(cgroup, mode)?;
-            program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
-        }
         LoadableProgram::SockAddr(program) => {
             let id = program.attach(cgroup, mode)?;
             program.take_link(id)?.try_into().map_err(|_| Failure::NoLinks)
@@ -264,7 +262,6 @@ pub(super) enum LoadableProgram<'a> {
     Skb(&'a mut CgroupSkb),
     Sock(&'a mut CgroupSock),
     SockAddr(&'a mut CgroupSockAddr),
-    SockOps(&'a mut SockOps),
 }
 
 impl LoadableProgram<'_> {
@@ -273,7 +270,6 @@ impl LoadableProgram<'_> {
             Self::Skb(program) => program.load(),
             Self::Sock(program) => program.load(),
             Self::SockAddr(program) => program.load(),
-            Self::SockOps(program) => program.load(),
         }
     }
 
@@ -282,7 +278,6 @@ impl LoadableProgram<'_> {
             Self::Skb(program) => program.fd()?.try_clone().map_err(Into::into),
             Self::Sock(program) => program.fd()?.try_clone().map_err(Into::into),
             Self::SockAddr(program) => program.fd()?.try_clone().map_err(Into::into),
-            Self::SockOps(program) => program.fd()?.try_clone().map_err(Into::into),
         }
     }
 
@@ -291,7 +286,6 @@ impl LoadableProgram<'_> {
             Self::Skb(program) => program.info(),
             Self::Sock(program) => program.info(),
             Self::SockAddr(program) => program.info(),
-            Self::SockOps(program) => program.info(),
         }
     }
 }
@@ -302,7 +296,6 @@ pub(super) fn program_mut<'a>(programs: &'a mut Ebpf, hook: &Hook) -> Result<Loa
         Some(Program::CgroupSkb(program)) => Ok(LoadableProgram::Skb(program)),
         Some(Program::CgroupSock(program)) => Ok(LoadableProgram::Sock(program)),
         Some(Program::CgroupSockAddr(program)) => Ok(LoadableProgram::SockAddr(program)),
-        Some(Program::SockOps(program)) => Ok(LoadableProgram::SockOps(program)),
         _ => Err(Error::new(
             format_args!("kernel program {}", hook.program),
             "not in the object this agent was built with: build it again from one source tree",

@@ -42,6 +42,7 @@ struct Shape {
 }
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+const BPF_F_CLONE: u32 = 1 << 9;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
 pub(super) const LOCK: &str = "lock-";
 
@@ -99,7 +100,7 @@ const SHAPES: [Shape; 19] = [
         kind: MapType::SkStorage,
         key: size_of::<i32>(),
         value: size_of::<u32>(),
-        flags: BPF_F_NO_PREALLOC,
+        flags: BPF_F_NO_PREALLOC | BPF_F_CLONE,
         capacity: 0,
     },
     Shape {
@@ -310,6 +311,13 @@ impl Pins {
             Some(key) => self.link_names_of(key)?,
             None => self.link_names()?,
         };
+        self.remove(links)
+    }
+
+    /// The same for those links of a cgroup that are on none of our hooks: what another version with this layout attached there.
+    pub(super) fn remove_other_links(&self, key: &str) -> io::Result<()> {
+        let mut links = self.link_names_of(key)?;
+        links.retain(|name| attach::position(name).is_none());
         self.remove(links)
     }
 

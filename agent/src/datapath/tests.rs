@@ -29,7 +29,7 @@ fn the_backstop_is_detached_after_connect() {
     for earlier in ["4242-egret_connect4-connect4", "4242-egret_connect6-connect6-new"] {
         assert!(at(earlier) > egress, "{earlier}");
     }
-    assert_eq!(at("4242-egret_sock_ops-sock_ops"), 0);
+    assert_eq!(at("4242-egret_ingress-ingress"), 0);
     assert!(
         attach::captures("4242-egret_connect6-connect6")
             && !attach::captures("4242-egret_peer6-getpeername6")

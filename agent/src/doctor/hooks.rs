@@ -74,8 +74,8 @@ mod tests {
         assert_eq!(check.status, Status::Ok);
         assert!(check.finding.contains("2 on connect4"), "{}", check.finding);
         let check =
-            judge(cgroup, Ok(vec![shared, Neighbour { hook: "sock_ops", programs: 1, exclusive: true }]));
+            judge(cgroup, Ok(vec![shared, Neighbour { hook: "egress", programs: 1, exclusive: true }]));
         assert_eq!(check.status, Status::Error);
-        assert!(check.finding.contains("1 on sock_ops") && !check.finding.contains("connect4"));
+        assert!(check.finding.contains("1 on egress") && !check.finding.contains("connect4"));
     }
 }

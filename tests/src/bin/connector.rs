@@ -24,7 +24,8 @@
 //!   device's queue.
 //! - `tun NAME`: makes a TUN device.
 //! - `own-network`: moves into a network namespace of its own making.
-//! - `listener ADDRESS`, `server ADDRESS`: a TCP or a UDP socket bound to the address, which is the answer.
+//! - `listener ADDRESS`, `listener-multipath ADDRESS`, `server ADDRESS`: a TCP, a Multipath TCP, or a UDP socket bound to the
+//!   address, which is the answer.
 //! - `keep COMMAND…`: the same as the command, and its socket stays open until the end. What follows uses the last such socket:
 //! - `dial ADDRESS`: connects it.
 //! - `serve BYTES`: accepts a connection and writes so much to it. `talk TEXT`: writes and answers with what comes back.
@@ -45,8 +46,8 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
     sys::socket::{
-        AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
-        getpeername, sendmmsg, sendto, setsockopt, socket,
+        AddressFamily, Backlog, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
+        getpeername, listen, sendmmsg, sendto, setsockopt, socket,
         sockopt::{BindToDevice, ReuseAddr, ReusePort, SocketError},
     },
 };
@@ -218,6 +219,15 @@ fn run(words: &[&str]) -> Outcome {
         }
         ["listener", address] => {
             let listener = TcpListener::bind(parse(address)?).map_err(errno)?;
+            Ok((listener.local_addr().map_err(errno)?.to_string(), Some(listener.into())))
+        }
+        ["listener-multipath", address] => {
+            let address = parse(address)?;
+            let family = if address.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
+            let socket = raw_socket(family, nix::libc::SOCK_STREAM, nix::libc::IPPROTO_MPTCP)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            listen(&socket, Backlog::MAXCONN)?;
+            let listener = TcpListener::from(socket);
             Ok((listener.local_addr().map_err(errno)?.to_string(), Some(listener.into())))
         }
         ["server", address] => {

@@ -21,7 +21,7 @@ fn in_progress() -> String {
 }
 
 /// A client outside that reads everything a server inside sends.
-fn read_all(outside: &Outside, address: &str) -> thread::JoinHandle<usize> {
+pub(crate) fn read_all(outside: &Outside, address: &str) -> thread::JoinHandle<usize> {
     let address: SocketAddr = address.parse().expect("an address");
     outside.start(move || {
         let mut stream = TcpStream::connect(address).expect("connected");
@@ -93,6 +93,7 @@ fn servers_answer_when_cookies_are_forced() {
     }
     assert_eq!(lab.count("accepted"), 2);
     assert_eq!(lab.counters_like("dropped_"), []);
+    assert_eq!(lab.count("passed_older_connection"), 0);
 }
 
 #[test]

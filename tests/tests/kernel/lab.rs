@@ -25,7 +25,7 @@ pub(crate) const OUTSIDE_V4: &str = "192.0.2.1";
 pub(crate) const OUTSIDE_V6: &str = "2001:db8::1";
 
 /// Programs on the cgroup of a workload.
-pub(crate) const LINKS: usize = 12;
+pub(crate) const LINKS: usize = 11;
 
 /// The directory of the layout version that is being tested.
 pub(crate) const VERSION: &str = "v1";

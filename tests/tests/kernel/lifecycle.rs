@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use egret::datapath::{self, Capture};
-use egret_tests::foreign;
+use egret_tests::{bpf, foreign};
 use nix::errno::Errno;
 
 use crate::lab::{LINKS, Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
@@ -117,7 +117,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     for map in ["egret_resolvers", "egret_numbered", "egret_accepted", "egret_spoken", "egret_calls"] {
         fs::remove_file(lab.maps().join(map)).unwrap();
     }
-    assert_eq!(fs::read_dir(&links).unwrap().count(), 5);
+    assert_eq!(fs::read_dir(&links).unwrap().count(), 4);
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
     assert_eq!(fs::read_dir(&links).unwrap().count(), LINKS);
@@ -181,6 +181,35 @@ fn the_program_of_another_version_is_replaced_behind_its_link() {
     // With the policy that was there: the value is the same map's.
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     assert_eq!(lab.take(true).1, Some("203.0.113.7:80".parse().unwrap()));
+}
+
+#[test]
+fn what_an_older_agent_had_on_a_hook_that_is_not_ours_any_more_goes() {
+    let Some(lab) = Lab::new("what_an_older_agent_had_on_a_hook_that_is_not_ours_any_more_goes") else {
+        return;
+    };
+    let (cgroup, inode) = (lab.cgroup.path(), lab.cgroup.inode().unwrap());
+    lab.enrol();
+    let ours = bpf::attached(cgroup).unwrap();
+    let pin = lab.links().join(format!("{inode}-egret_sock_ops-sock_ops"));
+    let storage = foreign::open_pin(&lab.maps().join("egret_policy")).unwrap();
+    let leave = || {
+        let program = foreign::allowing(foreign::SOCK_OPS, Some(&storage)).unwrap();
+        foreign::attach_pinned(cgroup, foreign::SOCK_OPS, &program, &pin).unwrap();
+        assert_eq!(bpf::attached(cgroup).unwrap().len(), ours.len() + 1, "the control: it is attached");
+    };
+    leave();
+    let successor = Capture::load(&lab.pins).unwrap();
+    assert_eq!(successor.attach(cgroup, &lab.policy()).unwrap(), 0);
+    assert_eq!(bpf::attached(cgroup).unwrap(), ours);
+    assert!(!pin.exists(), "its pin has gone");
+    assert_eq!(lab.inside().connect("203.0.113.7:80"), "ok 203.0.113.7:80");
+
+    // Also where nobody has taken over before the workload is released.
+    leave();
+    successor.detach(inode).unwrap();
+    assert!(bpf::attached(cgroup).unwrap().is_empty());
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0, "no pin is left");
 }
 
 #[test]

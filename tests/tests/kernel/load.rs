@@ -56,7 +56,7 @@ fn attaching_to_250_cgroups_keeps_no_descriptors() {
     eprintln!(
         "{pinned} links attached in {attached:?}, detached in {detached:?}; {open} descriptors of links open"
     );
-    assert!(pinned >= 2_500, "{pinned}");
+    assert!(pinned >= 2_250, "{pinned}");
     // Other tests of this process may be attaching just now.
     assert!(open < 100, "{open} descriptors");
     assert_eq!(fs::read_dir(lab.links()).unwrap().count(), 0);

@@ -5,6 +5,7 @@
 mod agent_down;
 mod backstop;
 mod born;
+mod callers;
 mod capture;
 mod dns;
 mod frames;
