@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use egret::app::run_dir::RunDir;
 use egret_tests::{
+    cgroup::Cgroup,
     egret::Part,
     process::{self, Process},
     scenario::World,
@@ -20,7 +21,7 @@ use egret_tests::{
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::Rig;
+use crate::{Rig, foreign, namespace};
 
 /// A link is checked when it changes, and every two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -161,5 +162,39 @@ fn a_link_that_appears_is_locked() -> Result<()> {
     ip(&format!("link delete {host}"))?;
     wait_for(world, "closed")?;
     wait::until("the pins to go", PATIENCE, || Ok((locks(world)? == 0).then_some(())))?;
+    Ok(())
+}
+
+#[test]
+fn somebody_elses_network_is_not_locked() -> Result<()> {
+    if !egret_tests::privileges::kernel_or_skip("a service in somebody else's network namespace") {
+        return Ok(());
+    }
+    let network = namespace()?;
+    let Some(mut rig) = Rig::start_with_gateway(network.host_address())? else { return Ok(()) };
+    let world = &mut rig.world;
+    world.configure_up_to("5-mutual-tls")?;
+    let of = |process: &Process| fs::read_link(format!("/proc/{}/ns/net", process.id()));
+    let own = fs::read_link("/proc/self/ns/net")?;
+    let mut command = network.command(Path::new("sleep"));
+    let mut resident = Process::spawn("a resident", command.arg("120"))?;
+    wait::until("it to be there", PATIENCE, || Ok((of(&resident)? != own).then_some(())))?;
+
+    // A service goes there, as those that look after a node do.
+    let cgroup = Cgroup::new()?;
+    let command = format!("ip netns exec {} sleep 120", network.name());
+    let _visitor = Process::spawn("a visitor", &mut foreign::inside(cgroup.path(), &command))?;
+    foreign::enroll(world, ["--cgroup", &cgroup.path().to_string_lossy()])?;
+    let why = wait::until("its network", PATIENCE, || {
+        let why = wait_for(world, "open")?;
+        Ok(why.as_str().filter(|why| why.contains("which is no workload")).map(str::to_owned))
+    })?;
+    assert!(why.contains(&resident.id().to_string()), "{why}");
+    assert_eq!(locks(world)?, 0, "the resident keeps its link");
+
+    // Alone there, it is whose network it is.
+    resident.terminate()?;
+    wait_for(world, "holds")?;
+    assert_eq!(locks(world)?, 2);
     Ok(())
 }
