@@ -132,6 +132,8 @@ impl Watch {
 
     /// Looks at the connections. Whether anything was found that was not known.
     async fn look(&mut self) -> bool {
+        // Another agent has taken over: the policy and the state file are its own to write.
+        let Some(_acting) = self.agent.acting().await else { return false };
         let (agent, enrolled) = (Arc::clone(&self.agent), Arc::clone(&self.enrolled));
         let (existing, now) = (*self.enrolled.existing.lock(), Timestamp::now());
         self.over = existing.ends_older(now);
@@ -225,6 +227,7 @@ impl Watch {
 
     /// Looks at the descriptors of its processes.
     async fn walk(&mut self) {
+        let Some(_acting) = self.agent.acting().await else { return };
         let (agent, enrolled) = (Arc::clone(&self.agent), Arc::clone(&self.enrolled));
         let end = self.enrolled.existing.lock().treatment == Treatment::Reset;
         let walked = task::spawn_blocking(move || {
@@ -275,7 +278,7 @@ impl Watch {
         }
         presences.drops_older = strict;
         let written = workload.open_cgroup().map_err(io::Error::other).and_then(|cgroup| {
-            let policy = presences.policy(workload);
+            let policy = self.agent.policy(workload, &presences);
             self.agent.capture.set_policy(&cgroup.path_by_descriptor(), &policy).map_err(io::Error::other)
         });
         if let Err(error) = written {
