@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: the rules of this code base that no compiler knows. Run by `cargo xtask test`.
 
+mod pitfalls;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -66,12 +68,13 @@ const LAYERS: [Layer; 3] = [
 /// Checks every rule, reports every breach.
 pub(crate) fn run() -> anyhow::Result<()> {
     let root = command::workspace().canonicalize()?;
-    let mut breaches = Vec::new();
+    let (mut breaches, mut sources) = (Vec::new(), Vec::new());
     for file in tracked(&root)? {
         let name = file.to_string_lossy().into_owned();
         if file.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(root.join(&file)).with_context(|| name.clone())?;
             check_source(&name, &text, &mut breaches);
+            sources.push(text);
         } else if name.ends_with("/Cargo.toml") {
             let text = fs::read_to_string(root.join(&file)).with_context(|| name.clone())?;
             if !text.contains("[lints]\nworkspace = true") {
@@ -81,6 +84,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
             }
         }
     }
+    let table = fs::read_to_string(root.join(pitfalls::FILE)).context(pitfalls::FILE)?;
+    pitfalls::check(&table, &sources, &mut breaches);
     if breaches.is_empty() {
         return Ok(());
     }
