@@ -77,45 +77,40 @@ fn check(
     let locked = capture.locked(workload)?;
     for namespace in presences.own_namespaces() {
         let inside = Inside::of(namespace)?;
-        let mut owned = None;
+        let mut devices = Vec::new();
         for link in &inside.links {
             match way(link, inside.agent) {
                 Way::Nowhere => {}
                 Way::Open(why) => open.push(why),
-                Way::Host(index) => {
-                    // None: it is just going, and its other end with it.
-                    let Some(host) = netlink::link(index)? else { continue };
-                    // What is locked stays so, whoever has been there for longest by now.
-                    if !locked.contains(&index) {
-                        let stranger = match owned.take() {
-                            Some(stranger) => stranger,
-                            None => residents::oldest(namespace.id())?
-                                .filter(|resident| !is_enrolled(&resident.cgroup)),
-                        };
-                        if let Some(Resident { process, .. }) = owned.insert(stranger) {
-                            open.push(format!(
-                                "{} is the network of process {process}, which is no workload",
-                                namespace.id()
-                            ));
-                            continue;
-                        }
-                    }
-                    let older =
-                        || if older { namespace.inside(sockets::connections) } else { Ok(Vec::new()) };
-                    let device = Device { index, name: host.name.clone() };
-                    match capture.lock(&device, workload, older) {
-                        Ok(were_missing) => missing += were_missing,
-                        Err(e) => {
-                            open.push(e.to_string());
-                            continue;
-                        }
-                    }
-                    users.entry(index).or_default().insert(workload);
-                    let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
-                    own(capture, &host, addresses.map(|(_, address)| *address))?;
-                    found.push(index);
+                Way::Host(index) => devices.push((index, link)),
+            }
+        }
+        // What is locked stays so, whoever has been there for longest by now.
+        if devices.iter().any(|(index, _)| !locked.contains(index))
+            && let Some(Resident { process, .. }) =
+                residents::oldest(namespace.id())?.filter(|oldest| !is_enrolled(&oldest.cgroup))
+        {
+            open.push(format!(
+                "{} is the network of process {process}, which is no workload",
+                namespace.id()
+            ));
+            devices.retain(|(index, _)| locked.contains(index));
+        }
+        for (index, link) in devices {
+            // None: it is just going, and its other end with it.
+            let Some(host) = netlink::link(index)? else { continue };
+            let older = || if older { namespace.inside(sockets::connections) } else { Ok(Vec::new()) };
+            match capture.lock(&Device { index, name: host.name.clone() }, workload, older) {
+                Ok(were_missing) => missing += were_missing,
+                Err(e) => {
+                    open.push(e.to_string());
+                    continue;
                 }
             }
+            users.entry(index).or_default().insert(workload);
+            let addresses = inside.addresses.iter().filter(|(name, _)| *name == link.name);
+            own(capture, &host, addresses.map(|(_, address)| *address))?;
+            found.push(index);
         }
     }
     for device in locked {
