@@ -1,6 +1,7 @@
 //! The node agent's work: enrolling workloads, accepting what the kernel captured from them, and carrying it to the gateway.
 //!
-//! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1).
+//! `app::agent` builds it. It never parses the application's bytes to decide anything (design D1); queries to captured resolvers
+//! are for `node::dns` to answer.
 
 pub mod agent;
 pub mod binding;

@@ -320,7 +320,7 @@ impl Agent {
     pub fn configure(&self, snapshot: &Arc<Snapshot>, resolvers: &[SocketAddr]) {
         let _configuring = self.configuring.lock();
         if self.dns.configure(snapshot, resolvers) {
-            for enrolled in self.workloads.lock().enrolled.values() {
+            for enrolled in self.all_enrolled() {
                 enrolled.changed.notify_one();
             }
         }
@@ -356,6 +356,17 @@ impl Agent {
         WorkloadPolicy { bypass_when_down: self.bypass_when_down.load(Relaxed), ..presences.policy(workload) }
     }
 
+    /// Writes it, to the very cgroup that is enrolled: a service that is started again has another one with the same name.
+    pub(super) fn write_policy(&self, workload: &Workload, presences: &Presences) -> Result<(), Error> {
+        let identity = &workload.identity;
+        let cgroup = workload
+            .open_cgroup()
+            .map_err(|source| Error::Workload { identity: identity.clone(), source })?;
+        self.capture
+            .set_policy(&cgroup.path_by_descriptor(), &self.policy(workload, presences))
+            .map_err(|source| Error::Capture { identity: identity.clone(), source })
+    }
+
     /// Says what happens to connections while no agent runs, for workloads that are enrolled and those to come.
     pub fn set_on_agent_down(&self, chosen: OnAgentDown) {
         let bypass = chosen == OnAgentDown::Bypass;
@@ -368,10 +379,10 @@ impl Agent {
             if presences.released {
                 continue;
             }
-            let policy = self.policy(&enrolled.workload, &presences);
-            if let Err(e) = self.capture.set_policy(&enrolled.workload.cgroup, &policy) {
+            if let Err(e) = self.write_policy(&enrolled.workload, &presences) {
                 // The next check writes it again.
-                tracing::warn!(workload = %enrolled.workload.identity, "onAgentDown is not in force yet: {e}");
+                let e = anyhow::Error::new(e);
+                tracing::warn!(workload = %enrolled.workload.identity, "onAgentDown is not in force yet: {e:#}");
             }
         }
     }

@@ -74,14 +74,7 @@ impl Agent {
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
                 let repaired = task::spawn_blocking(move || {
                     let mut presences = enrolled.presences.lock();
-                    if let Ok(cgroup) = enrolled.workload.open_cgroup() {
-                        agent.listen_again(
-                            &enrolled,
-                            &cgroup,
-                            &mut presences,
-                            "nothing arrives at its listeners",
-                        );
-                    }
+                    agent.listen_again(&enrolled, &mut presences, "nothing arrives at its listeners");
                     drop(acting);
                 });
                 if let Err(e) = repaired.await {
@@ -137,7 +130,7 @@ impl Agent {
         }
         self.serve(enrolled, examined);
         if programs && !presences.are_served() {
-            self.listen_again(enrolled, &cgroup, &mut presences, "a listener has died");
+            self.listen_again(enrolled, &mut presences, "a listener has died");
         }
     }
 
@@ -215,27 +208,20 @@ impl Agent {
     }
 
     /// Gives a workload new listeners, and sends its connections there; those it had before serve what has come to them.
-    fn listen_again(
-        self: &Arc<Self>,
-        enrolled: &Arc<Enrolled>,
-        cgroup: &Cgroup,
-        presences: &mut Presences,
-        why: &str,
-    ) {
+    fn listen_again(self: &Arc<Self>, enrolled: &Arc<Enrolled>, presences: &mut Presences, why: &str) {
         let workload = &enrolled.workload;
         if presences.released {
             return;
         }
         let reopened =
             presences.reopen(&enrolled.stop).map_err(|e| e.to_string()).and_then(|(examined, old)| {
-                let policy = self.policy(workload, presences);
                 self.serve(enrolled, examined);
                 // Should it fail, the next check writes it.
-                let sent = self.capture.set_policy(&cgroup.path_by_descriptor(), &policy);
+                let sent = self.write_policy(workload, presences);
                 for presence in old {
                     presence.stop.cancel();
                 }
-                sent.map_err(|e| e.to_string())
+                sent.map_err(|e| format!("{:#}", anyhow::Error::new(e)))
             });
         match reopened {
             Ok(()) => {

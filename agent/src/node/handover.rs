@@ -47,11 +47,15 @@ impl Agent {
         if presences.released || workload.is_gone() {
             return true;
         }
-        match self.capture.attach(&workload.cgroup, &self.policy(workload, &presences)) {
+        let restored = workload.open_cgroup().map_err(|e| e.to_string()).and_then(|cgroup| {
+            let policy = self.policy(workload, &presences);
+            self.capture.attach(&cgroup.path_by_descriptor(), &policy).map_err(|e| e.to_string())
+        });
+        match restored {
             Ok(_) => true,
             Err(_) if workload.is_gone() => true,
-            Err(e) => {
-                tracing::error!(workload = %workload.identity, "not taken back, its connections are refused: {e}");
+            Err(why) => {
+                tracing::error!(workload = %workload.identity, "not taken back, its connections are refused: {why}");
                 false
             }
         }

@@ -157,8 +157,7 @@ impl Presences {
 
     /// The namespaces that its processes are in; None is the agent's own.
     pub(super) fn namespaces(&self) -> Vec<Option<Arc<Namespace>>> {
-        let agents = self.in_agents.then_some(None);
-        agents.into_iter().chain(self.own_namespaces().cloned().map(Some)).collect()
+        self.inhabited().map(|presence| presence.namespace.clone()).collect()
     }
 
     /// The namespaces of its own that the workload is in, held open.
@@ -321,8 +320,7 @@ impl Presences {
     /// A family that none of the namespaces has is "no route".
     fn find_families(&self) -> io::Result<Families> {
         let mut families = Families::default();
-        for presence in self.entered.iter().filter(|presence| self.in_agents || presence.namespace.is_some())
-        {
+        for presence in self.inhabited() {
             let here = Families::of(presence.namespace.as_deref())?;
             *presence.families.lock() = here;
             families = families.or(here);

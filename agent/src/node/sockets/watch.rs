@@ -277,13 +277,9 @@ impl Watch {
             return;
         }
         presences.drops_older = strict;
-        let written = workload.open_cgroup().map_err(io::Error::other).and_then(|cgroup| {
-            let policy = self.agent.policy(workload, &presences);
-            self.agent.capture.set_policy(&cgroup.path_by_descriptor(), &policy).map_err(io::Error::other)
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.agent.write_policy(workload, &presences) {
             // The next check of the workload's programs writes it.
-            tracing::error!(workload = %workload.identity, "{error}");
+            tracing::error!(workload = %workload.identity, "{:#}", anyhow::Error::new(error));
         }
     }
 
