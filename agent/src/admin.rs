@@ -4,9 +4,11 @@
 
 pub mod client;
 mod explain;
+mod readiness;
 mod server;
 mod status;
 
 pub use explain::{Answer, Question};
-pub use server::{agent, base, gateway, serve};
-pub use status::{AgentStatus, GatewayStatus, Ready, WorkloadStatus};
+pub use readiness::{Readiness, Ready, Stage};
+pub use server::{AgentState, agent, base, gateway, serve};
+pub use status::{AgentStatus, GatewayStatus, WorkloadStatus};

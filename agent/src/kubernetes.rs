@@ -7,6 +7,8 @@ pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
 pub mod own;
+pub mod ranges;
+pub mod removal;
 pub mod standing;
 mod watching;
 
@@ -18,4 +20,10 @@ pub mod names {
     pub const MESH: &str = "egret-mesh";
     /// Its key: one MeshConfig document.
     pub const MESH_KEY: &str = "mesh.yaml";
+    /// The ConfigMap that orders the agents to take everything away, in Egret's own namespace.
+    pub const UNINSTALL: &str = "egret-uninstall";
+    /// Condition of an agent's pod: it has done so.
+    pub const REMOVED: &str = "egret.dev/Removed";
+    /// Selects the agents' pods.
+    pub const AGENTS: &str = "app.kubernetes.io/name=egret,app.kubernetes.io/component=agent";
 }

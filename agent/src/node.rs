@@ -26,6 +26,7 @@ mod port_block;
 mod presence;
 mod processes;
 mod refuse;
+mod removal;
 mod residents;
 pub mod resolvers;
 mod routes;

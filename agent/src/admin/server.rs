@@ -1,6 +1,9 @@
 //! The server half: one router per role.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Json, Router,
@@ -11,9 +14,10 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Ready};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness};
 use crate::{
     flow::FlowTable,
+    kubernetes::ranges::Ranges,
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
         agent::{Agent, Enrolment, Error},
@@ -34,34 +38,51 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
 }
 
 /// What every role answers.
-pub fn base() -> Router {
-    Router::new().route("/ready", get(|| async { Json(Ready { ready: true, pid: std::process::id() }) }))
+pub fn base(readiness: Readiness) -> Router {
+    Router::new().route("/ready", get(move || async move { Json(readiness.ask()) }))
+}
+
+/// What the agent's admin socket asks. It may be served before there is an agent.
+#[derive(Clone)]
+pub struct AgentState {
+    /// The agent, once it acts, with its trust domain.
+    pub acting: Arc<OnceLock<(Arc<Agent>, String)>>,
+    /// Its flows.
+    pub flows: FlowTable,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// Cluster-internal ranges that were found, where there is a cluster.
+    pub ranges: Option<watch::Receiver<Ranges>>,
+}
+
+impl AgentState {
+    fn acting(&self) -> Result<&(Arc<Agent>, String), Failure> {
+        self.acting.get().ok_or_else(|| {
+            let why = self.readiness.ask().problems.join("; ");
+            let why = if why.is_empty() { "it is just starting".to_owned() } else { why };
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the agent does not capture yet: {why}"))
+        })
+    }
 }
 
 /// The agent's: status, flows, enrolment.
-pub fn agent(agent: Arc<Agent>, trust_domain: String) -> Router {
-    let flows = agent.flows().clone();
+pub fn agent(state: AgentState) -> Router {
+    let (flows, readiness) = (state.flows.clone(), state.readiness.clone());
     let routes = Router::new()
         .route("/status", get(agent_status))
         .route("/workloads", post(enroll))
         .route("/workloads/{id}", delete(release))
-        .with_state(AgentState { agent, trust_domain: trust_domain.into() });
-    base().merge(flow_routes(flows)).merge(routes)
+        .with_state(state);
+    base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
 /// The gateway's: status, flows and explanations.
-pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable) -> Router {
+pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable, readiness: Readiness) -> Router {
     let routes = Router::new()
         .route("/status", get(gateway_status))
         .route("/explain", post(explain))
         .with_state(configuration);
-    base().merge(flow_routes(flows)).merge(routes)
-}
-
-#[derive(Clone)]
-struct AgentState {
-    agent: Arc<Agent>,
-    trust_domain: Arc<str>,
+    base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
 fn flow_routes(flows: FlowTable) -> Router {
@@ -70,23 +91,29 @@ fn flow_routes(flows: FlowTable) -> Router {
         .with_state(flows)
 }
 
-async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Json<AgentStatus> {
+async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatus>, Failure> {
+    let (agent, _) = state.acting()?;
     let counters: BTreeMap<_, _> =
         agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    Json(AgentStatus {
+    let ready = state.readiness.ask();
+    Ok(Json(AgentStatus {
         pid: std::process::id(),
+        stage: ready.stage,
+        problems: ready.problems,
         gateway: agent.gateway().address,
         workloads: agent.workloads(),
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),
+        ranges: state.ranges.as_ref().map(|ranges| ranges.borrow().clone()),
         counters,
-    })
+    }))
 }
 
 async fn enroll(
-    State(AgentState { agent, trust_domain }): State<AgentState>,
+    State(state): State<AgentState>,
     Json(Enrolment { namespace, service_account, own_network, cgroup }): Json<Enrolment>,
 ) -> Result<Json<Workload>, Failure> {
+    let (agent, trust_domain) = state.acting()?.clone();
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
     let _acting = agent.acting().await.ok_or_else(moved)?;
@@ -98,10 +125,8 @@ async fn enroll(
     .await
 }
 
-async fn release(
-    State(AgentState { agent, .. }): State<AgentState>,
-    Path(id): Path<u32>,
-) -> Result<Json<()>, Failure> {
+async fn release(State(state): State<AgentState>, Path(id): Path<u32>) -> Result<Json<()>, Failure> {
+    let (agent, _) = state.acting()?.clone();
     let _acting = agent.acting().await.ok_or_else(moved)?;
     blocking(move || agent.release_by_hand(id)).await
 }

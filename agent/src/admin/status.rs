@@ -4,19 +4,12 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::Stage;
 use crate::{
+    kubernetes::ranges::Ranges,
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
 };
-
-/// A role serves.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Ready {
-    /// Always true: a role that is not ready does not answer.
-    pub ready: bool,
-    /// Who answers: while an agent takes over from another, there are two.
-    pub pid: u32,
-}
 
 /// A workload, where it is, which locks hold for it, and what is known of its sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +30,12 @@ pub struct WorkloadStatus {
 pub struct AgentStatus {
     /// Process id.
     pub pid: u32,
+    /// How far it is.
+    #[serde(default)]
+    pub stage: Stage,
+    /// What is not as it should be, one sentence each.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
@@ -47,6 +46,9 @@ pub struct AgentStatus {
     /// Parents of cgroups with a strict start, with what is in the way of guarding them.
     #[serde(default)]
     pub guards: BTreeMap<PathBuf, Option<String>>,
+    /// What the cluster says is cluster-internal, and is bypassed; absent where there is no cluster.
+    #[serde(default)]
+    pub ranges: Option<Ranges>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

@@ -56,7 +56,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let tasks = TaskTracker::new();
-    tasks.spawn(admin::serve(admin_listener, admin::gateway(configuration.clone(), flows), stop.clone()));
+    let router = admin::gateway(configuration.clone(), flows, admin::Readiness::default());
+    tasks.spawn(admin::serve(admin_listener, router, stop.clone()));
     tasks.spawn(gateway::serve(listener, gateway, stop.clone()));
     role::log_problems(&configuration.borrow_and_update());
     while let Some(Ok(())) = stop.run_until_cancelled(configuration.changed()).await {

@@ -56,6 +56,12 @@ impl RunDir {
         self.path.join(format!("{role}.sock"))
     }
 
+    /// The admin socket of the agent that is this pod: of two that share the directory, each has one, from its first moment on.
+    /// [`Self::socket`] of the agent is that of the one that acts.
+    pub fn socket_of_pod(&self, uid: &str) -> PathBuf {
+        self.socket(&format!("agent-{uid}"))
+    }
+
     /// The socket on which the CA issues certificates.
     pub fn issuer_socket(&self) -> PathBuf {
         self.path.join("issuer.sock")
