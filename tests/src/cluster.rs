@@ -39,7 +39,7 @@ use self::{
     tools::Tools,
 };
 pub use self::{kube::Kube, machine::Machine};
-use crate::wait;
+use crate::{netns::Namespace, wait};
 
 /// The cluster's DNS server and all it needs.
 const COREDNS: &str = include_str!("../cluster/coredns.yaml");
@@ -149,6 +149,11 @@ impl Cluster {
         in_parallel(NODES.map(|node| (Machine::of(&self.plan, node), archive)), |(machine, archive)| {
             import(machine, archive)
         })
+    }
+
+    /// Where the external service is started: the control machine's network, which has all addresses of the "internet".
+    pub fn internet(&self) -> Namespace {
+        Namespace::of_others(&self.plan.link(), &self.plan.link(), self.plan.host(), plan::EXTERNAL)
     }
 
     /// Starts a node that was killed again, as after a power cut: its disk is what it was.

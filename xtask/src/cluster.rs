@@ -7,7 +7,7 @@ use std::{env, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use egret_tests::{
-    cluster::{self, Cluster, plan::NODES},
+    cluster::{self, Cluster, plan::NODES, tools},
     privileges,
 };
 
@@ -51,8 +51,8 @@ fn up(terminal: &mut Terminal, name: &str) -> Result<()> {
         ));
     }
     machine_allows()?;
-    let tools = build::tools(terminal)?;
-    if let Ok(running) = Cluster::attach(name, &tools)
+    let built = build::tools(terminal)?;
+    if let Ok(running) = Cluster::attach(name, &built)
         && running.wait_for_nodes().is_ok()
     {
         terminal.good(&format!("The cluster {name} is up already"))?;
@@ -60,7 +60,7 @@ fn up(terminal: &mut Terminal, name: &str) -> Result<()> {
     }
     terminal.section(&format!("Starting the cluster {name}"))?;
     let started = Instant::now();
-    let options = cluster::Options { name: name.to_owned(), tools, files: build::target().join("cluster") };
+    let options = cluster::Options { name: name.to_owned(), tools: built, files: tools::files() };
     let mut running = Cluster::start(&options, &mut |reached| {
         terminal.done(&format!("{:.1} s", started.elapsed().as_secs_f32()), reached)
     })?;

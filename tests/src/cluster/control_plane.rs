@@ -71,7 +71,6 @@ fn apiserver(plan: &Plan, certificates: &Certificates) -> Vec<String> {
         format!("--kubelet-client-key={}", file("apiserver-kubelet.key")),
         // Nodes have no names in any DNS.
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
-        "--v=1".to_owned(),
     ]
 }
 
@@ -85,7 +84,9 @@ fn controller_manager(certificates: &Certificates) -> Vec<String> {
         format!("--root-ca-file={}", certificates.text("ca.crt")),
         // The nodes' ranges are fixed, because they are routed.
         "--allocate-node-cidrs=false".to_owned(),
-        "--v=1".to_owned(),
+        // It starts some forty controllers, each with credentials to get first.
+        "--kube-api-qps=200".to_owned(),
+        "--kube-api-burst=400".to_owned(),
     ]
 }
 
@@ -94,6 +95,5 @@ fn scheduler(certificates: &Certificates) -> Vec<String> {
         format!("--kubeconfig={}", certificates.text("kube-scheduler.conf")),
         "--bind-address=127.0.0.1".to_owned(),
         "--leader-elect=false".to_owned(),
-        "--v=1".to_owned(),
     ]
 }

@@ -5,13 +5,16 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{cluster::tools::Tools, wait};
+
+/// How often states are asked for.
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// A cluster's API, with the identity of a kubeconfig.
 #[derive(Clone, Debug)]
@@ -68,24 +71,28 @@ impl Kube {
         mut reached: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
         let mut last = String::from("it was never seen");
-        let waited = wait::until(what, patience, || match self.get(arguments) {
-            Ok(value) if reached(&value) => Ok(Some(value)),
-            Ok(value) => {
-                last = value["status"].to_string();
-                Ok(None)
+        let mut next = Instant::now();
+        let waited = wait::until(what, patience, || {
+            // A kubectl is not cheap.
+            if Instant::now() < next {
+                return Ok(None);
             }
-            Err(error) => {
-                last = error.to_string();
-                Ok(None)
+            let found = self.get(arguments);
+            next = Instant::now() + INTERVAL;
+            match found {
+                Ok(value) if reached(&value) => return Ok(Some(value)),
+                Ok(value) => last = value["status"].to_string(),
+                Err(error) => last = error.to_string(),
             }
+            Ok(None)
         });
         waited.with_context(|| format!("kubectl get {}: {last}", arguments.join(" ")))
     }
 
     /// Waits until as many replicas of a Deployment or DaemonSet as are wanted are ready and current. An error shows its pods.
     pub fn wait_for_rollout(&self, namespace: &str, workload: &str, patience: Duration) -> Result<()> {
-        let seconds = format!("--timeout={}s", patience.as_secs());
-        let found = self.kubectl(&["rollout", "status", "-n", namespace, workload, &seconds]);
+        let arguments = ["-n", namespace, workload];
+        let found = self.wait_for(&format!("{workload} to be ready"), &arguments, patience, rolled_out);
         found.map(drop).map_err(|error| {
             let mut text = String::new();
             for arguments in
@@ -118,5 +125,66 @@ impl Kube {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Whether a Deployment or DaemonSet is what its specification says, and available.
+fn rolled_out(workload: &Value) -> bool {
+    let status = |name: &str| workload["status"][name].as_i64().unwrap_or_default();
+    let current =
+        status("observedGeneration") >= workload["metadata"]["generation"].as_i64().unwrap_or_default();
+    let (wanted, counts) = match workload["spec"]["replicas"].as_i64() {
+        Some(replicas) => (replicas, ["replicas", "updatedReplicas", "availableReplicas"]),
+        None => (
+            status("desiredNumberScheduled"),
+            ["currentNumberScheduled", "updatedNumberScheduled", "numberAvailable"],
+        ),
+    };
+    current && counts.into_iter().all(|count| status(count) == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn deployments_roll_out() {
+        let deployment = |observed: i64, status: [i64; 3]| {
+            json!({
+                "metadata": {"generation": 2},
+                "spec": {"replicas": 2},
+                "status": {
+                    "observedGeneration": observed,
+                    "replicas": status[0],
+                    "updatedReplicas": status[1],
+                    "availableReplicas": status[2],
+                },
+            })
+        };
+        assert!(rolled_out(&deployment(2, [2, 2, 2])));
+        assert!(!rolled_out(&deployment(1, [2, 2, 2])), "this is about the version before");
+        assert!(!rolled_out(&deployment(2, [3, 2, 2])), "an old one is still there");
+        assert!(!rolled_out(&deployment(2, [2, 1, 2])));
+        assert!(!rolled_out(&deployment(2, [2, 2, 1])));
+    }
+
+    #[test]
+    fn daemon_sets_roll_out() {
+        let set = |available: i64| {
+            json!({
+                "metadata": {"generation": 1},
+                "spec": {},
+                "status": {
+                    "observedGeneration": 1,
+                    "desiredNumberScheduled": 2,
+                    "currentNumberScheduled": 2,
+                    "updatedNumberScheduled": 2,
+                    "numberAvailable": available,
+                },
+            })
+        };
+        assert!(rolled_out(&set(2)));
+        assert!(!rolled_out(&set(1)));
     }
 }

@@ -166,7 +166,8 @@ impl Machine {
         if !status.success() {
             bail!("cannot start {service} on machine {}: {status}", self.name);
         }
-        Ok(())
+        wait::until(&format!("{service} to start"), PATIENCE, || Ok(self.is_running(service)?.then_some(())))
+            .with_context(|| self.log(service))
     }
 
     /// Ends a service with SIGKILL, as a crash would. What it started goes on.

@@ -6,6 +6,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     cluster::{
@@ -59,6 +63,10 @@ pub(super) fn remove(plan: &Plan) -> Result<()> {
         run("ip", &["link", "del", &name])?;
     }
     if exists_namespace(&name) {
+        // Such as an external service whose test was killed.
+        for pid in processes(&name)? {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
         run("ip", &["netns", "del", &name])?;
     }
     Ok(())
@@ -75,6 +83,12 @@ pub(super) fn left(plan: &Plan) -> Vec<String> {
         left.push(format!("the network namespace {name} is still there"));
     }
     left
+}
+
+/// Processes in a namespace.
+fn processes(namespace: &str) -> Result<Vec<Pid>> {
+    let listed = run("ip", &["netns", "pids", namespace])?;
+    Ok(listed.lines().filter_map(|line| line.trim().parse().ok()).map(Pid::from_raw).collect())
 }
 
 fn exists_link(name: &str) -> bool {

@@ -70,7 +70,6 @@ pub(super) fn define(
             "--kubeconfig=/var/lib/egret-cluster/kubelet.conf",
             &format!("--hostname-override={name}"),
             &format!("--node-ip={}", plan.node(index)),
-            "--v=1",
         ]),
     )?;
     machine.define(
@@ -86,22 +85,15 @@ pub(super) fn define(
             "--conntrack-tcp-timeout-established=0s",
             "--conntrack-tcp-timeout-close-wait=0s",
             "--oom-score-adj=0",
-            "--v=1",
         ]),
     )
 }
 
 /// Waits until containerd on the node can take images.
 pub(super) fn wait_for_containerd(machine: &Machine) -> Result<()> {
-    wait::until("containerd to serve", Duration::from_secs(30), || {
-        if !machine.is_running("containerd")? {
-            // It may not have got to its program yet.
-            return Ok(None);
-        }
-        Ok(machine.run("ctr", &["version"]).ok())
-    })
-    .map(drop)
-    .with_context(|| machine.log("containerd"))
+    wait::until("containerd to serve", Duration::from_secs(30), || Ok(machine.run("ctr", &["version"]).ok()))
+        .map(drop)
+        .with_context(|| machine.log("containerd"))
 }
 
 /// The node object. It is made by us, because the range of the node's pods is fixed.

@@ -1,6 +1,9 @@
 //! The programs of the cluster that are built from Go modules, once, by `cargo xtask cluster`; and those of the distribution.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, bail};
 
@@ -27,6 +30,12 @@ pub const PACKAGES: [(&str, &str); 12] = [
 /// The package with the network plugins, which are not in any path.
 pub const PLUGINS_PACKAGE: &str = "containernetworking-plugins";
 
+/// Where everything of clusters is that is not below `/run`: `cluster` in cargo's target directory.
+pub fn files() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(target).join("cluster")
+}
+
 /// Where the built programs are.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -34,6 +43,11 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// The programs where `cargo xtask cluster` builds them.
+    pub fn built() -> Result<Self> {
+        Self::at(&files().join("bin"))
+    }
+
     /// The programs in `directory`; all of them have to be there.
     pub fn at(directory: &Path) -> Result<Self> {
         let missing: Vec<&str> =

@@ -2,12 +2,7 @@
 //!
 //! Kubernetes is pinned by `tests/cluster/kubernetes/go.mod`, the rest by version. Each is built again only when that changes.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use egret_tests::cluster::tools::{self, Tools};
@@ -27,11 +22,6 @@ const OTHERS: [(&str, &str, &str); 3] = [
     ("coredns", "github.com/coredns/coredns@v1.15.0", "about 3 minutes"),
 ];
 
-/// Cargo's target directory.
-pub(super) fn target() -> PathBuf {
-    command::workspace().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
-}
-
 /// Builds and installs what is missing.
 pub(super) fn tools(terminal: &mut Terminal) -> Result<Tools> {
     let mut missing: Vec<&str> = tools::PACKAGES
@@ -44,7 +34,7 @@ pub(super) fn tools(terminal: &mut Terminal) -> Result<Tools> {
     }
     packages::ensure_for_cluster(terminal, &missing)?;
 
-    let directory = target().join("cluster/bin");
+    let directory = tools::files().join("bin");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let directory = directory.canonicalize()?;
     let module = command::workspace().join("tests/cluster/kubernetes");
