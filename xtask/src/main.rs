@@ -4,6 +4,7 @@ mod clippy;
 mod command;
 mod demo;
 mod ebpf;
+mod image;
 mod packages;
 mod soak;
 mod terminal;
@@ -29,6 +30,8 @@ enum Task {
     Toolchain,
     /// Build the kernel programs alone and print where the object is
     BuildEbpf,
+    /// Write the container image as an archive, without any container engine
+    Image(image::Options),
     /// Lint everything, the kernel programs on their own target
     Clippy,
     /// Check the rules of this code base that no compiler knows
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Soak => soak::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
+        Task::Image(options) => image::run(&options),
         Task::Clippy => clippy::run(),
         Task::Tidy => tidy::run(),
     };
