@@ -8,10 +8,7 @@ mod archive;
 mod contents;
 mod elf;
 
-use std::{
-    env, fs,
-    path::PathBuf,
-};
+use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 

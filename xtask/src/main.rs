@@ -5,6 +5,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod image;
+mod manifests;
 mod packages;
 mod soak;
 mod terminal;
@@ -32,6 +33,8 @@ enum Task {
     BuildEbpf,
     /// Write the container image as an archive, without any container engine
     Image(image::Options),
+    /// Make the chart's definitions and the plain manifests, or check that they are current and conform
+    Manifests(manifests::Options),
     /// Lint everything, the kernel programs on their own target
     Clippy,
     /// Check the rules of this code base that no compiler knows
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Image(options) => image::run(&options),
+        Task::Manifests(options) => manifests::run(&options),
         Task::Clippy => clippy::run(),
         Task::Tidy => tidy::run(),
     };

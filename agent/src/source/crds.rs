@@ -124,9 +124,9 @@ mod tests {
             }
             Some("object") => value.as_object().is_some_and(|object| {
                 let any = inside("additionalProperties");
-                object.iter().all(|(name, value)| {
-                    conforms(inside("properties").get(name).unwrap_or(any), value)
-                })
+                object
+                    .iter()
+                    .all(|(name, value)| conforms(inside("properties").get(name).unwrap_or(any), value))
             }),
             Some(other) => panic!("type {other}"),
         };
@@ -144,11 +144,17 @@ mod tests {
         };
         let mut tried = 0;
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
-        for step in fs::read_dir(demo).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+        for step in
+            fs::read_dir(demo).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+        {
             for file in fs::read_dir(step).unwrap().map(|entry| entry.unwrap().path()) {
                 let object: Value = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
                 if object["kind"] != "MeshConfig" {
-                    assert!(conforms(&schema_of(object["kind"].as_str().unwrap()), &object), "{}", file.display());
+                    assert!(
+                        conforms(&schema_of(object["kind"].as_str().unwrap()), &object),
+                        "{}",
+                        file.display()
+                    );
                     tried += 1;
                 }
             }

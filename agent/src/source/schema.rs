@@ -78,7 +78,8 @@ fn questions(kind: Kind, spec: Node) -> Vec<(String, Asked)> {
 impl Seen {
     /// Writes down a question on the field at `path`, of `spec` or below it.
     fn note(&mut self, path: &str, asked: Asked) {
-        let Some(path) = path.strip_prefix("spec").filter(|rest| rest.is_empty() || rest.starts_with('.')) else {
+        let Some(path) = path.strip_prefix("spec").filter(|rest| rest.is_empty() || rest.starts_with('.'))
+        else {
             return;
         };
         let steps: Vec<&str> = path
@@ -216,7 +217,8 @@ mod tests {
 
     #[test]
     fn what_is_asked_only_in_the_absence_or_presence_of_something_else_is_found() {
-        let matches = &of_spec(Kind::VirtualService)["properties"]["http"]["items"]["properties"]["match"]["items"];
+        let matches =
+            &of_spec(Kind::VirtualService)["properties"]["http"]["items"]["properties"]["match"]["items"];
         for how in ["exact", "prefix", "regex"] {
             let by = |field: &str| matches["properties"][field]["properties"][how].clone();
             assert_eq!(by("uri"), json!({"type": "string"}), "{how}");
