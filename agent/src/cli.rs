@@ -42,7 +42,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             logging::init();
             // The roles die with the thread that starts them (PR_SET_PDEATHSIG), so it has to be the main one.
             let settings = up.settings()?;
-            let ready = format!("ready, configuration from {}", settings.config.display());
+            let ready = format!("ready, configuration from {}", settings.source);
             current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
         }
         Command::Agent(role) if role.cleanup => {
