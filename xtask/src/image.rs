@@ -26,10 +26,16 @@ pub(crate) struct Options {
     /// Where to write the archive [default: target/image/egret-VERSION.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write the files of the image into this directory instead, for a Dockerfile
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    root: Option<PathBuf>,
 }
 
 /// Builds the image and prints where it is, and under which name it is imported.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(root) = &options.root {
+        return contents::unpack(&files(options)?, root);
+    }
     let image = build(options)?;
     report(&format!("{} ({}, {} MiB)\n", image.path.display(), image.name, image.size >> 20));
     Ok(())
@@ -45,16 +51,21 @@ pub(crate) struct Image {
     pub(crate) size: usize,
 }
 
-/// Builds the image.
-pub(crate) fn build(options: &Options) -> Result<Image> {
+/// What is going to be in the image, with a binary that can be.
+fn files(options: &Options) -> Result<Vec<contents::File>> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
         None => compile(options.debug)?,
     };
     let program = fs::read(&binary).with_context(|| binary.display().to_string())?;
     elf::check_static(&program).with_context(|| format!("{} cannot be in the image", binary.display()))?;
+    contents::files(program)
+}
+
+/// Builds the image.
+pub(crate) fn build(options: &Options) -> Result<Image> {
+    let files = files(options)?;
     let version = env!("CARGO_PKG_VERSION");
-    let files = contents::files(program)?;
     let archive = archive::write(&files, &archive::Description { version, architecture: architecture()? })?;
     let path = options
         .output

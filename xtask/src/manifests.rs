@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command;
+use crate::{command, packages};
 
 const CHART: &str = "deploy/egret";
 const DEFINITIONS: &str = "deploy/egret/files/crds";
@@ -28,6 +28,17 @@ pub(crate) struct Options {
     /// Write nothing; fail when something is not current, or does not conform
     #[arg(long)]
     check: bool,
+}
+
+/// `cargo xtask manifests --check`, for other tasks.
+pub(crate) fn check_all() -> Result<()> {
+    run(&Options { check: true })
+}
+
+/// What [`check_all`] needs and this machine has not.
+pub(crate) fn missing() -> Option<String> {
+    let go = packages::installed("go").then_some(()).context("go is not in PATH");
+    tool("helm").and(tool("kubeconform")).map(drop).and(go).err().map(|why| why.to_string())
 }
 
 /// A file that is made, and its content.
@@ -162,8 +173,7 @@ fn check(helm: &Path, root: &Path) -> Result<()> {
         let mut validate = Command::new(&validator);
         validate.args(["-strict", "-summary", "-schema-location"]).arg(location);
         let summary = output_of(&mut validate, &text).with_context(|| name.clone())?;
-        report(&format!("{name}: {}", summary.lines().last().unwrap_or_default()));
-        report("\n");
+        report(&format!("{name}: {}\n", summary.trim_end()));
     }
     Ok(())
 }
@@ -198,4 +208,22 @@ fn output_of(command: &mut Command, input: &str) -> Result<String> {
 #[expect(clippy::print_stdout, reason = "the task's result")]
 fn report(text: &str) {
     print!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::command;
+
+    #[test]
+    fn chart_and_dockerfile_are_of_this_version() {
+        let read = |file: &str| fs::read_to_string(command::workspace().join(file)).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        let chart = read("deploy/egret/Chart.yaml");
+        for line in [format!("version: {version}"), format!("appVersion: {version}")] {
+            assert!(chart.lines().any(|found| found == line), "Chart.yaml: no line {line:?}");
+        }
+        assert!(read("deploy/Dockerfile").contains(&format!("image.version=\"{version}\"")));
+    }
 }

@@ -1,6 +1,6 @@
 //! What is in the image: the program, who its users are, the CA roots, and an empty directory for temporary files.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -50,4 +50,24 @@ pub(super) fn files(program: Vec<u8>) -> Result<Vec<File>> {
         regular("etc/ssl/certs/ca-certificates.crt", 0o644, roots),
         directory("tmp/", 0o1777),
     ])
+}
+
+/// Puts them below `root`.
+pub(super) fn unpack(files: &[File], root: &Path) -> Result<()> {
+    fs::create_dir_all(root)?;
+    for file in files {
+        let (path, mode) = match file {
+            File::Directory { path, mode } => {
+                fs::create_dir_all(root.join(path))?;
+                (path, mode)
+            }
+            File::Regular { path, mode, content } => {
+                fs::write(root.join(path), content).with_context(|| root.join(path).display().to_string())?;
+                (path, mode)
+            }
+        };
+        // Whatever the umask is.
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(*mode))?;
+    }
+    Ok(())
 }
