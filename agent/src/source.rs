@@ -7,6 +7,7 @@ pub mod codes;
 pub mod directory;
 mod document;
 mod fields;
+pub mod following;
 pub mod index;
 mod kinds;
 mod lint;
