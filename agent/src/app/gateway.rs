@@ -15,6 +15,7 @@ use crate::{
     dns::Resolver,
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
+    kubernetes::configuration::Scope,
     telemetry::access_log::AccessLog,
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
@@ -25,7 +26,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     role::raise_open_files();
     let _announced = role::announce(&settings.run_dir, "gateway")?;
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Gateway, &stop).await?;
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
     let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
     let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
