@@ -6,11 +6,13 @@
 pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
+pub mod outside;
 pub mod own;
 pub mod standing;
 mod watching;
 
 pub use cluster::Cluster;
+pub use outside::Outside;
 
 /// Labels, annotations, conditions and objects that Egret gives a meaning. Part of what operators may rely on.
 pub mod names {

@@ -21,6 +21,7 @@ use crate::{
     datapath::Capture,
     flow::{FlowTable, Side},
     hbone::client::Gateway,
+    kubernetes::configuration::Scope,
     mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
@@ -48,7 +49,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();

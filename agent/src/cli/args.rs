@@ -15,6 +15,7 @@ use crate::{
         run_dir::{self, RunDir},
     },
     hbone,
+    kubernetes::outside::Access,
 };
 
 /// The port on which gateway and CA answer probes of a kubelet: Istio's proxies use the same.
@@ -72,6 +73,31 @@ impl Instance {
     pub(super) fn run_dir(&self) -> RunDir {
         // Relative paths would mean something else to the other processes of the instance.
         RunDir::new(std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone()))
+    }
+}
+
+/// Which cluster, for who asks from outside of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterAccess {
+    /// A cluster: this context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// A cluster: by this kubeconfig, instead of `KUBECONFIG` or the one in the home directory
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace that Egret is installed in, where it cannot be found
+    #[arg(long, value_name = "NAMESPACE")]
+    egret_namespace: Option<String>,
+}
+
+impl ClusterAccess {
+    /// The cluster, if one is meant.
+    pub(super) fn cluster(&self) -> Option<Access> {
+        (self.context.is_some() || self.kubeconfig.is_some()).then(|| Access {
+            context: self.context.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            egret_namespace: self.egret_namespace.clone(),
+        })
     }
 }
 
