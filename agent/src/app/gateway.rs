@@ -45,7 +45,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     certificates.fetch(&identity).await.context("the gateway has no certificate")?;
     let parts = Parts {
         snapshot: configuration.clone(),
-        certificates,
+        certificates: certificates.clone(),
         identity: identity.clone(),
         resolver: Resolver::system().context("the system's resolver configuration")?,
         flows: flows.clone(),
@@ -56,7 +56,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let tasks = TaskTracker::new();
-    tasks.spawn(admin::serve(admin_listener, admin::gateway(configuration.clone(), flows), stop.clone()));
+    let router = admin::gateway(configuration.clone(), flows, certificates, cluster);
+    tasks.spawn(admin::serve(admin_listener, router, stop.clone()));
     tasks.spawn(gateway::serve(listener, gateway, stop.clone()));
     role::log_problems(&configuration.borrow_and_update());
     while let Some(Ok(())) = stop.run_until_cancelled(configuration.changed()).await {

@@ -9,12 +9,15 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::plugin;
 use crate::{
     app::{
         Settings, Source,
         run_dir::{self, RunDir},
     },
+    flow::FlowRecord,
     hbone,
+    kubernetes::outside::Access,
 };
 
 /// Secure egress without sidecars: eBPF capture, mutual TLS under workload identities, one shared egress gateway.
@@ -36,14 +39,14 @@ pub(super) enum Command {
     /// Release a workload that was enrolled by hand; it goes on, and what it dials from then on is direct
     Release(Release),
     /// List flows: who, to where, by which rule, how much
-    Flows(Query),
-    /// Show workloads, configuration and counters
-    Status(Query),
+    Flows(Flows),
+    /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
+    Status(Status),
     /// Validate a directory of YAML files
     Check(Check),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
-    /// Probe what Egret needs of this machine, and say what to do where it is missing
+    /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
     Doctor(Doctor),
     /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
     VerifyBypass(VerifyBypass),
@@ -53,6 +56,29 @@ pub(super) enum Command {
     Gateway(Role),
     /// Run the certificate authority (`egret up` does)
     Ca(Role),
+    /// Print what a role of this machine answers: `egret status` and the like run it in pods
+    #[command(hide = true)]
+    Ask(Ask),
+}
+
+impl Command {
+    /// The verb, where it is one for the machine it runs on, and for no cluster.
+    pub(super) fn of_a_machine(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Up(_) => "up",
+            Self::Exec(_) => "exec",
+            Self::Enroll(_) => "enroll",
+            Self::Release(_) => "release",
+            Self::VerifyBypass(_) => "verify-bypass",
+            Self::Agent(_) => "agent",
+            Self::Gateway(_) => "gateway",
+            Self::Ca(_) => "ca",
+            Self::Ask(_) => "ask",
+            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
+                return None;
+            }
+        })
+    }
 }
 
 /// Which Egret of this machine.
@@ -67,6 +93,39 @@ impl Instance {
     pub(super) fn run_dir(&self) -> RunDir {
         // Relative paths would mean something else to the other processes of the instance.
         RunDir::new(std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone()))
+    }
+}
+
+/// Which cluster, for who asks from outside of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterAccess {
+    /// A cluster: the current context of the kubeconfig
+    #[arg(long, conflicts_with = "context")]
+    cluster: bool,
+    /// A cluster: this context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// A cluster: by this kubeconfig, instead of `KUBECONFIG` or the one in the home directory
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A cluster: Egret is in this namespace of it; else it is looked for
+    #[arg(long, value_name = "NAMESPACE")]
+    egret_namespace: Option<String>,
+}
+
+impl ClusterAccess {
+    /// The cluster, if one is meant: each of these arguments says so, and so does the name `kubectl-egret`.
+    pub(super) fn cluster(&self) -> Option<Access> {
+        self.chosen(plugin::is_plugin())
+    }
+
+    fn chosen(&self, plugin: bool) -> Option<Access> {
+        let named = self.context.is_some() || self.kubeconfig.is_some() || self.egret_namespace.is_some();
+        (plugin || self.cluster || named).then(|| Access {
+            context: self.context.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            egret_namespace: self.egret_namespace.clone(),
+        })
     }
 }
 
@@ -257,6 +316,45 @@ pub(super) struct Query {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of a cluster: list everything that is enrolled
+    #[arg(long)]
+    pub(super) pods: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flows {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of workloads in this namespace only
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+}
+
+impl Flows {
+    /// Whether this flow is asked for.
+    pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// agent or gateway
+    pub(super) role: String,
+    /// What to ask it for, such as /status
+    pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Output {
     /// How to print
     #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
@@ -289,6 +387,8 @@ pub(super) struct Doctor {
     pub(super) instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -383,11 +483,28 @@ pub(super) struct Explain {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_is_meant_when_an_argument_or_the_name_says_so() {
+        let access = |arguments: &[&str]| {
+            let all = ["egret", "status"].iter().chain(arguments);
+            let super::Command::Status(status) = super::Args::parse_from(all).command else {
+                unreachable!("it was status")
+            };
+            status.access
+        };
+        assert_eq!(access(&[]).chosen(false), None);
+        assert_eq!(access(&[]).chosen(true), Some(super::Access::default()));
+        assert_eq!(access(&["--cluster"]).chosen(false), Some(super::Access::default()));
+        let named = access(&["--context", "prod"]).chosen(false).unwrap();
+        assert_eq!(named.context.as_deref(), Some("prod"));
+        assert!(access(&["--egret-namespace", "x"]).chosen(false).is_some());
     }
 
     #[test]
