@@ -6,6 +6,7 @@ mod args;
 mod ask;
 mod check;
 mod cluster;
+mod crds;
 mod doctor;
 mod enroll;
 mod exec;
@@ -73,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
         Command::Check(check) => check::run(&check),
+        Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),
         Command::Explain(explain) => current_thread()?.block_on(explain::run(explain)),

@@ -44,6 +44,8 @@ pub(super) enum Command {
     Status(Status),
     /// Validate a directory of YAML files
     Check(Check),
+    /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
+    Crds(Output),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
     /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
