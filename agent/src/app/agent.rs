@@ -93,7 +93,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     tasks.spawn(admin::serve(
         admin_listener,
-        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone(), cluster.clone()),
         stop.clone(),
     ));
     let (guards, wanted) = watch::channel(Guards::unknown());

@@ -96,7 +96,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let tasks = TaskTracker::new();
-    tasks.spawn(admin::serve(admin_listener, admin::gateway(configuration.clone(), flows), ended.clone()));
+    let router = admin::gateway(configuration.clone(), flows, certificates.clone(), cluster);
+    tasks.spawn(admin::serve(admin_listener, router, ended.clone()));
     let drain = CancellationToken::new();
     let serving = tokio::spawn(gateway::serve(listener, Arc::clone(&gateway), drain.clone()));
     role::log_problems(&configuration.borrow_and_update());

@@ -9,11 +9,13 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::plugin;
 use crate::{
     app::{
         Ending, Settings, Source,
         run_dir::{self, RunDir},
     },
+    flow::FlowRecord,
     hbone,
     kubernetes::outside::Access,
 };
@@ -40,16 +42,16 @@ pub(super) enum Command {
     /// Release a workload that was enrolled by hand; it goes on, and what it dials from then on is direct
     Release(Release),
     /// List flows: who, to where, by which rule, how much
-    Flows(Query),
-    /// Show workloads, configuration and counters
-    Status(Query),
+    Flows(Flows),
+    /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
+    Status(Status),
     /// Validate a directory of YAML files
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
-    /// Probe what Egret needs of this machine, and say what to do where it is missing
+    /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
     Doctor(Doctor),
     /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
     VerifyBypass(VerifyBypass),
@@ -59,6 +61,29 @@ pub(super) enum Command {
     Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
     Ca(Role),
+    /// Print what a role of this machine answers: `egret status` and the like run it in pods
+    #[command(hide = true)]
+    Ask(Ask),
+}
+
+impl Command {
+    /// The verb, where it is one for the machine it runs on, and for no cluster.
+    pub(super) fn of_a_machine(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Up(_) => "up",
+            Self::Exec(_) => "exec",
+            Self::Enroll(_) => "enroll",
+            Self::Release(_) => "release",
+            Self::VerifyBypass(_) => "verify-bypass",
+            Self::Agent(_) => "agent",
+            Self::Gateway(_) => "gateway",
+            Self::Ca(_) => "ca",
+            Self::Ask(_) => "ask",
+            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
+                return None;
+            }
+        })
+    }
 }
 
 /// Which Egret of this machine.
@@ -79,21 +104,29 @@ impl Instance {
 /// Which cluster, for who asks from outside of it.
 #[derive(Debug, clap::Args)]
 pub(super) struct ClusterAccess {
+    /// A cluster: the current context of the kubeconfig
+    #[arg(long, conflicts_with = "context")]
+    cluster: bool,
     /// A cluster: this context of the kubeconfig
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
     /// A cluster: by this kubeconfig, instead of `KUBECONFIG` or the one in the home directory
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Namespace that Egret is installed in, where it cannot be found
+    /// A cluster: Egret is in this namespace of it; else it is looked for
     #[arg(long, value_name = "NAMESPACE")]
     egret_namespace: Option<String>,
 }
 
 impl ClusterAccess {
-    /// The cluster, if one is meant.
+    /// The cluster, if one is meant: each of these arguments says so, and so does the name `kubectl-egret`.
     pub(super) fn cluster(&self) -> Option<Access> {
-        (self.context.is_some() || self.kubeconfig.is_some()).then(|| Access {
+        self.chosen(plugin::is_plugin())
+    }
+
+    fn chosen(&self, plugin: bool) -> Option<Access> {
+        let named = self.context.is_some() || self.kubeconfig.is_some() || self.egret_namespace.is_some();
+        (plugin || self.cluster || named).then(|| Access {
             context: self.context.clone(),
             kubeconfig: self.kubeconfig.clone(),
             egret_namespace: self.egret_namespace.clone(),
@@ -341,6 +374,45 @@ pub(super) struct Query {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of a cluster: list everything that is enrolled
+    #[arg(long)]
+    pub(super) pods: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flows {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of workloads in this namespace only
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+}
+
+impl Flows {
+    /// Whether this flow is asked for.
+    pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// agent or gateway
+    pub(super) role: String,
+    /// What to ask it for, such as /status
+    pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Output {
     /// How to print
     #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
@@ -373,6 +445,8 @@ pub(super) struct Doctor {
     pub(super) instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -467,11 +541,28 @@ pub(super) struct Explain {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_is_meant_when_an_argument_or_the_name_says_so() {
+        let access = |arguments: &[&str]| {
+            let all = ["egret", "status"].iter().chain(arguments);
+            let super::Command::Status(status) = super::Args::parse_from(all).command else {
+                unreachable!("it was status")
+            };
+            status.access
+        };
+        assert_eq!(access(&[]).chosen(false), None);
+        assert_eq!(access(&[]).chosen(true), Some(super::Access::default()));
+        assert_eq!(access(&["--cluster"]).chosen(false), Some(super::Access::default()));
+        let named = access(&["--context", "prod"]).chosen(false).unwrap();
+        assert_eq!(named.context.as_deref(), Some("prod"));
+        assert!(access(&["--egret-namespace", "x"]).chosen(false).is_some());
     }
 
     #[test]
