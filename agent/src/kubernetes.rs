@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
 pub mod own;
+pub mod pods;
 pub mod standing;
 mod watching;
 
@@ -18,4 +19,8 @@ pub mod names {
     pub const MESH: &str = "egret-mesh";
     /// Its key: one MeshConfig document.
     pub const MESH_KEY: &str = "mesh.yaml";
+    /// Label of namespaces and pods: `enabled` or `disabled`.
+    pub const EGRESS: &str = "egret.dev/egress";
+    /// Condition of pods: whether what they dial is captured.
+    pub const CAPTURED: &str = "egret.dev/Captured";
 }
