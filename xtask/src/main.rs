@@ -1,12 +1,14 @@
 //! Egret's tasks: `cargo xtask <task>`. One file per task; this one only lists them.
 
 mod clippy;
+mod cluster;
 mod command;
 mod demo;
 mod ebpf;
 mod image;
 mod manifests;
 mod packages;
+mod signals;
 mod soak;
 mod terminal;
 mod test;
@@ -23,6 +25,9 @@ use clap::Parser;
 enum Task {
     /// Start everything on this machine and walk through the scenario with a real curl
     Demo(demo::Options),
+    /// A real Kubernetes of two nodes on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Task),
     /// Run every test that this machine can run, and say what was left out
     Test,
     /// Five minutes of 1,000 new connections a second by one workload
@@ -44,6 +49,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(options) => demo::run(&options),
+        Task::Cluster(task) => cluster::run(&task),
         Task::Test => test::run(),
         Task::Soak => soak::run(),
         Task::Toolchain => toolchain::ensure(),
