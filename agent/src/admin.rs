@@ -11,4 +11,4 @@ mod status;
 pub use explain::{Answer, Question};
 pub use readiness::{Readiness, Ready, Stage};
 pub use server::{AgentState, agent, base, gateway, serve};
-pub use status::{AgentStatus, GatewayStatus, WorkloadStatus};
+pub use status::{AgentStatus, GatewayStatus, RoleStatus, WorkloadStatus};

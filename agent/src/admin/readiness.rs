@@ -21,6 +21,8 @@ pub enum Stage {
     Serving,
     /// Another process has its role; what it carries goes on until it ends.
     TakenOver,
+    /// It was told to end, and finishes what it has.
+    Draining,
     /// It has taken away everything it made here, and makes nothing any more: Egret is being removed.
     Removed,
 }
@@ -31,6 +33,7 @@ impl fmt::Display for Stage {
             Self::Starting => "starting",
             Self::Serving => "serving",
             Self::TakenOver => "taken over by another process",
+            Self::Draining => "draining",
             Self::Removed => "removed",
         })
     }
@@ -99,20 +102,24 @@ impl Readiness {
         self.standing.as_ref().is_none_or(Standing::is_complete)
     }
 
+    /// What the role waits for, one sentence each.
+    pub fn waiting(&self) -> Vec<String> {
+        self.said.lock().waits.iter().map(|(part, why)| format!("{part}: {why}")).collect()
+    }
+
     /// How it is now.
     pub fn ask(&self) -> Ready {
-        let said = self.said.lock();
-        let mut problems: Vec<String> =
-            said.waits.iter().map(|(part, why)| format!("{part}: {why}")).collect();
+        let mut problems = self.waiting();
+        let stage = self.said.lock().stage;
         let is_free = problems.is_empty();
         problems.extend(self.standing.iter().flat_map(Standing::problems));
-        let ready = match said.stage {
-            Stage::Starting | Stage::Removed => false,
+        let ready = match stage {
+            Stage::Starting | Stage::Draining | Stage::Removed => false,
             Stage::Serving => is_free && self.is_read(),
             // Whoever has the role answers for the rest.
             Stage::TakenOver => true,
         };
-        Ready { ready, pid: std::process::id(), stage: said.stage, problems }
+        Ready { ready, pid: std::process::id(), stage, problems }
     }
 }
 

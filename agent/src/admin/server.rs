@@ -14,16 +14,17 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus};
 use crate::{
     flow::FlowTable,
-    kubernetes::ranges::Ranges,
+    kubernetes::{Cluster, ranges::Ranges},
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
         agent::{Agent, Enrolment, Error},
         workload::{Origin, Workload},
     },
     source::directory::Loaded,
+    tls::store::CertificateStore,
 };
 
 /// An error for the CLI: a status and a sentence.
@@ -37,9 +38,14 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
     }
 }
 
+/// Says whether a role is ready, whenever it is asked.
+pub trait Ask: Fn() -> Ready + Clone + Send + Sync + 'static {}
+
+impl<F: Fn() -> Ready + Clone + Send + Sync + 'static> Ask for F {}
+
 /// What every role answers.
-pub fn base(readiness: Readiness) -> Router {
-    Router::new().route("/ready", get(move || async move { Json(readiness.ask()) }))
+pub fn base(readiness: impl Ask) -> Router {
+    Router::new().route("/ready", get(move || async move { Json(readiness()) }))
 }
 
 /// What the agent's admin socket asks. It may be served before there is an agent.
@@ -53,6 +59,8 @@ pub struct AgentState {
     pub readiness: Readiness,
     /// Cluster-internal ranges that were found, where there is a cluster.
     pub ranges: Option<watch::Receiver<Ranges>>,
+    /// The cluster.
+    pub cluster: Option<Cluster>,
 }
 
 impl AgentState {
@@ -73,16 +81,29 @@ pub fn agent(state: AgentState) -> Router {
         .route("/workloads", post(enroll))
         .route("/workloads/{id}", delete(release))
         .with_state(state);
-    base(readiness).merge(flow_routes(flows)).merge(routes)
+    base(move || readiness.ask()).merge(flow_routes(flows)).merge(routes)
 }
 
 /// The gateway's: status, flows and explanations.
-pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable, readiness: Readiness) -> Router {
+pub fn gateway(
+    configuration: watch::Receiver<Loaded>,
+    flows: FlowTable,
+    certificates: CertificateStore,
+    cluster: Option<Cluster>,
+    readiness: impl Ask,
+) -> Router {
     let routes = Router::new()
         .route("/status", get(gateway_status))
         .route("/explain", post(explain))
-        .with_state(configuration);
+        .with_state(GatewayState { configuration, certificates, cluster });
     base(readiness).merge(flow_routes(flows)).merge(routes)
+}
+
+#[derive(Clone)]
+struct GatewayState {
+    configuration: watch::Receiver<Loaded>,
+    certificates: CertificateStore,
+    cluster: Option<Cluster>,
 }
 
 fn flow_routes(flows: FlowTable) -> Router {
@@ -95,16 +116,21 @@ async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatu
     let (agent, _) = state.acting()?;
     let counters: BTreeMap<_, _> =
         agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    let ready = state.readiness.ask();
+    let stage = state.readiness.ask().stage;
+    let ranges = state.ranges.as_ref().map(|ranges| ranges.borrow().clone());
+    let mut role = RoleStatus::of(state.cluster.as_ref(), agent.certificates());
+    role.cluster_problems.extend(state.readiness.waiting());
+    role.cluster_problems.extend(ranges.iter().flat_map(|ranges| ranges.problems.clone()));
     Ok(Json(AgentStatus {
         pid: std::process::id(),
-        stage: ready.stage,
-        problems: ready.problems,
+        stage,
+        role,
         gateway: agent.gateway().address,
-        workloads: agent.workloads(),
+        // Those of an agent that gave them up are another's to tell of.
+        workloads: if agent.has_given_up() { Vec::new() } else { agent.workloads() },
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),
-        ranges: state.ranges.as_ref().map(|ranges| ranges.borrow().clone()),
+        ranges,
         counters,
     }))
 }
@@ -150,8 +176,8 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> Json<GatewayStatus> {
-    let loaded = configuration.borrow().clone();
+async fn gateway_status(State(state): State<GatewayState>) -> Json<GatewayStatus> {
+    let loaded = state.configuration.borrow().clone();
     let settings = &loaded.snapshot.settings;
     let policy = match settings.outbound_traffic_policy {
         OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
@@ -159,6 +185,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
     };
     Json(GatewayStatus {
         pid: std::process::id(),
+        role: RoleStatus::of(state.cluster.as_ref(), &state.certificates),
         trust_domain: settings.trust_domain.clone(),
         outbound_traffic_policy: policy.to_owned(),
         on_agent_down: settings.on_agent_down.name().to_owned(),
@@ -168,7 +195,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
 }
 
 async fn explain(
-    State(configuration): State<watch::Receiver<Loaded>>,
+    State(GatewayState { configuration, .. }): State<GatewayState>,
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, Failure> {
     let snapshot = Arc::clone(&configuration.borrow().snapshot);

@@ -6,10 +6,42 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use crate::{
-    kubernetes::ranges::Ranges,
+    kubernetes::{Cluster, ranges::Ranges},
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
+    tls::store::{CertificateStatus, CertificateStore},
 };
+
+/// Which process answers, and how it stands with what every role needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleStatus {
+    /// Its version of Egret; empty where that is older than this field.
+    pub version: String,
+    /// Its pod, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Its node, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Its own certificates, or those of its workloads.
+    pub certificates: CertificateStatus,
+    /// What is in the way of reading the Kubernetes API, or of what the role does with it, one sentence each.
+    pub cluster_problems: Vec<String>,
+}
+
+impl RoleStatus {
+    /// Of this process.
+    pub fn of(cluster: Option<&Cluster>, certificates: &CertificateStore) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pod: cluster.map(|cluster| cluster.own.name.clone()),
+            node: cluster.map(|cluster| cluster.own.node.clone()),
+            certificates: certificates.status(),
+            cluster_problems: cluster.map(|cluster| cluster.standing.problems()).unwrap_or_default(),
+        }
+    }
+}
 
 /// A workload, where it is, which locks hold for it, and what is known of its sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +65,14 @@ pub struct AgentStatus {
     /// How far it is.
     #[serde(default)]
     pub stage: Stage,
-    /// What is not as it should be, one sentence each.
-    #[serde(default)]
-    pub problems: Vec<String>,
+    /// Which agent this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
-    /// What stands in the way of WorkloadBindings, one sentence each.
+    /// What stands in the way of WorkloadBindings and pods, one sentence each.
     #[serde(default)]
     pub binding_problems: Vec<String>,
     /// Parents of cgroups with a strict start, with what is in the way of guarding them.
@@ -58,6 +90,9 @@ pub struct AgentStatus {
 pub struct GatewayStatus {
     /// Process id.
     pub pid: u32,
+    /// Which gateway this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
     /// Its identity's trust domain.
     pub trust_domain: String,
     /// `ALLOW_ANY` or `REGISTRY_ONLY`.

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     admin::{AgentState, Readiness},
     flow::{FlowTable, Side},
+    kubernetes::configuration::Scope,
     node::resolvers,
 };
 
@@ -51,7 +52,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
 async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
-    let configuration = role::configuration(&settings, None, &stop).await?;
+    let configuration = role::configuration(&settings, None, Scope::Agent, &stop).await?;
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
@@ -63,6 +64,7 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
         flows: flows.clone(),
         readiness: Readiness::default(),
         ranges: None,
+        cluster: None,
     };
     let mut start = Start { settings, configuration, machine_resolvers, flows };
     let started = beginning::start(&mut start, &candidate, announced).await?;

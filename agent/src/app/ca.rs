@@ -4,14 +4,14 @@ use anyhow::Context as _;
 use tokio_util::task::TaskTracker;
 
 use super::{Settings, role, shutdown};
-use crate::{admin, ca};
+use crate::{admin, ca, kubernetes::configuration::Scope};
 
 /// Runs the CA until it is told to end.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let _announced = role::announce(&settings.run_dir, "ca")?;
     let cluster = role::cluster(&settings)?;
-    let configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let configuration = role::configuration(&settings, cluster.as_ref(), Scope::Ca, &stop).await?;
     let trust_domain = configuration.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;
@@ -21,7 +21,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let tasks = TaskTracker::new();
     tasks.spawn(ca::serve(listener, authority, stop.clone()));
-    tasks.spawn(admin::serve(admin_listener, admin::base(admin::Readiness::default()), stop.clone()));
+    tasks.spawn(admin::serve(
+        admin_listener,
+        admin::base(|| admin::Readiness::default().ask()),
+        stop.clone(),
+    ));
     stop.cancelled().await;
     tasks.close();
     tasks.wait().await;

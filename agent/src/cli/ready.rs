@@ -13,11 +13,7 @@ use crate::admin::{self, client};
 pub(super) async fn run(arguments: Ready) -> anyhow::Result<ExitCode> {
     let run_dir = arguments.instance.run_dir();
     let (name, socket) = match arguments.role {
-        // While one agent takes over from another, two share the directory; each pod asks its own.
-        RoleName::Agent => match std::env::var("POD_UID") {
-            Ok(uid) => ("agent", run_dir.socket_of_pod(&uid)),
-            Err(_) => ("agent", run_dir.socket("agent")),
-        },
+        RoleName::Agent => ("agent", run_dir.agent_socket()),
         RoleName::Gateway => ("gateway", run_dir.socket("gateway")),
         RoleName::Ca => ("ca", run_dir.socket("ca")),
     };

@@ -22,7 +22,7 @@ pub use self::found::{Found, Ranges};
 use self::found::{OfNode, ranges};
 use super::{
     Cluster,
-    watching::{Mirror, explain, mirror},
+    watching::{Mirror, describe_cause, mirror},
 };
 use crate::{mesh::Snapshot, source::directory::Loaded};
 
@@ -137,7 +137,7 @@ async fn watch_services(cluster: &Cluster, services: &watch::Sender<Services>) {
                 time::sleep(LATER).await;
             }
             Err(error) => {
-                cluster.standing.fails(SERVICES, explain(&error));
+                cluster.standing.fails(SERVICES, describe_cause(&error));
                 time::sleep(RETRY).await;
             }
         }

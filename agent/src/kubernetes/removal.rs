@@ -27,7 +27,7 @@ use tokio::{sync::watch, time};
 
 use super::{
     Cluster, names,
-    watching::{explain, follow, named},
+    watching::{describe_cause, follow, named},
 };
 
 /// Before the API server is asked again.
@@ -109,7 +109,7 @@ async fn owner_of_this_pod(cluster: &Cluster, name: &str) -> Option<String> {
         match cluster.in_own_namespace::<Pod>().get(&cluster.own.name).await {
             Ok(pod) => return controller(&pod),
             Err(error) => {
-                let why = format!("whose pod this is cannot be asked: {}", explain(&error));
+                let why = format!("whose pod this is cannot be asked: {}", describe_cause(&error));
                 if cluster.standing.fails(name, why.clone()) {
                     tracing::warn!("{name}: {why}");
                 }
@@ -154,7 +154,7 @@ pub async fn confirm(cluster: &Cluster) {
             Ok(_) => return,
             Err(kube::Error::Api(status)) if status.code == 404 => return,
             Err(error) => {
-                let why = explain(&error);
+                let why = describe_cause(&error);
                 if why != said {
                     tracing::error!("the removal cannot be confirmed on this pod: {why}");
                     said = why;

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::bail;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -28,10 +31,17 @@ use crate::{
     },
     flow::{FlowTable, Side},
     kubernetes::{
-        Cluster, ranges,
+        self, Cluster,
+        configuration::Scope,
+        pods::conditions,
+        ranges,
         removal::{self, Mark},
     },
-    node::{agent::Agent, resolvers},
+    node::{
+        agent::Agent,
+        pods::{self, Pods, Said, Verdicts},
+        resolvers,
+    },
 };
 
 /// Before what failed is tried again.
@@ -53,17 +63,30 @@ const FOREVER: Duration = Duration::MAX;
 /// Runs until it is told to end.
 pub(super) async fn run(settings: Settings, cluster: Cluster, stop: CancellationToken) -> anyhow::Result<()> {
     settings.run_dir.create()?;
+    if let Err(e) = settings.run_dir.forget_killed_pods() {
+        tracing::warn!("what killed pods left in {} stays: {e}", settings.run_dir.path().display());
+    }
     let found = ranges::watch(&cluster);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         readiness: Readiness::starting(cluster.standing.clone()),
         ranges: Some(found),
+        cluster: Some(cluster.clone()),
     };
     let own_socket = settings.run_dir.socket_of_pod(&cluster.own.uid);
     let tasks = TaskTracker::new();
     tasks.spawn(admin::serve(role::bind(&own_socket)?, admin::agent(admin.clone()), stop.clone()));
-    let pod = Pod { settings, removal: removal::watch(&cluster), cluster, admin, tasks, stop };
+    let pod = Pod {
+        settings,
+        removal: removal::watch(&cluster),
+        pods: kubernetes::pods::watch(&cluster),
+        verdicts: watch::Sender::default(),
+        cluster,
+        admin,
+        tasks,
+        stop,
+    };
     let lived = pod.live().await;
     pod.stop.cancel();
     pod.tasks.close();
@@ -77,6 +100,9 @@ struct Pod {
     settings: Settings,
     cluster: Cluster,
     removal: Mark,
+    pods: watch::Receiver<Option<Arc<Pods>>>,
+    /// What is said of them.
+    verdicts: watch::Sender<Arc<Verdicts>>,
     admin: AgentState,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -94,6 +120,7 @@ impl Pod {
         };
         let agent = Arc::clone(&started.agent);
         self.readiness().enter(Stage::Serving);
+        self.follow_pods(&agent, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
         match serve(&mut start, started, admin, self.removal.asked(), &self.tasks, &self.stop).await {
             Ended::Told => {
@@ -120,7 +147,8 @@ impl Pod {
     async fn read(&self) -> anyhow::Result<Start> {
         // Nobody starts before it is known whether everything is to be taken away.
         self.removal.known().await;
-        let configuration = role::configuration(&self.settings, Some(&self.cluster), &self.stop).await?;
+        let configuration =
+            role::configuration(&self.settings, Some(&self.cluster), Scope::Agent, &self.stop).await?;
         if let Some(mut found) = self.admin.ranges.clone() {
             // What an earlier agent bypassed is bypassed without a break. Without it pods are captured all the same.
             drop(timeout(RANGES, found.wait_for(|found| found.complete)).await);
@@ -175,6 +203,21 @@ impl Pod {
                 () = self.removal.asked() => {}
             }
         }
+    }
+
+    /// Enrols the pods of this node, and tells them so.
+    fn follow_pods(&self, agent: &Arc<Agent>, trust_domain: String) {
+        let parts = pods::Parts {
+            agent: Arc::clone(agent),
+            own: self.cluster.own.uid.clone(),
+            trust_domain,
+            pods: self.pods.clone(),
+            verdicts: self.verdicts.clone(),
+        };
+        self.tasks.spawn(pods::run(parts, self.stop.clone()));
+        let (cluster, told, agent) = (self.cluster.clone(), self.verdicts.subscribe(), Arc::clone(agent));
+        let failed = move || agent.condition_not_written();
+        self.tasks.spawn(conditions::write(cluster, told, failed, self.stop.clone()));
     }
 
     /// What was accepted goes on until it ends, or this pod does. Nothing else is ours any more.
@@ -232,6 +275,7 @@ impl Pod {
             }
             self.readiness().goes_on(PART);
             self.readiness().enter(Stage::Removed);
+            conditions::withdraw(&self.cluster, &released(&self.verdicts.borrow())).await;
             removal::confirm(&self.cluster).await;
             tracing::warn!("nothing of Egret is left on this node; this agent stays idle until it is ended");
             self.removal.taken_back().await;
@@ -268,4 +312,15 @@ impl Pod {
     fn pins(&self) -> PathBuf {
         cleanup::pin_directory(&self.settings.run_dir.instance())
     }
+}
+
+/// What is said of pods that were captured, when nothing is any more.
+fn released(before: &Verdicts) -> Verdicts {
+    let captured = before.iter().filter(|(_, (_, said))| said.holds);
+    let said = Said {
+        holds: false,
+        reason: "Removed".to_owned(),
+        message: "not captured: Egret was taken off this node".to_owned(),
+    };
+    captured.map(|(name, (pod, _))| (name.clone(), (pod.clone(), said.clone()))).collect()
 }

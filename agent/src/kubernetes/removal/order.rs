@@ -15,7 +15,7 @@ use kube::{
 use tokio::time::{Instant, sleep};
 
 use super::{DAEMON_SET, names};
-use crate::kubernetes::watching::explain;
+use crate::kubernetes::watching::describe_cause;
 
 /// How often the agents are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -89,7 +89,8 @@ impl Place {
     async fn agents(&self) -> anyhow::Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let listed = pods.list(&ListParams::default().labels(names::AGENTS)).await;
-        let listed = listed.map_err(|e| anyhow::anyhow!("the agents cannot be listed: {}", explain(&e)))?;
+        let listed =
+            listed.map_err(|e| anyhow::anyhow!("the agents cannot be listed: {}", describe_cause(&e)))?;
         Ok(listed.items)
     }
 
@@ -117,7 +118,7 @@ impl Place {
             made => made,
         };
         made.map(drop).map_err(|e| {
-            anyhow::anyhow!("the ConfigMap {} cannot be written: {}", names::UNINSTALL, explain(&e))
+            anyhow::anyhow!("the ConfigMap {} cannot be written: {}", names::UNINSTALL, describe_cause(&e))
         })
     }
 }
