@@ -79,9 +79,12 @@ impl Command {
             Self::Gateway(_) => "gateway",
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
-            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
-                return None;
-            }
+            Self::Crds(_)
+            | Self::Flows(_)
+            | Self::Status(_)
+            | Self::Check(_)
+            | Self::Explain(_)
+            | Self::Doctor(_) => return None,
         })
     }
 }
