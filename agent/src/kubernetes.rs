@@ -3,12 +3,18 @@
 //! `app` connects once per process and hands parts of it to the roles. What is read arrives as plain types in
 //! [`tokio::sync::watch`] channels, so that `node`, `hbone` and `gateway` know nothing of Kubernetes. Decides nothing.
 
+pub mod ca_keys;
+pub mod ca_root;
+pub mod callers;
 pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
+pub mod mesh_settings;
 pub mod own;
 pub mod standing;
 mod watching;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use cluster::Cluster;
 
@@ -18,4 +24,20 @@ pub mod names {
     pub const MESH: &str = "egret-mesh";
     /// Its key: one MeshConfig document.
     pub const MESH_KEY: &str = "mesh.yaml";
+    /// The Secret with the CA's keys; also the name of the CA's Service and service account.
+    pub const CA: &str = "egret-ca";
+    /// The ConfigMap with the mesh's root certificates.
+    pub const CA_ROOT: &str = "egret-ca-root";
+    /// The name of the CA's port in its Service.
+    pub const CA_PORT: &str = "grpc-ca";
+}
+
+/// The metadata of an object that a part of Egret makes in its own namespace.
+fn own_object(name: &str, component: &str) -> ObjectMeta {
+    let label = |key: &str, value: &str| (format!("app.kubernetes.io/{key}"), value.to_owned());
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        labels: Some([label("name", "egret"), label("component", component)].into()),
+        ..ObjectMeta::default()
+    }
 }

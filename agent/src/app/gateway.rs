@@ -1,7 +1,5 @@
 //! `egret gateway`: the shared egress gateway.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +14,7 @@ use crate::{
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
     telemetry::access_log::AccessLog,
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
 /// Runs the gateway until it is told to end.
@@ -27,7 +25,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let cluster = role::cluster(&settings)?;
     let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
-    let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
+    let certificates =
+        CertificateStore::new(role::issuer(&settings, cluster.as_ref(), identity.trust_domain())?);
     let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
     let log_file = settings.run_dir.access_log();
     let access_log = std::fs::OpenOptions::new()

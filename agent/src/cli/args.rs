@@ -12,8 +12,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     app::{
         Settings, Source,
+        ca::{DEFAULT_LISTEN, Network},
         run_dir::{self, RunDir},
     },
+    ca::Account,
     hbone,
 };
 
@@ -52,7 +54,7 @@ pub(super) enum Command {
     /// Run the egress gateway (`egret up` does)
     Gateway(Role),
     /// Run the certificate authority (`egret up` does)
-    Ca(Role),
+    Ca(Ca),
 }
 
 /// Which Egret of this machine.
@@ -129,6 +131,30 @@ impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         // No other role can be taken over.
         settings(&self.instance, self.configuration.source()?, &self.tunnels, Draining { drain_deadline: 0 })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ca {
+    #[command(flatten)]
+    role: Role,
+    /// With --kubernetes, where agents and gateways find it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// With --kubernetes, the service account of agents [default: egret-agent in the CA's own namespace]
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    agent_account: Option<WorkloadName>,
+}
+
+impl Ca {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        self.role.settings()
+    }
+
+    pub(super) fn network(&self) -> Network {
+        let account =
+            |account: WorkloadName| Account { namespace: account.namespace, name: account.service_account };
+        Network { listen: self.listen, agent: self.agent_account.clone().map(account) }
     }
 }
 

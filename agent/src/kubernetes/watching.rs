@@ -121,7 +121,12 @@ fn describe(error: &watcher::Error) -> String {
     else {
         return format!("{:#}", anyhow::Error::msg(error.to_string()));
     };
-    match cause {
+    explain(cause)
+}
+
+/// The same, for a single question.
+pub(super) fn explain(error: &kube::Error) -> String {
+    match error {
         kube::Error::Api(status) if status.code == 403 => {
             format!("{}; give the service account this permission (the Helm chart does)", status.message)
         }
