@@ -65,7 +65,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Ca(role) => {
             logging::init();
-            current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
+            current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
         }
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
         Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),

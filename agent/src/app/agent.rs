@@ -31,7 +31,7 @@ use crate::{
         pods, resolvers,
         sockets::{Direct, SocketSettings},
     },
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
 /// How often original destinations that nobody took are looked for.
@@ -64,7 +64,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
     let agent = Agent::new(Parts {
         capture,
-        certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
+        certificates: CertificateStore::new(role::issuer(&settings, cluster.as_ref(), &mesh.trust_domain)?),
         gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),

@@ -13,8 +13,10 @@ use super::plugin;
 use crate::{
     app::{
         Ending, Settings, Source,
+        ca::{DEFAULT_LISTEN, Network},
         run_dir::{self, RunDir},
     },
+    ca::Account,
     flow::FlowRecord,
     hbone,
     kubernetes::outside::Access,
@@ -60,7 +62,7 @@ pub(super) enum Command {
     /// Run the egress gateway (`egret up` does)
     Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
-    Ca(Role),
+    Ca(Ca),
     /// Print what a role of this machine answers: `egret status` and the like run it in pods
     #[command(hide = true)]
     Ask(Ask),
@@ -247,6 +249,30 @@ impl Gateway {
             ending.deadline.as_secs(),
         );
         Ok(Settings { ending, ..settings })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ca {
+    #[command(flatten)]
+    role: Role,
+    /// With --kubernetes, where agents and gateways find it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// With --kubernetes, the service account of agents [default: egret-agent in the CA's own namespace]
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    agent_account: Option<WorkloadName>,
+}
+
+impl Ca {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        self.role.settings()
+    }
+
+    pub(super) fn network(&self) -> Network {
+        let account =
+            |account: WorkloadName| Account { namespace: account.namespace, name: account.service_account };
+        Network { listen: self.listen, agent: self.agent_account.clone().map(account) }
     }
 }
 

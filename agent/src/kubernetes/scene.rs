@@ -97,11 +97,11 @@ fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>) -> Option
 /// When the root certificate ends that the CA publishes.
 async fn root_ends(outside: &Outside) -> Result<Option<Timestamp>, String> {
     let maps = Api::<ConfigMap>::namespaced(outside.client.clone(), &outside.namespace);
-    let map = maps.get_opt(names::ROOT).await.map_err(|error| describe(&error))?;
-    let pem = map.and_then(|map| map.data?.remove(names::ROOT_KEY));
+    let map = maps.get_opt(names::CA_ROOT).await.map_err(|error| describe(&error))?;
+    let pem = map.and_then(|map| map.data?.remove(names::CA_ROOT_KEY));
     pem.map(|pem| {
         certificate::end_of_pem(&pem)
-            .map_err(|why| format!("ConfigMap {}/{}: {why}", outside.namespace, names::ROOT))
+            .map_err(|why| format!("ConfigMap {}/{}: {why}", outside.namespace, names::CA_ROOT))
     })
     .transpose()
 }
