@@ -47,7 +47,7 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
-    /// Validate a directory of YAML files
+    /// Validate a directory of YAML files, or what a cluster has
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
@@ -459,8 +459,13 @@ pub(super) enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     /// Directory of YAML files
-    #[arg(value_name = "DIR")]
-    pub(super) directory: PathBuf,
+    #[arg(value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    pub(super) directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Print what concerns this namespace only; everything is read, and counts
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -549,8 +554,10 @@ pub(super) struct Explain {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Directory of YAML files, instead of the running gateway's configuration
-    #[arg(short = 'f', long, value_name = "DIR")]
+    #[arg(short = 'f', long, value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
     pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     /// Who asks
     #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
     pub(super) from: WorkloadName,
