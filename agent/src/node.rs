@@ -12,6 +12,7 @@ pub mod counters;
 mod dial;
 mod dns;
 pub mod foreign;
+mod gateways;
 pub mod guard;
 mod handover;
 mod hop;

@@ -75,7 +75,7 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
         agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     Json(AgentStatus {
         pid: std::process::id(),
-        gateway: agent.gateway().address,
+        gateways: agent.gateways(),
         workloads: agent.workloads(),
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),

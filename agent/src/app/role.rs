@@ -15,11 +15,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Settings, Source, run_dir::RunDir};
 use crate::{
     kubernetes::{self, Cluster},
+    net::endpoints::{Condition, Endpoints},
     source::{
         directory::{self, Loaded},
         report::Severity,
     },
 };
+
+/// The Service of the gateways, and the name of its port for tunnels: Istio's gateway chart calls it so.
+const GATEWAY_SERVICE: &str = "istio-egressgateway";
+const GATEWAY_PORT: &str = "hbone";
 
 /// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
 /// is 1,024 on most systems for the sake of select(2), which nothing here uses.
@@ -145,6 +150,14 @@ pub(super) async fn configuration(
         (Source::Directory(directory), _) => directory::watch(directory, stop.clone())
             .with_context(|| format!("configuration directory {}", directory.display())),
         (Source::Kubernetes, None) => bail!("there is no connection to the Kubernetes API"),
+    }
+}
+
+/// Where the gateways are: the endpoints of their Service, or the one address of a machine.
+pub(super) fn gateways(settings: &Settings, cluster: Option<&Cluster>) -> watch::Receiver<Option<Endpoints>> {
+    match cluster {
+        Some(cluster) => kubernetes::endpoints::watch(cluster, GATEWAY_SERVICE, GATEWAY_PORT),
+        None => watch::channel(Some(Endpoints::from([(settings.hbone_address, Condition::Ready)]))).1,
     }
 }
 
