@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Settings, Source, run_dir::RunDir, settings::CA_TOKEN};
 use crate::{
     kubernetes::{
-        Cluster, ca_root,
+        self, Cluster, ca_root,
         configuration::{self, Scope},
-        endpoints::{self, Condition, Endpoints},
         names,
     },
     mesh::SpiffeId,
+    net::endpoints::{Condition, Endpoints},
     source::{
         directory::{self, Loaded},
         report::Severity,
@@ -33,6 +33,10 @@ use crate::{
         unix::UnixIssuer,
     },
 };
+
+/// The Service of the gateways, and the name of its port for tunnels: Istio's gateway chart calls it so.
+const GATEWAY_SERVICE: &str = "istio-egressgateway";
+const GATEWAY_PORT: &str = "hbone";
 
 /// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
 /// is 1,024 on most systems for the sake of select(2), which nothing here uses.
@@ -154,7 +158,7 @@ pub(super) fn issuer(
     let Some(cluster) = cluster else {
         return Ok(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
     };
-    let endpoints = endpoints::watch(cluster, names::CA, names::CA_PORT);
+    let endpoints = kubernetes::endpoints::watch(cluster, names::CA, names::CA_PORT);
     Ok(Arc::new(NetworkIssuer::new(Network {
         name: format!("Service {}/{}", cluster.own.namespace, names::CA),
         replicas: ready(endpoints),
@@ -200,6 +204,14 @@ pub(super) async fn configuration(
         (Source::Directory(directory), _) => directory::watch(directory, stop.clone())
             .with_context(|| format!("configuration directory {}", directory.display())),
         (Source::Kubernetes, None) => bail!("there is no connection to the Kubernetes API"),
+    }
+}
+
+/// Where the gateways are: the endpoints of their Service, or the one address of a machine.
+pub(super) fn gateways(settings: &Settings, cluster: Option<&Cluster>) -> watch::Receiver<Option<Endpoints>> {
+    match cluster {
+        Some(cluster) => kubernetes::endpoints::watch(cluster, GATEWAY_SERVICE, GATEWAY_PORT),
+        None => watch::channel(Some(Endpoints::from([(settings.hbone_address, Condition::Ready)]))).1,
     }
 }
 

@@ -12,7 +12,6 @@ use super::{
     watching::{describe_cause, mirror, named},
 };
 
-/// Its key.
 /// Who wrote it.
 const MANAGER: &str = "egret-ca";
 /// Between two writes: while keys change, two replicas may want different things for a moment.

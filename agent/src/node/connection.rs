@@ -104,10 +104,11 @@ async fn open_tunnel(
         traceparent: None,
         baggage: None,
     };
-    presence.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
+    presence.tunnels.open(&certificate, &agent.gateways, &connect).await.map_err(|e| {
         let reason = match &e {
             client::Error::Refused { .. } => Reason::GatewayRefused,
-            client::Error::Dial(..)
+            client::Error::NoGateway
+            | client::Error::Dial(..)
             | client::Error::Tls(..)
             | client::Error::Http2(..)
             | client::Error::Timeout(_) => Reason::GatewayUnreachable,
