@@ -1,7 +1,7 @@
 //! What can be written on the command line.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,13 +12,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 use super::plugin;
 use crate::{
     app::{
-        Settings, Source,
+        Ending, Settings, Source,
         run_dir::{self, RunDir},
     },
     flow::FlowRecord,
     hbone,
     kubernetes::outside::Access,
 };
+
+/// The port on which gateway and CA answer probes of a kubelet: Istio's proxies use the same.
+const HEALTH_PORT: u16 = 15021;
 
 /// Secure egress without sidecars: eBPF capture, mutual TLS under workload identities, one shared egress gateway.
 #[derive(Debug, Parser)]
@@ -55,7 +58,7 @@ pub(super) enum Command {
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
-    Gateway(Role),
+    Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
     Ca(Role),
     /// Print what a role of this machine answers: `egret status` and the like run it in pods
@@ -76,7 +79,12 @@ impl Command {
             Self::Gateway(_) => "gateway",
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
-            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
+            Self::Flows(_)
+            | Self::Status(_)
+            | Self::Check(_)
+            | Self::Crds(_)
+            | Self::Explain(_)
+            | Self::Doctor(_) => {
                 return None;
             }
         })
@@ -159,9 +167,22 @@ struct Draining {
 
 #[derive(Debug, clap::Args)]
 struct Tunnels {
-    /// Address of the gateway's tunnel port
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], hbone::PORT)))]
-    hbone_address: SocketAddr,
+    /// Address of the gateway's tunnel port [default: 127.0.0.1:15008; of a gateway with --kubernetes: [::]:15008]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    hbone_address: Option<SocketAddr>,
+}
+
+impl Tunnels {
+    fn on_machine(&self) -> SocketAddr {
+        self.hbone_address.unwrap_or((Ipv4Addr::LOCALHOST, hbone::PORT).into())
+    }
+
+    fn with(&self, source: &Source) -> SocketAddr {
+        match source {
+            Source::Directory(_) => self.on_machine(),
+            Source::Kubernetes => self.hbone_address.unwrap_or((Ipv6Addr::UNSPECIFIED, hbone::PORT).into()),
+        }
+    }
 }
 
 /// Where a role's configuration comes from.
@@ -184,12 +205,50 @@ pub(super) struct Role {
     instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    /// Where to answer probes, /healthz/live and /healthz/ready [default: nowhere; with --kubernetes: [::]:15021]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_address: Option<SocketAddr>,
 }
 
 impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        // No other role can be taken over.
-        settings(&self.instance, self.configuration.source()?, &self.tunnels, Draining { drain_deadline: 0 })
+        let source = self.configuration.source()?;
+        let health_address = self
+            .health_address
+            .or_else(|| (source == Source::Kubernetes).then(|| (Ipv6Addr::UNSPECIFIED, HEALTH_PORT).into()));
+        // No other role than the agent can be taken over.
+        let settings = settings(&self.instance, source, &self.tunnels, Draining { drain_deadline: 0 })?;
+        Ok(Settings { health_address, ..settings })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Gateway {
+    #[command(flatten)]
+    role: Role,
+    /// How long to go on taking new tunnels after SIGTERM, until agents have heard of the end [default: 0; with --kubernetes: 5]
+    #[arg(long, value_name = "SECONDS")]
+    drain_delay: Option<u64>,
+    /// How long after SIGTERM what still goes on is cut [default: 5; with --kubernetes: 30]
+    #[arg(long, value_name = "SECONDS")]
+    drain_deadline: Option<u64>,
+}
+
+impl Gateway {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = self.role.settings()?;
+        let usual = settings.ending;
+        let ending = Ending {
+            delay: self.drain_delay.map_or(usual.delay, Duration::from_secs),
+            deadline: self.drain_deadline.map_or(usual.deadline, Duration::from_secs),
+        };
+        anyhow::ensure!(
+            ending.delay <= ending.deadline,
+            "--drain-delay {} is longer than --drain-deadline {}: both count from the signal, so the deadline has to be the later one",
+            ending.delay.as_secs(),
+            ending.deadline.as_secs(),
+        );
+        Ok(Settings { ending, ..settings })
     }
 }
 
@@ -238,8 +297,10 @@ fn settings(
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         run_dir: instance.run_dir(),
+        hbone_address: tunnels.with(&source),
+        health_address: None,
+        ending: Ending::usual(&source),
         source,
-        hbone_address: tunnels.hbone_address,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
     })
 }
@@ -399,7 +460,7 @@ impl Doctor {
     pub(super) fn subject(&self) -> crate::doctor::Subject {
         crate::doctor::Subject {
             run_dir: self.instance.run_dir(),
-            hbone_address: self.tunnels.hbone_address,
+            hbone_address: self.tunnels.on_machine(),
             config: self.config.clone(),
         }
     }
