@@ -9,6 +9,7 @@ pub mod configuration;
 pub mod endpoints;
 pub mod outside;
 pub mod own;
+pub mod pods;
 pub mod scene;
 pub mod standing;
 mod watching;

@@ -77,7 +77,7 @@ pub struct AgentStatus {
     pub gateway: SocketAddr,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
-    /// What stands in the way of WorkloadBindings, one sentence each.
+    /// What stands in the way of WorkloadBindings and pods, one sentence each.
     #[serde(default)]
     pub binding_problems: Vec<String>,
     /// Parents of cgroups with a strict start, with what is in the way of guarding them.

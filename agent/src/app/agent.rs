@@ -8,7 +8,7 @@ use tokio::{
     sync::watch,
     time::{self, MissedTickBehavior},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Settings, cleanup, role,
@@ -21,13 +21,14 @@ use crate::{
     datapath::Capture,
     flow::{FlowTable, Side},
     hbone::client::Gateway,
+    kubernetes::{self, Cluster, configuration::Scope},
     mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
         binding,
         cgroup::Hierarchy,
         guard::Guards,
-        resolvers,
+        pods, resolvers,
         sockets::{Direct, SocketSettings},
     },
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
@@ -48,7 +49,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();
@@ -104,6 +105,9 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(Arc::clone(&agent).guard(wanted));
+    if let Some(cluster) = cluster {
+        follow_pods(&tasks, &agent, cluster, mesh.trust_domain.clone(), &stop);
+    }
     let retiring = Arc::clone(&agent);
     tasks.spawn(async move {
         time::sleep(LINGER).await;
@@ -150,6 +154,28 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Enrols the pods of this node, and tells them so.
+fn follow_pods(
+    tasks: &TaskTracker,
+    agent: &Arc<Agent>,
+    cluster: Cluster,
+    trust_domain: String,
+    stop: &CancellationToken,
+) {
+    let (verdicts, told) = watch::channel(Arc::default());
+    let parts = pods::Parts {
+        agent: Arc::clone(agent),
+        own: cluster.own.uid.clone(),
+        trust_domain,
+        pods: kubernetes::pods::watch(&cluster),
+        verdicts,
+    };
+    tasks.spawn(pods::run(parts, stop.clone()));
+    let agent = Arc::clone(agent);
+    let failed = move || agent.condition_not_written();
+    tasks.spawn(kubernetes::pods::conditions::write(cluster, told, failed, stop.clone()));
 }
 
 /// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.

@@ -25,6 +25,7 @@ use crate::{
     dns::Resolver,
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
+    kubernetes::configuration::Scope,
     mesh::SpiffeId,
     telemetry::access_log::AccessLog,
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
@@ -57,7 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(cluster) = &cluster {
         health.follow(cluster.standing.clone());
     }
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Gateway, &stop).await?;
     health.has(CONFIGURATION);
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
     let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));

@@ -80,6 +80,23 @@ pub(super) fn read_object(place: &Arc<str>, object: &serde_json::Value) -> Vec<D
     found
 }
 
+/// Reads a file that has to hold the settings, and may hold nothing else.
+pub(super) fn read_settings(file: &Arc<str>, text: &str) -> Vec<Definition> {
+    let mut found = read_file(file, text);
+    for definition in &mut found {
+        if definition.object.take_if(|object| object.kind != Kind::MeshConfig).is_some() {
+            definition.item = None;
+            let remedy = Some("create it as an object of its own".to_owned());
+            definition.complain(codes::INERT, "only the MeshConfig is read from here", remedy);
+        }
+    }
+    if !found.iter().any(|definition| definition.object.is_some() || definition.unreadable) {
+        let remedy = "write the MeshConfig document there, as the Helm chart does";
+        found.push(without_settings(file, "holds no MeshConfig: the settings stay as they were", remedy));
+    }
+    found
+}
+
 /// What has to hold the settings does not.
 pub(super) fn without_settings(file: &Arc<str>, message: &str, remedy: &str) -> Definition {
     let mut definition = empty(file, OBJECT, None);

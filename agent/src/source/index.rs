@@ -77,11 +77,23 @@ impl Index {
         self.files.insert(file, vec![definition]);
     }
 
+    /// Takes the contents of the file which has to hold the settings, and may hold nothing else.
+    pub fn apply_settings(&mut self, file: &str, text: &str) {
+        let file: Arc<str> = file.into();
+        let definitions = document::read_settings(&file, text);
+        self.files.insert(file, definitions);
+    }
+
     /// Takes note that the file which has to hold the settings has none, or is not there; the last good settings stay.
     pub fn apply_without_settings(&mut self, file: &str, message: &str, remedy: &str) {
         let file: Arc<str> = file.into();
         let definition = document::without_settings(&file, message, remedy);
         self.files.insert(file, vec![definition]);
+    }
+
+    /// Whether there is such a file.
+    pub fn has_file(&self, file: &str) -> bool {
+        self.files.contains_key(file)
     }
 
     /// Whether there are settings in good shape, or were.
