@@ -422,12 +422,16 @@ pub(super) struct Flows {
     /// Of workloads in this namespace only
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
+    /// Of the pods of this name only; what is left is what their nodes' agents know
+    #[arg(long, value_name = "NAME")]
+    pub(super) pod: Option<String>,
 }
 
 impl Flows {
     /// Whether this flow is asked for.
     pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+            && self.pod.as_ref().is_none_or(|pod| flow.pod.as_deref() == Some(pod))
     }
 }
 

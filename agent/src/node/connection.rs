@@ -8,6 +8,7 @@ use super::{
     agent::{Agent, Enrolled},
     presence::Presence,
     refuse,
+    workload::Origin,
 };
 use crate::{
     flow::{FlowHandle, FlowId},
@@ -43,6 +44,9 @@ pub(super) async fn serve(
     };
     agent.counters.accepted.increment();
     let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
+    if let Origin::Pod { name, .. } = &enrolled.workload.origin {
+        flow.update(|record| record.pod = Some(name.as_str().into()));
+    }
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
