@@ -2,12 +2,14 @@
 //!
 //! The sockets are root's (mode 0600): who may talk to them may enrol workloads.
 
+mod ca;
 pub mod client;
 mod explain;
 mod readiness;
 mod server;
 mod status;
 
+pub use ca::{CaState, CaStatus, ca};
 pub use explain::{Answer, Question};
 pub use readiness::{Readiness, Ready, Stage};
 pub use server::{AgentState, agent, base, gateway, serve};

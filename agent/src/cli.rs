@@ -67,7 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Ca(role) => {
             logging::init();
-            current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
+            current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
         }
         Command::Ready(ready) => current_thread()?.block_on(ready::run(ready)),
         Command::Uninstall(uninstall) => current_thread()?.block_on(uninstall::run(&uninstall)).map(done),
@@ -77,7 +77,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
-        Command::Check(check) => check::run(&check),
+        Command::Check(check) => current_thread()?.block_on(check::run(check)),
         Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),

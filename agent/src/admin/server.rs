@@ -125,7 +125,7 @@ async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatu
         pid: std::process::id(),
         stage,
         role,
-        gateway: agent.gateway().address,
+        gateways: agent.gateways(),
         // Those of an agent that gave them up are another's to tell of.
         workloads: if agent.has_given_up() { Vec::new() } else { agent.workloads() },
         binding_problems: agent.binding_problems(),

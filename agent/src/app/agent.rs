@@ -53,6 +53,7 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let configuration = role::configuration(&settings, None, Scope::Agent, &stop).await?;
+    let gateways = role::gateways(&settings, None);
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
@@ -66,7 +67,7 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
         ranges: None,
         cluster: None,
     };
-    let mut start = Start { settings, configuration, machine_resolvers, flows };
+    let mut start = Start { settings, cluster: None, configuration, gateways, machine_resolvers, flows };
     let started = beginning::start(&mut start, &candidate, announced).await?;
     drop(candidate);
     let agent = Arc::clone(&started.agent);

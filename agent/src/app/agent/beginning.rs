@@ -16,7 +16,8 @@ use crate::{
     },
     datapath::Capture,
     flow::FlowTable,
-    hbone::client::Gateway,
+    hbone::client::Gateways,
+    kubernetes::{Cluster, endpoints::Endpoints},
     mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
@@ -25,13 +26,16 @@ use crate::{
         sockets::{Direct, SocketSettings},
     },
     source::directory::Loaded,
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
 /// What an agent starts from.
 pub(super) struct Start {
     pub(super) settings: Settings,
+    pub(super) cluster: Option<Cluster>,
     pub(super) configuration: watch::Receiver<Loaded>,
+    /// Known by now.
+    pub(super) gateways: watch::Receiver<Option<Endpoints>>,
     pub(super) machine_resolvers: Vec<SocketAddr>,
     pub(super) flows: FlowTable,
 }
@@ -54,9 +58,11 @@ pub(super) async fn start(
     candidate: &Candidate,
     announced: Option<Announced>,
 ) -> anyhow::Result<Started> {
-    let Start { settings, configuration, machine_resolvers, flows } = start;
+    let Start { settings, cluster, configuration, gateways, machine_resolvers, flows } = start;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
+    // Nobody is taken over before they are known: connections would be refused.
+    let found = gateways.borrow_and_update().clone().unwrap_or_default();
     let instance = settings.run_dir.instance();
     let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
     // What an earlier agent permitted may still be open.
@@ -65,8 +71,8 @@ pub(super) async fn start(
         .changed(direct(&mesh, machine_resolvers), mesh.existing_connections);
     let agent = Agent::new(Parts {
         capture,
-        certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
-        gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
+        certificates: CertificateStore::new(role::issuer(settings, cluster.as_ref(), &mesh.trust_domain)?),
+        gateways: Gateways::new(gateway_identity(&mesh)?),
         flows: flows.clone(),
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
@@ -74,11 +80,12 @@ pub(super) async fn start(
     });
     // Until the role is ours, nothing is released or repaired.
     let frozen = agent.freeze().await;
-    let found = match announced {
+    agent.set_gateways(&found).context("gateways")?;
+    let met = match announced {
         Some(announced) => Found::Nobody(announced),
         None => take_over::meet(&settings.run_dir, candidate).await?,
     };
-    let announced = match found {
+    let announced = match met {
         Found::Nobody(announced) => {
             begin(&agent, &snapshot, machine_resolvers)?;
             announced
@@ -88,7 +95,7 @@ pub(super) async fn start(
     let clients = role::bind(&settings.run_dir.socket("agent"))?;
     let successors = role::bind(&settings.run_dir.socket(take_over::SOCKET))?;
     drop(frozen);
-    tracing::info!(gateway = %settings.hbone_address, "capturing");
+    tracing::info!(gateways = found.len(), "capturing");
     Ok(Started { agent, mesh, announced, clients, successors })
 }
 
@@ -100,7 +107,6 @@ fn begin(
 ) -> anyhow::Result<usize> {
     let mesh = &snapshot.settings;
     set_direct(agent.capture(), mesh, machine_resolvers)?;
-    agent.capture().set_gateways(&[agent.gateway().address]).context("gateways")?;
     agent.set_on_agent_down(mesh.on_agent_down);
     agent.configure(snapshot, resolvers::choose(mesh, machine_resolvers));
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")

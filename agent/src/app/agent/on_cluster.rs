@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -153,12 +153,15 @@ impl Pod {
             // What an earlier agent bypassed is bypassed without a break. Without it pods are captured all the same.
             drop(timeout(RANGES, found.wait_for(|found| found.complete)).await);
         }
+        gateways.wait_for(Option::is_some).await.context("the gateways are not watched any more")?;
         let machine_resolvers = resolvers::of_node().unwrap_or_else(|e| {
             tracing::warn!("pods cannot resolve names unless MeshConfig names dns.resolvers: {e}");
             Vec::new()
         });
         Ok(Start {
             settings: self.settings.clone(),
+            cluster: Some(self.cluster.clone()),
+            gateways,
             configuration: match &self.admin.ranges {
                 Some(found) => ranges::bypassing(configuration, found.clone()),
                 None => configuration,

@@ -52,6 +52,12 @@ pub(super) async fn serve(
         stop.clone(),
     ));
     tasks.spawn(Arc::clone(&agent).guard(wanted));
+    let (following, gateways, ending) = (Arc::clone(&agent), start.gateways.clone(), stop.clone());
+    tasks.spawn(async move {
+        ending.run_until_cancelled(following.follow_gateways(gateways)).await;
+    });
+    // An agent that was taken over may still have connections to gateways that we do not know.
+    let alone = time::Instant::now() + start.settings.take_over_drain + LINGER;
     let retiring = Arc::clone(&agent);
     tasks.spawn(async move {
         time::sleep(LINGER).await;
@@ -83,11 +89,19 @@ pub(super) async fn serve(
                     apply(&agent, &mesh, &snapshot, &start.machine_resolvers);
                 }
             }
-            _ = sweep.tick() => match agent.capture().sweep() {
-                Ok(0) => {}
-                Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
-                Err(e) => tracing::warn!("{e}"),
-            },
+            _ = sweep.tick() => {
+                match agent.capture().sweep() {
+                    Ok(0) => {}
+                    Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
+                    Err(e) => tracing::warn!("{e}"),
+                }
+                if time::Instant::now() > alone
+                    && let Some(_acting) = agent.acting().await
+                    && let Err(e) = agent.forget_gateways()
+                {
+                    tracing::warn!("gateways that are gone stay permitted: {e}");
+                }
+            }
         }
     }
 }
