@@ -13,6 +13,7 @@ use super::{Settings, role, shutdown};
 use crate::{
     admin,
     ca::{self, Account},
+    kubernetes::configuration::Scope,
 };
 
 /// What a CA is told that serves a cluster.
@@ -32,7 +33,7 @@ pub async fn run(settings: Settings, network: Network) -> anyhow::Result<()> {
         role::raise_open_files();
         return pod::run(&settings, network, cluster, stop).await;
     }
-    let configuration = role::configuration(&settings, None, &stop).await?;
+    let configuration = role::configuration(&settings, None, Scope::Ca, &stop).await?;
     let trust_domain = configuration.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;

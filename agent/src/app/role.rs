@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Settings, Source, run_dir::RunDir, settings::CA_TOKEN};
 use crate::{
     kubernetes::{
-        self, Cluster,
-        endpoints::{Condition, Endpoints},
+        self, Cluster, ca_root,
+        configuration::{self, Scope},
         names,
     },
     mesh::SpiffeId,
+    net::endpoints::{Condition, Endpoints},
     source::{
         directory::{self, Loaded},
         report::Severity,
@@ -32,6 +33,10 @@ use crate::{
         unix::UnixIssuer,
     },
 };
+
+/// The Service of the gateways, and the name of its port for tunnels: Istio's gateway chart calls it so.
+const GATEWAY_SERVICE: &str = "istio-egressgateway";
+const GATEWAY_PORT: &str = "hbone";
 
 /// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
 /// is 1,024 on most systems for the sake of select(2), which nothing here uses.
@@ -157,7 +162,7 @@ pub(super) fn issuer(
     Ok(Arc::new(NetworkIssuer::new(Network {
         name: format!("Service {}/{}", cluster.own.namespace, names::CA),
         replicas: ready(endpoints),
-        roots: kubernetes::ca_root::watch(cluster),
+        roots: ca_root::watch(cluster),
         identity: SpiffeId::new(trust_domain, &cluster.own.namespace, names::CA)?,
         token: CA_TOKEN.into(),
     })))
@@ -189,15 +194,24 @@ fn ready(mut endpoints: watch::Receiver<Option<Endpoints>>) -> watch::Receiver<O
 pub(super) async fn configuration(
     settings: &Settings,
     cluster: Option<&Cluster>,
+    scope: Scope,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Loaded>> {
     match (&settings.source, cluster) {
-        (Source::Kubernetes, Some(cluster)) => kubernetes::configuration::watch(cluster, stop)
+        (Source::Kubernetes, Some(cluster)) => configuration::watch(cluster, scope, stop)
             .await
             .context("told to end before the configuration was read"),
         (Source::Directory(directory), _) => directory::watch(directory, stop.clone())
             .with_context(|| format!("configuration directory {}", directory.display())),
         (Source::Kubernetes, None) => bail!("there is no connection to the Kubernetes API"),
+    }
+}
+
+/// Where the gateways are: the endpoints of their Service, or the one address of a machine.
+pub(super) fn gateways(settings: &Settings, cluster: Option<&Cluster>) -> watch::Receiver<Option<Endpoints>> {
+    match cluster {
+        Some(cluster) => kubernetes::endpoints::watch(cluster, GATEWAY_SERVICE, GATEWAY_PORT),
+        None => watch::channel(Some(Endpoints::from([(settings.hbone_address, Condition::Ready)]))).1,
     }
 }
 

@@ -87,7 +87,7 @@ async fn create(cluster: &Cluster, make: &(impl Fn() -> Result<Keys, String> + S
                 }
                 // Another replica was faster: its keys count.
                 Err(kube::Error::Api(status)) if status.is_already_exists() => None,
-                Err(e) => Some(super::watching::explain(&e)),
+                Err(e) => Some(super::watching::describe_cause(&e)),
             }
         }
         Err(why) => Some(why),

@@ -9,11 +9,9 @@ use tokio::{
 
 use super::{
     Cluster, names,
-    watching::{explain, mirror, named},
+    watching::{describe_cause, mirror, named},
 };
 
-/// Its key.
-const KEY: &str = "root-cert.pem";
 /// Who wrote it.
 const MANAGER: &str = "egret-ca";
 /// Between two writes: while keys change, two replicas may want different things for a moment.
@@ -32,7 +30,7 @@ pub fn watch(cluster: &Cluster) -> watch::Receiver<Option<String>> {
             named(names::CA_ROOT),
             &name,
             &cluster.standing,
-            |map| map.data.and_then(|mut data| data.remove(KEY)).unwrap_or_default(),
+            |map| map.data.and_then(|mut data| data.remove(names::CA_ROOT_KEY)).unwrap_or_default(),
             &found,
         );
         let handing_on = async {
@@ -65,7 +63,7 @@ pub async fn publish(cluster: Cluster, mut wanted: watch::Receiver<Option<String
                 match apply(&cluster, &want).await {
                     Ok(()) => tracing::info!("published the root certificate in {}", describe(&cluster)),
                     Err(e) => {
-                        let problem = explain(&e);
+                        let problem = describe_cause(&e);
                         if cluster.standing.fails(&doing, problem.clone()) {
                             tracing::error!("{} cannot be written: {problem}", describe(&cluster));
                         }
@@ -98,7 +96,7 @@ fn describe(cluster: &Cluster) -> String {
 async fn apply(cluster: &Cluster, roots: &str) -> kube::Result<()> {
     let map = ConfigMap {
         metadata: super::own_object(names::CA_ROOT, "ca"),
-        data: Some([(KEY.to_owned(), roots.to_owned())].into()),
+        data: Some([(names::CA_ROOT_KEY.to_owned(), roots.to_owned())].into()),
         ..ConfigMap::default()
     };
     let parameters = PatchParams::apply(MANAGER).force();

@@ -16,7 +16,7 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{Cluster, watching::explain};
+use super::{Cluster, watching::describe_cause};
 use crate::ca::{self, Account, Caller, Unknown};
 
 /// What tokens have to be made for: one for the API server, which every pod has, opens nothing here.
@@ -81,7 +81,7 @@ impl ca::Callers for Callers {
         let reviewed = reviews
             .create(&PostParams::default(), &review)
             .await
-            .map_err(|e| Unknown::Unavailable(format!("the token cannot be reviewed: {}", explain(&e))))?;
+            .map_err(|e| Unknown::Unavailable(format!("the token cannot be reviewed: {}", describe_cause(&e))))?;
         let caller = caller(reviewed.status.unwrap_or_default()).map_err(Unknown::Refused)?;
         self.remember(token, &caller);
         Ok(caller)
@@ -95,7 +95,7 @@ impl ca::Callers for Callers {
         let _turn = self.questions.acquire().await.map_err(|e| Unknown::Unavailable(e.to_string()))?;
         let found = pods.list_metadata(&ListParams::default().fields(&fields).limit(1)).await;
         found.map(|found| !found.items.is_empty()).map_err(|e| {
-            Unknown::Unavailable(format!("the pods of node {node} cannot be looked up: {}", explain(&e)))
+            Unknown::Unavailable(format!("the pods of node {node} cannot be looked up: {}", describe_cause(&e)))
         })
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier,
@@ -233,6 +234,18 @@ fn server_config(
     let verifier = ExpectWorkload::new(Arc::clone(roots), trust_domain)
         .map_err(|e| Invalid(format!("the roots of trust domain {trust_domain} are unusable: {e}")))?;
     Ok(mesh_server(server_versions().with_client_cert_verifier(Arc::new(verifier)), key))
+}
+
+/// When the first of these certificates ends.
+pub fn end_of_pem(pem: &str) -> Result<Timestamp, Invalid> {
+    let mut first: Option<SystemTime> = None;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|e| Invalid(format!("it is not PEM: {e}")))?;
+        let (_, end) = validity(&certificate)?;
+        first = Some(first.map_or(end, |first| first.min(end)));
+    }
+    let first = first.ok_or_else(|| Invalid("there is no certificate in it".to_owned()))?;
+    Timestamp::try_from(first).map_err(|e| Invalid(format!("it ends at no time that can be told: {e}")))
 }
 
 /// First and last second of a certificate.
