@@ -9,4 +9,4 @@ mod status;
 
 pub use explain::{Answer, Question};
 pub use server::{agent, base, gateway, serve};
-pub use status::{AgentStatus, GatewayStatus, Ready, WorkloadStatus};
+pub use status::{AgentStatus, GatewayStatus, Ready, RoleStatus, WorkloadStatus};

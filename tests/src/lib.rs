@@ -10,6 +10,7 @@ pub mod application;
 pub mod bpf;
 pub mod capture;
 pub mod cgroup;
+pub mod cluster;
 pub mod config;
 pub mod curl;
 pub mod egret;

@@ -26,7 +26,8 @@ pub struct Namespace {
     host_link: String,
     host_address: Ipv4Addr,
     address: Ipv4Addr,
-    _lock: Flock<File>,
+    /// Of a namespace that is ours to remove.
+    lock: Option<Flock<File>>,
 }
 
 impl Namespace {
@@ -53,7 +54,7 @@ impl Namespace {
                 host_link: format!("{prefix}-h{index}"),
                 host_address: host(1),
                 address: host(10),
-                _lock: lock,
+                lock: Some(lock),
             };
             namespace.remove();
             if namespace.range_is_routed()? {
@@ -63,6 +64,12 @@ impl Namespace {
             return Ok(namespace);
         }
         bail!("no free documentation range: all are routed on this machine or in use by other runs")
+    }
+
+    /// One that others made and will remove.
+    pub fn of_others(name: &str, host_link: &str, host_address: Ipv4Addr, address: Ipv4Addr) -> Self {
+        let (name, host_link) = (name.to_owned(), host_link.to_owned());
+        Self { name, host_link, host_address, address, lock: None }
     }
 
     /// Its name, as `ip netns` knows it.
@@ -123,6 +130,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        self.remove();
+        if self.lock.is_some() {
+            self.remove();
+        }
     }
 }

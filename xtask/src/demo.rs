@@ -6,7 +6,6 @@
 mod build;
 mod programs;
 mod show;
-mod signals;
 
 use std::{
     fs::{self, OpenOptions},
@@ -27,7 +26,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::{packages, terminal::Terminal, toolchain};
+use crate::{packages, signals, terminal::Terminal, toolchain};
 
 /// Run directory of the demo's Egret: its own, so that it disturbs no other on this machine.
 const RUN_DIR: &str = "/run/egret-demo";

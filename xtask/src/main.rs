@@ -1,10 +1,14 @@
 //! Egret's tasks: `cargo xtask <task>`. One file per task; this one only lists them.
 
 mod clippy;
+mod cluster;
 mod command;
 mod demo;
 mod ebpf;
+mod image;
+mod manifests;
 mod packages;
+mod signals;
 mod soak;
 mod terminal;
 mod test;
@@ -21,6 +25,9 @@ use clap::Parser;
 enum Task {
     /// Start everything on this machine and walk through the scenario with a real curl
     Demo(demo::Options),
+    /// A real Kubernetes of two nodes on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Task),
     /// Run every test that this machine can run, and say what was left out
     Test,
     /// Five minutes of 1,000 new connections a second by one workload
@@ -29,6 +36,10 @@ enum Task {
     Toolchain,
     /// Build the kernel programs alone and print where the object is
     BuildEbpf,
+    /// Write the container image as an archive, without any container engine
+    Image(image::Options),
+    /// Make the chart's definitions and the plain manifests, or check that they are current and conform
+    Manifests(manifests::Options),
     /// Lint everything, the kernel programs on their own target
     Clippy,
     /// Check the rules of this code base that no compiler knows
@@ -38,10 +49,13 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(options) => demo::run(&options),
+        Task::Cluster(task) => cluster::run(&task),
         Task::Test => test::run(),
         Task::Soak => soak::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
+        Task::Image(options) => image::run(&options),
+        Task::Manifests(options) => manifests::run(&options),
         Task::Clippy => clippy::run(),
         Task::Tidy => tidy::run(),
     };

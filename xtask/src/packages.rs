@@ -1,6 +1,6 @@
 //! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -40,6 +40,58 @@ pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
         return Ok(());
     }
     if required.is_empty() { Ok(()) } else { bail!("install {} first", required.join(" and ")) }
+}
+
+/// Installs packages for the test cluster, or says what to run. What they bring runs only where we start it: their own services
+/// are not started.
+pub(crate) fn ensure_for_cluster(terminal: &mut Terminal, missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("install {} first", missing.join(", "));
+    if !installed("apt-get") || !nix::unistd::geteuid().is_root() {
+        bail!("missing on this machine: {by_hand}");
+    }
+    terminal.busy(&format!("installing {} (Debian packages)", missing.join(", ")))?;
+    let policy = WithoutServices::begin()?;
+    let arguments = [&["install", "-q", "-y", "--no-install-recommends"], missing].concat();
+    apt(&arguments).or_else(|_| apt(&["update", "-q"]).and_then(|()| apt(&arguments))).context(by_hand)?;
+    policy.end()
+}
+
+/// While this lives, packages start no services: Debian's maintainer scripts ask `policy-rc.d`.
+struct WithoutServices {
+    ours: bool,
+}
+
+impl WithoutServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn begin() -> Result<Self> {
+        // One that is there belongs to somebody, and most likely says the same.
+        let ours = !Path::new(Self::POLICY).exists();
+        if ours {
+            fs::write(Self::POLICY, "#!/bin/sh\nexit 101\n")?;
+            fs::set_permissions(Self::POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+
+    fn end(mut self) -> Result<()> {
+        if std::mem::take(&mut self.ours) {
+            fs::remove_file(Self::POLICY).with_context(|| format!("cannot remove {}", Self::POLICY))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WithoutServices {
+    fn drop(&mut self) {
+        if self.ours {
+            // After an error, which is what is told.
+            let _ = fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 /// Unpacks nginx for the end-to-end tests into `target/tools/nginx`. Not installed: Debian's package would start a server.

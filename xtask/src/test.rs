@@ -8,7 +8,7 @@ use std::{env, time::Instant};
 use anyhow::{Result, bail};
 use egret_tests::privileges;
 
-use crate::{clippy, command, packages, terminal::Terminal, tidy, toolchain};
+use crate::{clippy, command, manifests, packages, terminal::Terminal, tidy, toolchain};
 
 /// Runs all tests.
 pub(crate) fn run() -> Result<()> {
@@ -22,6 +22,13 @@ pub(crate) fn run() -> Result<()> {
     clippy::run()?;
     terminal.section("Unit and in-process tests")?;
     cargo(&["test", "--workspace", "--exclude", "egret-tests"])?;
+
+    if let Some(why) = manifests::missing() {
+        terminal.bad(&format!("Left out: chart and manifests, because of this: {why}"))?;
+    } else {
+        terminal.section("Chart and manifests")?;
+        manifests::check_all()?;
+    }
 
     if let Some(why) = privileges::missing() {
         terminal

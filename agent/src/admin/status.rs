@@ -5,9 +5,42 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    kubernetes::Cluster,
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
+    tls::store::{CertificateStatus, CertificateStore},
 };
+
+/// Which process answers, and how it stands with what every role needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleStatus {
+    /// Its version of Egret; empty where that is older than this field.
+    pub version: String,
+    /// Its pod, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Its node, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Its own certificates, or those of its workloads.
+    pub certificates: CertificateStatus,
+    /// What is in the way of reading the Kubernetes API, one sentence each.
+    pub cluster_problems: Vec<String>,
+}
+
+impl RoleStatus {
+    /// Of this process.
+    pub fn of(cluster: Option<&Cluster>, certificates: &CertificateStore) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pod: cluster.map(|cluster| cluster.own.name.clone()),
+            node: cluster.map(|cluster| cluster.own.node.clone()),
+            certificates: certificates.status(),
+            cluster_problems: cluster.map(|cluster| cluster.standing.problems()).unwrap_or_default(),
+        }
+    }
+}
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -37,6 +70,9 @@ pub struct WorkloadStatus {
 pub struct AgentStatus {
     /// Process id.
     pub pid: u32,
+    /// Which agent this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
     /// The gateway it tunnels to.
     pub gateway: SocketAddr,
     /// Enrolled workloads.
@@ -56,6 +92,9 @@ pub struct AgentStatus {
 pub struct GatewayStatus {
     /// Process id.
     pub pid: u32,
+    /// Which gateway this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
     /// Its identity's trust domain.
     pub trust_domain: String,
     /// `ALLOW_ANY` or `REGISTRY_ONLY`.

@@ -21,7 +21,7 @@ use crate::{
     datapath::Capture,
     flow::{FlowTable, Side},
     hbone::client::Gateway,
-    kubernetes::{self, Cluster},
+    kubernetes::{self, Cluster, configuration::Scope},
     mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
@@ -49,7 +49,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();
@@ -93,7 +93,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     tasks.spawn(admin::serve(
         admin_listener,
-        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone(), cluster.clone()),
         stop.clone(),
     ));
     let (guards, wanted) = watch::channel(Guards::unknown());

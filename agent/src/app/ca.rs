@@ -4,14 +4,14 @@ use anyhow::Context as _;
 use tokio_util::task::TaskTracker;
 
 use super::{Settings, role, shutdown};
-use crate::{admin, ca};
+use crate::{admin, ca, kubernetes::configuration::Scope};
 
 /// Runs the CA until it is told to end.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let _announced = role::announce(&settings.run_dir, "ca")?;
     let cluster = role::cluster(&settings)?;
-    let configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let configuration = role::configuration(&settings, cluster.as_ref(), Scope::Ca, &stop).await?;
     let trust_domain = configuration.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;

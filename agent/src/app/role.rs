@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Settings, Source, run_dir::RunDir};
 use crate::{
-    kubernetes::{self, Cluster},
+    kubernetes::{
+        Cluster,
+        configuration::{self, Scope},
+    },
     source::{
         directory::{self, Loaded},
         report::Severity,
@@ -132,14 +135,15 @@ pub(super) fn cluster(settings: &Settings) -> anyhow::Result<Option<Cluster>> {
     }
 }
 
-/// Starts to watch the configuration; the first load is done when this returns.
+/// Starts to watch the part of the configuration that the role needs; the first load is done when this returns.
 pub(super) async fn configuration(
     settings: &Settings,
     cluster: Option<&Cluster>,
+    scope: Scope,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Loaded>> {
     match (&settings.source, cluster) {
-        (Source::Kubernetes, Some(cluster)) => kubernetes::configuration::watch(cluster, stop)
+        (Source::Kubernetes, Some(cluster)) => configuration::watch(cluster, scope, stop)
             .await
             .context("told to end before the configuration was read"),
         (Source::Directory(directory), _) => directory::watch(directory, stop.clone())

@@ -1,7 +1,7 @@
 //! What can be written on the command line.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,13 +9,19 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::plugin;
 use crate::{
     app::{
-        Settings, Source,
+        Ending, Settings, Source,
         run_dir::{self, RunDir},
     },
+    flow::FlowRecord,
     hbone,
+    kubernetes::outside::Access,
 };
+
+/// The port on which gateway and CA answer probes of a kubelet: Istio's proxies use the same.
+const HEALTH_PORT: u16 = 15021;
 
 /// Secure egress without sidecars: eBPF capture, mutual TLS under workload identities, one shared egress gateway.
 #[derive(Debug, Parser)]
@@ -36,23 +42,48 @@ pub(super) enum Command {
     /// Release a workload that was enrolled by hand; it goes on, and what it dials from then on is direct
     Release(Release),
     /// List flows: who, to where, by which rule, how much
-    Flows(Query),
-    /// Show workloads, configuration and counters
-    Status(Query),
+    Flows(Flows),
+    /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
+    Status(Status),
     /// Validate a directory of YAML files
     Check(Check),
+    /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
+    Crds(Output),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
-    /// Probe what Egret needs of this machine, and say what to do where it is missing
+    /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
     Doctor(Doctor),
     /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
     VerifyBypass(VerifyBypass),
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
-    Gateway(Role),
+    Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
     Ca(Role),
+    /// Print what a role of this machine answers: `egret status` and the like run it in pods
+    #[command(hide = true)]
+    Ask(Ask),
+}
+
+impl Command {
+    /// The verb, where it is one for the machine it runs on, and for no cluster.
+    pub(super) fn of_a_machine(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Up(_) => "up",
+            Self::Exec(_) => "exec",
+            Self::Enroll(_) => "enroll",
+            Self::Release(_) => "release",
+            Self::VerifyBypass(_) => "verify-bypass",
+            Self::Agent(_) => "agent",
+            Self::Gateway(_) => "gateway",
+            Self::Ca(_) => "ca",
+            Self::Ask(_) => "ask",
+            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
+                return None;
+            }
+        })
+    }
 }
 
 /// Which Egret of this machine.
@@ -67,6 +98,39 @@ impl Instance {
     pub(super) fn run_dir(&self) -> RunDir {
         // Relative paths would mean something else to the other processes of the instance.
         RunDir::new(std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone()))
+    }
+}
+
+/// Which cluster, for who asks from outside of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterAccess {
+    /// A cluster: the current context of the kubeconfig
+    #[arg(long, conflicts_with = "context")]
+    cluster: bool,
+    /// A cluster: this context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// A cluster: by this kubeconfig, instead of `KUBECONFIG` or the one in the home directory
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A cluster: Egret is in this namespace of it; else it is looked for
+    #[arg(long, value_name = "NAMESPACE")]
+    egret_namespace: Option<String>,
+}
+
+impl ClusterAccess {
+    /// The cluster, if one is meant: each of these arguments says so, and so does the name `kubectl-egret`.
+    pub(super) fn cluster(&self) -> Option<Access> {
+        self.chosen(plugin::is_plugin())
+    }
+
+    fn chosen(&self, plugin: bool) -> Option<Access> {
+        let named = self.context.is_some() || self.kubeconfig.is_some() || self.egret_namespace.is_some();
+        (plugin || self.cluster || named).then(|| Access {
+            context: self.context.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            egret_namespace: self.egret_namespace.clone(),
+        })
     }
 }
 
@@ -98,9 +162,22 @@ struct Draining {
 
 #[derive(Debug, clap::Args)]
 struct Tunnels {
-    /// Address of the gateway's tunnel port
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], hbone::PORT)))]
-    hbone_address: SocketAddr,
+    /// Address of the gateway's tunnel port [default: 127.0.0.1:15008; of a gateway with --kubernetes: [::]:15008]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    hbone_address: Option<SocketAddr>,
+}
+
+impl Tunnels {
+    fn on_machine(&self) -> SocketAddr {
+        self.hbone_address.unwrap_or((Ipv4Addr::LOCALHOST, hbone::PORT).into())
+    }
+
+    fn with(&self, source: &Source) -> SocketAddr {
+        match source {
+            Source::Directory(_) => self.on_machine(),
+            Source::Kubernetes => self.hbone_address.unwrap_or((Ipv6Addr::UNSPECIFIED, hbone::PORT).into()),
+        }
+    }
 }
 
 /// Where a role's configuration comes from.
@@ -123,12 +200,50 @@ pub(super) struct Role {
     instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    /// Where to answer probes, /healthz/live and /healthz/ready [default: nowhere; with --kubernetes: [::]:15021]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_address: Option<SocketAddr>,
 }
 
 impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        // No other role can be taken over.
-        settings(&self.instance, self.configuration.source()?, &self.tunnels, Draining { drain_deadline: 0 })
+        let source = self.configuration.source()?;
+        let health_address = self
+            .health_address
+            .or_else(|| (source == Source::Kubernetes).then(|| (Ipv6Addr::UNSPECIFIED, HEALTH_PORT).into()));
+        // No other role than the agent can be taken over.
+        let settings = settings(&self.instance, source, &self.tunnels, Draining { drain_deadline: 0 })?;
+        Ok(Settings { health_address, ..settings })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Gateway {
+    #[command(flatten)]
+    role: Role,
+    /// How long to go on taking new tunnels after SIGTERM, until agents have heard of the end [default: 0; with --kubernetes: 5]
+    #[arg(long, value_name = "SECONDS")]
+    drain_delay: Option<u64>,
+    /// How long after SIGTERM what still goes on is cut [default: 5; with --kubernetes: 30]
+    #[arg(long, value_name = "SECONDS")]
+    drain_deadline: Option<u64>,
+}
+
+impl Gateway {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = self.role.settings()?;
+        let usual = settings.ending;
+        let ending = Ending {
+            delay: self.drain_delay.map_or(usual.delay, Duration::from_secs),
+            deadline: self.drain_deadline.map_or(usual.deadline, Duration::from_secs),
+        };
+        anyhow::ensure!(
+            ending.delay <= ending.deadline,
+            "--drain-delay {} is longer than --drain-deadline {}: both count from the signal, so the deadline has to be the later one",
+            ending.delay.as_secs(),
+            ending.deadline.as_secs(),
+        );
+        Ok(Settings { ending, ..settings })
     }
 }
 
@@ -177,8 +292,10 @@ fn settings(
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         run_dir: instance.run_dir(),
+        hbone_address: tunnels.with(&source),
+        health_address: None,
+        ending: Ending::usual(&source),
         source,
-        hbone_address: tunnels.hbone_address,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
     })
 }
@@ -257,6 +374,45 @@ pub(super) struct Query {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of a cluster: list everything that is enrolled
+    #[arg(long)]
+    pub(super) pods: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flows {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of workloads in this namespace only
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+}
+
+impl Flows {
+    /// Whether this flow is asked for.
+    pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// agent or gateway
+    pub(super) role: String,
+    /// What to ask it for, such as /status
+    pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Output {
     /// How to print
     #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
@@ -290,6 +446,8 @@ pub(super) struct Doctor {
     #[command(flatten)]
     tunnels: Tunnels,
     #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    #[command(flatten)]
     pub(super) output: Output,
 }
 
@@ -297,7 +455,7 @@ impl Doctor {
     pub(super) fn subject(&self) -> crate::doctor::Subject {
         crate::doctor::Subject {
             run_dir: self.instance.run_dir(),
-            hbone_address: self.tunnels.hbone_address,
+            hbone_address: self.tunnels.on_machine(),
             config: self.config.clone(),
         }
     }
@@ -383,11 +541,28 @@ pub(super) struct Explain {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_is_meant_when_an_argument_or_the_name_says_so() {
+        let access = |arguments: &[&str]| {
+            let all = ["egret", "status"].iter().chain(arguments);
+            let super::Command::Status(status) = super::Args::parse_from(all).command else {
+                unreachable!("it was status")
+            };
+            status.access
+        };
+        assert_eq!(access(&[]).chosen(false), None);
+        assert_eq!(access(&[]).chosen(true), Some(super::Access::default()));
+        assert_eq!(access(&["--cluster"]).chosen(false), Some(super::Access::default()));
+        let named = access(&["--context", "prod"]).chosen(false).unwrap();
+        assert_eq!(named.context.as_deref(), Some("prod"));
+        assert!(access(&["--egret-namespace", "x"]).chosen(false).is_some());
     }
 
     #[test]

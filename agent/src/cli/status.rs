@@ -1,10 +1,12 @@
-//! `egret status`: workloads, configuration and counters of the running instance.
+//! `egret status`: workloads, configuration and counters of the running instance. A cluster's is `cluster::status`.
+
+use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::{
-    args::{Format, Query},
-    output,
+    args::{self, Format, Query},
+    cluster, output,
 };
 use crate::{
     admin::{AgentStatus, GatewayStatus, WorkloadStatus, client},
@@ -30,7 +32,19 @@ struct Config {
 }
 
 /// Asks, prints.
-pub(super) async fn run(query: Query) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: args::Status) -> anyhow::Result<ExitCode> {
+    let args::Status { query, access, pods } = arguments;
+    if let Some(access) = access.cluster() {
+        return cluster::status::run(&access, pods, query.output.format).await;
+    }
+    anyhow::ensure!(
+        !pods,
+        "--pods is for a cluster: name one with --context, or --cluster for the current context"
+    );
+    of_machine(&query).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn of_machine(query: &Query) -> anyhow::Result<()> {
     let run_dir = query.instance.run_dir();
     let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
     let (agent, gateway) = tokio::join!(

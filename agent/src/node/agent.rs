@@ -347,6 +347,11 @@ impl Agent {
         self.socket_settings.send_modify(|settings| *settings = settings.changed(direct, existing));
     }
 
+    /// The certificates of its workloads.
+    pub fn certificates(&self) -> &CertificateStore {
+        &self.certificates
+    }
+
     /// The flows recorded.
     pub fn flows(&self) -> &FlowTable {
         &self.flows

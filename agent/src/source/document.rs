@@ -1,15 +1,15 @@
-//! One YAML document → the objects in it, each with its problems.
+//! One YAML document, or one object of the Kubernetes API → the objects in it, each with its problems.
 //!
 //! A file is cut at `---` first, so that a document that is not YAML takes no other with it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    codes,
+    api, codes,
     fields::{Field, Problems, nearest},
     kinds::{self, Item, Meta},
     node::{Node, Value},
-    report::{Problem, Severity},
+    report::{OBJECT, Problem, Severity},
     scalars,
 };
 use crate::mesh::{HostPattern, Kind, ObjectRef, Selector};
@@ -24,18 +24,6 @@ const BYSTANDERS: [&str; 8] = [
     "DaemonSet",
     "Pod",
     "Kustomization",
-];
-
-/// The kinds Egret reads.
-const READ: [&str; 8] = [
-    "ServiceEntry",
-    "Gateway",
-    "VirtualService",
-    "DestinationRule",
-    "AuthorizationPolicy",
-    "Secret",
-    "MeshConfig",
-    "WorkloadBinding",
 ];
 
 /// One definition of an object, or a document that could not be taken for one.
@@ -74,6 +62,48 @@ pub(super) fn read_file(file: &Arc<str>, text: &str) -> Vec<Definition> {
         }
     }
     found
+}
+
+/// Reads an object of the Kubernetes API, which has neither documents nor lines.
+pub(super) fn read_object(place: &Arc<str>, object: &serde_json::Value) -> Vec<Definition> {
+    let mut found = Vec::new();
+    match Node::from_json(object) {
+        Ok(node) => read_node(place, OBJECT, &node, &mut found),
+        Err(message) => {
+            let mut definition = empty(place, OBJECT, None);
+            definition.unreadable = true;
+            definition.seems = object.get("kind").and_then(serde_json::Value::as_str).and_then(seems);
+            definition.complain(codes::UNREADABLE, format!("cannot be read: {message}"), None);
+            found.push(definition);
+        }
+    }
+    found
+}
+
+/// Reads a file that has to hold the settings, and may hold nothing else.
+pub(super) fn read_settings(file: &Arc<str>, text: &str) -> Vec<Definition> {
+    let mut found = read_file(file, text);
+    for definition in &mut found {
+        if definition.object.take_if(|object| object.kind != Kind::MeshConfig).is_some() {
+            definition.item = None;
+            let remedy = Some("create it as an object of its own".to_owned());
+            definition.complain(codes::INERT, "only the MeshConfig is read from here", remedy);
+        }
+    }
+    if !found.iter().any(|definition| definition.object.is_some() || definition.unreadable) {
+        let remedy = "write the MeshConfig document there, as the Helm chart does";
+        found.push(without_settings(file, "holds no MeshConfig: the settings stay as they were", remedy));
+    }
+    found
+}
+
+/// What has to hold the settings does not.
+pub(super) fn without_settings(file: &Arc<str>, message: &str, remedy: &str) -> Definition {
+    let mut definition = empty(file, OBJECT, None);
+    definition.unreadable = true;
+    definition.seems = Some(Kind::MeshConfig);
+    definition.complain(codes::UNREADABLE, message, Some(remedy.to_owned()));
+    definition
 }
 
 /// A file that could not be read.
@@ -178,7 +208,7 @@ impl Definition {
 }
 
 fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Definition>) {
-    let mut definition = empty(file, document, Some(node.line));
+    let mut definition = empty(file, document, node.place());
     let text = |key: &str| node.get(key).and_then(Node::text);
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         definition.unreadable = true;
@@ -198,22 +228,10 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         }
         return;
     }
-    let istio = ["v1alpha3", "v1beta1", "v1"];
-    let known = match (group, kind) {
-        ("networking.istio.io", "ServiceEntry") => Some((Kind::ServiceEntry, &istio[..])),
-        ("networking.istio.io", "Gateway") => Some((Kind::Gateway, &istio[..])),
-        ("networking.istio.io", "VirtualService") => Some((Kind::VirtualService, &istio[..])),
-        ("networking.istio.io", "DestinationRule") => Some((Kind::DestinationRule, &istio[..])),
-        ("security.istio.io", "AuthorizationPolicy") => Some((Kind::AuthorizationPolicy, &istio[1..])),
-        ("", "Secret") => Some((Kind::Secret, &["v1"][..])),
-        ("egret.dev", "MeshConfig") => Some((Kind::MeshConfig, &["v1alpha1"][..])),
-        ("egret.dev", "WorkloadBinding") => Some((Kind::WorkloadBinding, &["v1alpha1"][..])),
-        _ => None,
-    };
-    let Some((kind, versions)) = known else {
+    let Some(api) = api::find(group, kind) else {
         if !BYSTANDERS.contains(&kind) {
             let message = format!("{kind} ({version}) is not a kind Egret reads");
-            let meant = nearest(kind, READ.iter().copied());
+            let meant = nearest(kind, api::APIS.iter().map(|api| api.name));
             let remedy = meant.map(|name| {
                 if name == kind { "check apiVersion".to_owned() } else { format!("did you mean {name}?") }
             });
@@ -229,6 +247,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         found.push(definition);
         return;
     };
+    let kind = api.kind;
     let Some(meta) = read_meta(kind, node, &mut definition) else {
         definition.unreadable = true;
         definition.seems = Some(kind);
@@ -238,8 +257,9 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
     definition.object = Some(meta.object.clone());
     definition.selector = readable_selector(node);
     definition.hosts = readable_hosts(kind, node, &meta.object.namespace);
-    if !versions.contains(&version_only) {
-        let remedy = format!("use {group}/{}", versions.last().copied().unwrap_or("v1"));
+    if !api.versions.contains(&version_only) {
+        let newest = api.newest();
+        let remedy = if group.is_empty() { format!("use {newest}") } else { format!("use {group}/{newest}") };
         definition.complain(
             codes::NOT_AN_OBJECT,
             format!("{version} is not a version of {kind}"),
@@ -262,7 +282,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
             code: problem.code.to_owned(),
             file: file.to_string(),
             document,
-            line: Some(problem.line),
+            line: problem.line,
             object: Some(meta.object.to_string()),
             field: Some(problem.field),
             message: problem.message,

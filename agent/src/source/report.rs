@@ -14,6 +14,9 @@ pub enum Severity {
     Error,
 }
 
+/// The document of a problem that is in no file.
+pub const OBJECT: usize = 0;
+
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -21,9 +24,9 @@ pub struct Problem {
     pub severity: Severity,
     /// Stable code, such as `EG0101`.
     pub code: String,
-    /// File, relative to the directory.
+    /// File, relative to the directory; on a cluster the object of the Kubernetes API, as `Kind namespace/name`.
     pub file: String,
-    /// Document in the file, from 1.
+    /// Document in the file, from 1; 0 where it is no file but an object of the Kubernetes API.
     pub document: usize,
     /// Line in the file, from 1, where known.
     pub line: Option<u64>,
@@ -47,8 +50,11 @@ impl fmt::Display for Problem {
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
-        write!(f, " (document {})", self.document)?;
-        if let Some(object) = &self.object {
+        if self.document != OBJECT {
+            write!(f, " (document {})", self.document)?;
+        }
+        // An object of the API is its own place.
+        if let Some(object) = self.object.as_ref().filter(|object| **object != self.file) {
             write!(f, " {object}")?;
         }
         if let Some(field) = &self.field {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -170,6 +171,18 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// When the first of these certificates ends.
+pub fn end_of_pem(pem: &str) -> Result<Timestamp, Invalid> {
+    let mut first: Option<SystemTime> = None;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|e| Invalid(format!("it is not PEM: {e}")))?;
+        let (_, end) = validity(&certificate)?;
+        first = Some(first.map_or(end, |first| first.min(end)));
+    }
+    let first = first.ok_or_else(|| Invalid("there is no certificate in it".to_owned()))?;
+    Timestamp::try_from(first).map_err(|e| Invalid(format!("it ends at no time that can be told: {e}")))
 }
 
 /// First and last second of a certificate.

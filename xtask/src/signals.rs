@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM end every wait, so that the demo unwinds and cleans up.
+//! Ctrl-C and SIGTERM end every wait, so that a task unwinds and cleans up.
 
 use anyhow::{Context as _, Result};
 use egret_tests::wait;
@@ -12,7 +12,7 @@ extern "C" fn interrupt(_: c_int) {
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP interrupt instead of killing. Children start with the defaults again.
-pub(super) fn handle() -> Result<()> {
+pub(crate) fn handle() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(interrupt), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler stores into an atomic, which is async-signal-safe.

@@ -1,0 +1,115 @@
+//! `cargo xtask cluster`: a real Kubernetes of two nodes on this machine. The cluster itself is `egret_tests::cluster`; here is
+//! what a person sees of it, and what has to be built for it.
+
+mod build;
+
+use std::{env, path::PathBuf, time::Instant};
+
+use anyhow::{Result, bail};
+use egret_tests::{
+    cluster::{self, Cluster, plan::NODES, tools},
+    privileges,
+};
+
+use crate::{signals, terminal::Terminal};
+
+/// What to do with the cluster.
+#[derive(clap::Subcommand)]
+pub(crate) enum Task {
+    /// Build what a cluster is made of, without starting one
+    Tools,
+    /// Start a cluster, and leave it running
+    Up(Name),
+    /// Remove a cluster and everything of it
+    Down(Name),
+}
+
+/// Which cluster.
+#[derive(clap::Args)]
+pub(crate) struct Name {
+    /// Short name; clusters of different names run side by side
+    #[arg(long, default_value = "egret")]
+    name: String,
+}
+
+/// Runs one task.
+pub(crate) fn run(task: &Task) -> Result<()> {
+    let mut terminal = Terminal::new();
+    signals::handle()?;
+    match task {
+        Task::Tools => build::tools(&mut terminal).map(drop),
+        Task::Up(name) => up(&mut terminal, &name.name),
+        Task::Down(name) => down(&mut terminal, &name.name),
+    }
+}
+
+fn up(terminal: &mut Terminal, name: &str) -> Result<()> {
+    if let Some(kubeconfig) = foreign() {
+        return terminal.good(&format!(
+            "KUBECONFIG names {}: that cluster is used, and none is started. Unset it to start one here.",
+            kubeconfig.display()
+        ));
+    }
+    machine_allows()?;
+    let built = build::tools(terminal)?;
+    if let Ok(running) = Cluster::attach(name, &built)
+        && running.wait_for_nodes().is_ok()
+    {
+        terminal.good(&format!("The cluster {name} is up already"))?;
+        return usage(terminal, &running);
+    }
+    terminal.section(&format!("Starting the cluster {name}"))?;
+    let started = Instant::now();
+    let options = cluster::Options { name: name.to_owned(), tools: built, files: tools::files() };
+    let mut running = Cluster::start(&options, &mut |reached| {
+        terminal.done(&format!("{:.1} s", started.elapsed().as_secs_f32()), reached)
+    })?;
+    running.keep();
+    usage(terminal, &running)
+}
+
+fn down(terminal: &mut Terminal, name: &str) -> Result<()> {
+    if let Some(kubeconfig) = foreign() {
+        return terminal.good(&format!(
+            "KUBECONFIG names {}: that cluster is not ours to remove. Unset it to remove the one here.",
+            kubeconfig.display()
+        ));
+    }
+    machine_allows()?;
+    if !cluster::exists(name)? {
+        return terminal.good(&format!("There is no cluster {name} on this machine"));
+    }
+    cluster::remove(name)?;
+    terminal.good(&format!("The cluster {name} is gone: no process, namespace, cgroup or mount is left"))
+}
+
+/// The kubeconfig of a cluster that is to be used instead of one of ours.
+fn foreign() -> Option<PathBuf> {
+    env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn machine_allows() -> Result<()> {
+    match privileges::missing() {
+        None => Ok(()),
+        Some(why) => bail!(
+            "a cluster needs root and a kernel with eBPF: {why}; run \
+             `sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask cluster …`"
+        ),
+    }
+}
+
+fn usage(terminal: &mut Terminal, running: &Cluster) -> Result<()> {
+    let state = running.plan().state();
+    terminal.block(&format!(
+        "kubectl       export KUBECONFIG={}; {} get pods -A\n\
+         on a node     {}/machines/{}/enter sh\n\
+         logs          {}/logs\n\
+         end it        cargo xtask cluster down --name {}\n",
+        running.kube().kubeconfig().display(),
+        running.kube().command("kubectl").get_program().to_string_lossy(),
+        state.display(),
+        NODES[0],
+        state.display(),
+        running.plan().name(),
+    ))
+}
