@@ -27,10 +27,11 @@ use crate::{
         agent::{Agent, Parts},
         binding,
         cgroup::Hierarchy,
-        guard::Guards,
+        guard::{self, Guards},
         pods, resolvers,
         sockets::{Direct, SocketSettings},
     },
+    source::directory::Loaded,
     tls::{issuer::unix::UnixIssuer, store::CertificateStore},
 };
 
@@ -49,6 +50,10 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let cluster = role::cluster(&settings)?;
+    if let Some(cluster) = &cluster {
+        pods::admit_own(&cleanup::pin_directory(&settings.run_dir.instance()), &cluster.own.uid)
+            .context("this pod may be held by the strict start of an earlier agent")?;
+    }
     let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
@@ -96,7 +101,7 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         admin::agent(Arc::clone(&agent), mesh.trust_domain.clone(), cluster.clone()),
         stop.clone(),
     ));
-    let (guards, wanted) = watch::channel(Guards::unknown());
+    let (guards, of_bindings) = watch::channel(Guards::unknown());
     tasks.spawn(binding::run(
         Arc::clone(&agent),
         configuration.clone(),
@@ -104,10 +109,15 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         guards,
         stop.clone(),
     ));
+    let wanted = match cluster {
+        Some(cluster) => {
+            let of_pods =
+                follow_pods(&tasks, &agent, cluster, mesh.trust_domain.clone(), configuration.clone(), &stop);
+            guard::both(of_bindings, of_pods)
+        }
+        None => of_bindings,
+    };
     tasks.spawn(Arc::clone(&agent).guard(wanted));
-    if let Some(cluster) = cluster {
-        follow_pods(&tasks, &agent, cluster, mesh.trust_domain.clone(), &stop);
-    }
     let retiring = Arc::clone(&agent);
     tasks.spawn(async move {
         time::sleep(LINGER).await;
@@ -156,26 +166,31 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Enrols the pods of this node, and tells them so.
+/// Enrols the pods of this node, and tells them so. Returns what is to be guarded for them.
 fn follow_pods(
     tasks: &TaskTracker,
     agent: &Arc<Agent>,
     cluster: Cluster,
     trust_domain: String,
+    configuration: watch::Receiver<Loaded>,
     stop: &CancellationToken,
-) {
+) -> watch::Receiver<Guards> {
     let (verdicts, told) = watch::channel(Arc::default());
+    let (guards, wanted) = watch::channel(Guards::unknown());
     let parts = pods::Parts {
         agent: Arc::clone(agent),
         own: cluster.own.uid.clone(),
         trust_domain,
         pods: kubernetes::pods::watch(&cluster),
+        configuration,
         verdicts,
+        guards,
     };
     tasks.spawn(pods::run(parts, stop.clone()));
     let agent = Arc::clone(agent);
     let failed = move || agent.condition_not_written();
     tasks.spawn(kubernetes::pods::conditions::write(cluster, told, failed, stop.clone()));
+    wanted
 }
 
 /// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.

@@ -57,6 +57,11 @@ pub(super) fn entry(parent: &str, name: &str) -> Entry {
     }
 }
 
+/// Whether a pod with this uid is static: the kubelet gives it a hash, which has no hyphens. The API server may be one itself.
+pub(super) fn is_static(uid: &str) -> bool {
+    uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +113,11 @@ mod tests {
         ] {
             assert_eq!(entry(parent, &name), expected, "{parent}/{name}");
         }
+    }
+
+    #[test]
+    fn static_pods_have_no_hyphens() {
+        assert!(is_static(STATIC));
+        assert!(!is_static(UID) && !is_static("0123"));
     }
 }
