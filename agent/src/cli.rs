@@ -65,7 +65,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Ca(role) => {
             logging::init();
-            current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
+            current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
         }
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
         Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
@@ -73,7 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
-        Command::Check(check) => check::run(&check),
+        Command::Check(check) => current_thread()?.block_on(check::run(check)),
         Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),

@@ -13,6 +13,7 @@ mod dial;
 mod directories;
 mod dns;
 pub mod foreign;
+mod gateways;
 pub mod guard;
 mod handover;
 mod hop;

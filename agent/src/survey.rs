@@ -5,13 +5,10 @@
 pub mod findings;
 pub mod flows;
 pub mod overview;
-mod wanted;
 
 use std::fmt;
 
 use serde::Serialize;
-
-pub use wanted::wants_egress;
 
 /// A part of Egret that runs as pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

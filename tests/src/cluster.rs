@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ use crate::{netns::Namespace, wait};
 /// The cluster's DNS server and all it needs.
 const COREDNS: &str = include_str!("../cluster/coredns.yaml");
 /// What a part of the cluster gets to be ready, on a machine that is busy with other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -78,10 +78,16 @@ impl Cluster {
         fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
         let files = files.canonicalize()?;
         fs::write(state.join("files"), files.to_string_lossy().as_bytes())?;
-        // From here on, dropping it removes all that is there.
         let kube = Kube::new(&options.tools, &state.join("kubeconfig"));
-        let cluster = Self { plan, files, kube, keep: false };
-        cluster.set_up(options, progress)?;
+        // Removed below where it does not come up: we hold the lock that dropping it would take.
+        let mut cluster = Self { plan, files, kube, keep: true };
+        if let Err(error) = cluster.set_up(options, progress) {
+            return Err(match remove_all(&cluster.plan) {
+                Ok(()) => error,
+                Err(left) => error.context(format!("and what was started is not all removed: {left:#}")),
+            });
+        }
+        cluster.keep = false;
         Ok(cluster)
     }
 
@@ -163,7 +169,8 @@ impl Cluster {
         machine.kill()?;
         machine.boot(&self.plan, &self.files.join(name))?;
         network::node(&self.plan, index, &machine)?;
-        node::SERVICES.iter().try_for_each(|service| machine.start(service))
+        node::start_containerd(&machine)?;
+        node::start_kubelet(&machine)
     }
 
     fn set_up(&self, options: &Options, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
@@ -188,8 +195,7 @@ impl Cluster {
             machine.boot(plan, &files)?;
             network::node(plan, *index, machine)?;
             node::define(plan, *index, machine, &options.tools, &certificates, &files)?;
-            machine.start("containerd")?;
-            node::wait_for_containerd(machine)?;
+            node::start_containerd(machine)?;
             images.iter().try_for_each(|archive| import(machine, archive))
         })?;
         progress("machines run, images are on the nodes")?;
@@ -198,8 +204,7 @@ impl Cluster {
         progress("the API server is ready")?;
         for (index, machine) in &nodes {
             self.kube.apply(&node::object(plan, *index))?;
-            machine.start("kubelet")?;
-            machine.start("kube-proxy")?;
+            node::start_kubelet(machine)?;
         }
         self.kube.apply(COREDNS)?;
         self.wait_for_nodes()?;
@@ -220,7 +225,7 @@ impl Cluster {
             Ok(self.kubectl(&["get", "--raw=/readyz"]).ok())
         })
         .map(drop)
-        .with_context(|| self.control().log("kube-apiserver"))
+        .map_err(|error| self.control().explained(&error, "kube-apiserver"))
     }
 
     /// Waits until both nodes are ready.
@@ -233,10 +238,17 @@ impl Cluster {
             let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
             items.len() == NODES.len() && items.iter().all(ready)
         };
-        self.kube
-            .wait_for("both nodes to be ready", &["nodes"], PATIENCE, all)
-            .map(drop)
-            .with_context(|| NODES.map(|node| Machine::of(&self.plan, node).log("kubelet")).join("\n"))
+        self.kube.wait_for("both nodes to be ready", &["nodes"], PATIENCE, all).map(drop).map_err(|error| {
+            let logs = NODES.map(|node| Machine::of(&self.plan, node).log("kubelet"));
+            anyhow!(
+                "{error:#}
+{}",
+                logs.join(
+                    "
+"
+                )
+            )
+        })
     }
 }
 
@@ -334,11 +346,14 @@ fn lock(plan: &Plan) -> Result<Flock<File>> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        anyhow::anyhow!("another process starts or removes the cluster {} right now: let it end", plan.name())
+        anyhow!("another process starts or removes the cluster {} right now: let it end", plan.name())
     })
 }
 
 fn import(machine: &Machine, archive: &Path) -> Result<()> {
+    if wait::interrupted() {
+        bail!("interrupted before {} was on {}", archive.display(), machine.name());
+    }
     let archive = archive.canonicalize().with_context(|| format!("no image {}", archive.display()))?;
     machine
         .run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])
@@ -354,10 +369,9 @@ fn in_parallel<T: Send>(
     thread::scope(|scope| {
         let work = &work;
         let threads: Vec<_> = each.into_iter().map(|one| scope.spawn(move || work(&one))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread of the harness panicked")))
-            .collect()
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| bail!("a thread of the harness panicked"))
+        })
     })
 }
 

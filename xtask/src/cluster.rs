@@ -7,11 +7,15 @@ use std::{env, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use egret_tests::{
-    cluster::{self, Cluster, plan::NODES, tools},
-    privileges,
+    cluster::{
+        self, Cluster,
+        plan::{NODES, Plan},
+        tools,
+    },
+    privileges, wait,
 };
 
-use crate::{signals, terminal::Terminal};
+use crate::{command, packages, signals, terminal::Terminal};
 
 /// What to do with the cluster.
 #[derive(clap::Subcommand)]
@@ -20,6 +24,8 @@ pub(crate) enum Task {
     Tools,
     /// Start a cluster, and leave it running
     Up(Name),
+    /// Run the tests that take a real cluster; they start their own
+    Test,
     /// Remove a cluster and everything of it
     Down(Name),
 }
@@ -39,6 +45,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
     match task {
         Task::Tools => build::tools(&mut terminal).map(drop),
         Task::Up(name) => up(&mut terminal, &name.name),
+        Task::Test => test(&mut terminal),
         Task::Down(name) => down(&mut terminal, &name.name),
     }
 }
@@ -51,6 +58,7 @@ fn up(terminal: &mut Terminal, name: &str) -> Result<()> {
         ));
     }
     machine_allows()?;
+    Plan::new(name)?;
     let built = build::tools(terminal)?;
     if let Ok(running) = Cluster::attach(name, &built)
         && running.wait_for_nodes().is_ok()
@@ -61,9 +69,15 @@ fn up(terminal: &mut Terminal, name: &str) -> Result<()> {
     terminal.section(&format!("Starting the cluster {name}"))?;
     let started = Instant::now();
     let options = cluster::Options { name: name.to_owned(), tools: built, files: tools::files() };
-    let mut running = Cluster::start(&options, &mut |reached| {
+    let running = Cluster::start(&options, &mut |reached| {
         terminal.done(&format!("{:.1} s", started.elapsed().as_secs_f32()), reached)
-    })?;
+    });
+    if wait::interrupted() {
+        // Dropped at the latest here, and with it all that was started.
+        drop(running);
+        bail!("interrupted; {}", gone(name)?);
+    }
+    let mut running = running?;
     running.keep();
     usage(terminal, &running)
 }
@@ -80,7 +94,32 @@ fn down(terminal: &mut Terminal, name: &str) -> Result<()> {
         return terminal.good(&format!("There is no cluster {name} on this machine"));
     }
     cluster::remove(name)?;
-    terminal.good(&format!("The cluster {name} is gone: no process, namespace, cgroup or mount is left"))
+    terminal.good(&gone(name)?)
+}
+
+/// Says that nothing of a cluster is left, if that is so.
+fn gone(name: &str) -> Result<String> {
+    let left = cluster::left(name)?;
+    if !left.is_empty() {
+        bail!("of the cluster {name} there is left: {}", left.join("; "));
+    }
+    Ok(format!("the cluster {name} is gone: no process, namespace, cgroup or mount is left"))
+}
+
+/// What keeps the tests from running on this machine.
+pub(crate) fn missing() -> Option<String> {
+    privileges::missing().or_else(|| {
+        let go = packages::installed("go") || tools::Tools::built().is_ok();
+        (!go).then(|| "Go, with which Kubernetes is built, is not on this machine".to_owned())
+    })
+}
+
+/// Builds everything and runs the tests, one at a time.
+pub(crate) fn test(terminal: &mut Terminal) -> Result<()> {
+    machine_allows()?;
+    build::tools(terminal)?;
+    let arguments = ["test", "--release", "--package", "egret-tests", "--test", "cluster", "--"];
+    command::run(command::cargo().args(arguments).arg("--test-threads=1"))
 }
 
 /// The kubeconfig of a cluster that is to be used instead of one of ours.

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: everything that can tell whether Egret works on this machine, cheapest first.
 //!
-//! The kernel and end-to-end tests need root and eBPF. Where they are missing the rest runs, and what was left out is said,
-//! with the reason; with `CI=true` that is a failure.
+//! The kernel, end-to-end and cluster tests need root and eBPF, the cluster tests Go too. Where they are missing the rest
+//! runs, and what was left out is said, with the reason; with `CI=true` that is a failure.
 
 use std::{env, time::Instant};
 
 use anyhow::{Result, bail};
 use egret_tests::privileges;
 
-use crate::{clippy, command, manifests, packages, terminal::Terminal, tidy, toolchain};
+use crate::{clippy, cluster, command, manifests, packages, terminal::Terminal, tidy, toolchain};
 
 /// Runs all tests.
 pub(crate) fn run() -> Result<()> {
@@ -24,18 +24,14 @@ pub(crate) fn run() -> Result<()> {
     cargo(&["test", "--workspace", "--exclude", "egret-tests"])?;
 
     if let Some(why) = manifests::missing() {
-        terminal.bad(&format!("Left out: chart and manifests, because of this: {why}"))?;
+        left_out(&mut terminal, "chart and manifests", &why)?;
     } else {
         terminal.section("Chart and manifests")?;
         manifests::check_all()?;
     }
 
     if let Some(why) = privileges::missing() {
-        terminal
-            .bad(&format!("Left out: the kernel tests and the end-to-end tests, because of this: {why}"))?;
-        if env::var_os("CI").is_some_and(|ci| ci == "true") {
-            bail!("in CI nothing may be left out");
-        }
+        left_out(&mut terminal, "the kernel tests, the end-to-end tests and the cluster tests", &why)?;
     } else {
         packages::ensure(&mut terminal)?;
         packages::unpack_nginx(&mut terminal)?;
@@ -44,8 +40,22 @@ pub(crate) fn run() -> Result<()> {
         terminal.section("Kernel and end-to-end tests")?;
         // One at a time: they share this machine's cgroups, namespaces and ports.
         cargo(&["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"])?;
+        terminal.section("On a real Kubernetes of two nodes")?;
+        match cluster::missing() {
+            None => cluster::test(&mut terminal)?,
+            Some(why) => left_out(&mut terminal, "the cluster tests", &why)?,
+        }
     }
     terminal.good(&format!("All passed, in {} s.", began.elapsed().as_secs()))
+}
+
+/// Says that tests were left out, which in CI is an error.
+fn left_out(terminal: &mut Terminal, what: &str, why: &str) -> Result<()> {
+    terminal.bad(&format!("Left out: {what}, because of this: {why}"))?;
+    if env::var_os("CI").is_some_and(|ci| ci == "true") {
+        bail!("in CI nothing may be left out");
+    }
+    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

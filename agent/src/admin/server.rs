@@ -91,7 +91,7 @@ async fn agent_status(State(AgentState { agent, cluster, .. }): State<AgentState
     Json(AgentStatus {
         pid: std::process::id(),
         role: RoleStatus::of(cluster.as_ref(), agent.certificates()),
-        gateway: agent.gateway().address,
+        gateways: agent.gateways(),
         workloads: agent.workloads(),
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),

@@ -1,10 +1,11 @@
 //! What the roles say of themselves: the JSON of `egret status -o json`.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    hbone::client::GatewayState,
     kubernetes::Cluster,
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
@@ -73,8 +74,8 @@ pub struct AgentStatus {
     /// Which agent this is.
     #[serde(flatten)]
     pub role: RoleStatus,
-    /// The gateway it tunnels to.
-    pub gateway: SocketAddr,
+    /// The gateways it tunnels to.
+    pub gateways: Vec<GatewayState>,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
     /// What stands in the way of WorkloadBindings and pods, one sentence each.

@@ -28,7 +28,7 @@ use crate::{
     kubernetes::configuration::Scope,
     mesh::SpiffeId,
     telemetry::access_log::AccessLog,
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
 /// Between two tries to get the gateway's first certificate.
@@ -61,7 +61,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Gateway, &stop).await?;
     health.has(CONFIGURATION);
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
-    let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
+    let certificates =
+        CertificateStore::new(role::issuer(&settings, cluster.as_ref(), identity.trust_domain())?);
     let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
     let access_log = access_log(&settings)?;
     let listener = listen(settings.hbone_address).with_context(|| {

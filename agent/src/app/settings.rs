@@ -5,6 +5,12 @@ use std::{ffi::OsStr, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use super::run_dir::RunDir;
 use crate::mesh::{IdentityError, MeshSettings, SpiffeId};
 
+/// The service account of agents, in Egret's own namespace.
+pub(super) const AGENT_ACCOUNT: &str = "egret-agent";
+
+/// Where the kubelet puts the token by which the CA knows us.
+pub(super) const CA_TOKEN: &str = "/var/run/secrets/egret/token";
+
 /// How many ended flows each side keeps (about 600 bytes each).
 pub(super) const RECENT_FLOWS: usize = 10_000;
 

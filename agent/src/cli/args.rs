@@ -13,8 +13,10 @@ use super::plugin;
 use crate::{
     app::{
         Ending, Settings, Source,
+        ca::{DEFAULT_LISTEN, Network},
         run_dir::{self, RunDir},
     },
+    ca::Account,
     flow::FlowRecord,
     hbone,
     kubernetes::outside::Access,
@@ -45,7 +47,7 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
-    /// Validate a directory of YAML files
+    /// Validate a directory of YAML files, or what a cluster has
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
@@ -60,7 +62,7 @@ pub(super) enum Command {
     /// Run the egress gateway (`egret up` does)
     Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
-    Ca(Role),
+    Ca(Ca),
     /// Print what a role of this machine answers: `egret status` and the like run it in pods
     #[command(hide = true)]
     Ask(Ask),
@@ -79,9 +81,12 @@ impl Command {
             Self::Gateway(_) => "gateway",
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
-            Self::Flows(_) | Self::Status(_) | Self::Check(_) | Self::Explain(_) | Self::Doctor(_) => {
-                return None;
-            }
+            Self::Crds(_)
+            | Self::Flows(_)
+            | Self::Status(_)
+            | Self::Check(_)
+            | Self::Explain(_)
+            | Self::Doctor(_) => return None,
         })
     }
 }
@@ -248,6 +253,30 @@ impl Gateway {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Ca {
+    #[command(flatten)]
+    role: Role,
+    /// With --kubernetes, where agents and gateways find it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// With --kubernetes, the service account of agents [default: egret-agent in the CA's own namespace]
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    agent_account: Option<WorkloadName>,
+}
+
+impl Ca {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        self.role.settings()
+    }
+
+    pub(super) fn network(&self) -> Network {
+        let account =
+            |account: WorkloadName| Account { namespace: account.namespace, name: account.service_account };
+        Network { listen: self.listen, agent: self.agent_account.clone().map(account) }
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Agent {
     #[command(flatten)]
     configuration: Configuration,
@@ -393,12 +422,16 @@ pub(super) struct Flows {
     /// Of workloads in this namespace only
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
+    /// Of the pods of this name only; what is left is what their nodes' agents know
+    #[arg(long, value_name = "NAME")]
+    pub(super) pod: Option<String>,
 }
 
 impl Flows {
     /// Whether this flow is asked for.
     pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
         self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+            && self.pod.as_ref().is_none_or(|pod| flow.pod.as_deref() == Some(pod))
     }
 }
 
@@ -430,8 +463,13 @@ pub(super) enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     /// Directory of YAML files
-    #[arg(value_name = "DIR")]
-    pub(super) directory: PathBuf,
+    #[arg(value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    pub(super) directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Print what concerns this namespace only; everything is read, and counts
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -520,8 +558,10 @@ pub(super) struct Explain {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Directory of YAML files, instead of the running gateway's configuration
-    #[arg(short = 'f', long, value_name = "DIR")]
+    #[arg(short = 'f', long, value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
     pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     /// Who asks
     #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
     pub(super) from: WorkloadName,

@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     admin::{AgentStatus, GatewayStatus, WorkloadStatus, client},
+    hbone::client::GatewayState,
     mesh::OnAgentDown,
+    net::endpoints::Condition,
     source::report::Problem,
 };
 
@@ -78,12 +80,27 @@ fn answered<T>(role: &str, answer: Result<T, client::Error>) -> Option<T> {
         .ok()
 }
 
+/// The gateways in one line, and what is wrong with them.
+fn gateways(gateways: &[GatewayState]) -> String {
+    if gateways.is_empty() {
+        return "nobody: no egress gateway is ready".to_owned();
+    }
+    let described = gateways.iter().map(|gateway| {
+        let draining = if gateway.condition == Condition::Draining { " (draining)" } else { "" };
+        let problem = gateway.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+        format!("{}{draining}{problem}", gateway.address)
+    });
+    described.collect::<Vec<_>>().join(", ")
+}
+
 fn human(status: &Status) -> String {
     let mut lines = Vec::new();
     let bypass =
         status.gateway.as_ref().is_some_and(|gateway| gateway.on_agent_down == OnAgentDown::Bypass.name());
     lines.push(match &status.agent {
-        Some(agent) => format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway),
+        Some(agent) => {
+            format!("agent    serving (pid {}), tunnels to {}", agent.pid, gateways(&agent.gateways))
+        }
         None if bypass => {
             "agent    DOWN: connections of its workloads GO OUT DIRECTLY (onAgentDown: BYPASS)".to_owned()
         }

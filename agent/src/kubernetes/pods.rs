@@ -4,7 +4,7 @@
 //! pods of other nodes are not.
 
 pub mod conditions;
-mod wish;
+pub(super) mod wish;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -10,13 +10,11 @@ use k8s_openapi::api::{
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 
-use super::{Outside, names};
+use super::{Outside, names, pods::wish};
 use crate::{
     doctor::Check,
-    survey::{
-        overview::{self, Scene, WantedPod},
-        wants_egress,
-    },
+    node::pods::Wish,
+    survey::overview::{self, Scene, WantedPod},
     tls::certificate,
 };
 
@@ -65,7 +63,7 @@ async fn wanted(outside: &Outside) -> kube::Result<Vec<WantedPod>> {
     let mut page = ListParams::default().limit(PAGE);
     loop {
         let list = Api::<Pod>::all(outside.client.clone()).list(&page).await?;
-        wanted.extend(list.items.iter().filter_map(|pod| is_wanted(pod, &labels)));
+        wanted.extend(list.items.iter().filter_map(|pod| is_wanted(pod, &labels, &outside.namespace)));
         match list.metadata.continue_ {
             Some(next) if !next.is_empty() => page = page.continue_token(&next),
             _ => return Ok(wanted),
@@ -73,10 +71,15 @@ async fn wanted(outside: &Outside) -> kube::Result<Vec<WantedPod>> {
     }
 }
 
-fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>) -> Option<WantedPod> {
+/// Whether it is meant to be captured, as agents decide it.
+fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>, ours: &str) -> Option<WantedPod> {
     let namespace = pod.namespace()?;
     let of_namespace = namespaces.get(&namespace).and_then(Option::as_deref);
-    if !wants_egress(of_namespace, pod.labels().get(names::EGRESS).map(String::as_str)) {
+    let of_pod = pod.labels().get(names::EGRESS).map(String::as_str);
+    let is_own =
+        namespace == ours && pod.labels().get("app.kubernetes.io/name").is_some_and(|n| n == "egret");
+    // A label that means nothing asks for nothing.
+    if wish::decide(of_pod, of_namespace, is_own).what != Wish::Enrolled {
         return None;
     }
     let status = pod.status.as_ref();
@@ -97,11 +100,11 @@ fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>) -> Option
 /// When the root certificate ends that the CA publishes.
 async fn root_ends(outside: &Outside) -> Result<Option<Timestamp>, String> {
     let maps = Api::<ConfigMap>::namespaced(outside.client.clone(), &outside.namespace);
-    let map = maps.get_opt(names::ROOT).await.map_err(|error| describe(&error))?;
-    let pem = map.and_then(|map| map.data?.remove(names::ROOT_KEY));
+    let map = maps.get_opt(names::CA_ROOT).await.map_err(|error| describe(&error))?;
+    let pem = map.and_then(|map| map.data?.remove(names::CA_ROOT_KEY));
     pem.map(|pem| {
         certificate::end_of_pem(&pem)
-            .map_err(|why| format!("ConfigMap {}/{}: {why}", outside.namespace, names::ROOT))
+            .map_err(|why| format!("ConfigMap {}/{}: {why}", outside.namespace, names::CA_ROOT))
     })
     .transpose()
 }
@@ -180,7 +183,7 @@ mod tests {
                 "metadata": {"name": "p", "namespace": namespace, "labels": {"egret.dev/egress": label}},
                 "spec": {"nodeName": node, "containers": []}, "status": status,
             });
-            is_wanted(&serde_json::from_value(pod).unwrap(), &namespaces)
+            is_wanted(&serde_json::from_value(pod).unwrap(), &namespaces, "istio-system")
         };
         let refused = json!({"phase": "Running", "conditions": [
             {"type": "egret.dev/Captured", "status": "False", "reason": "NoCgroup", "message": "no cgroup v2"}]});

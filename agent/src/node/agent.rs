@@ -42,7 +42,7 @@ use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
-    hbone::client::Gateway,
+    hbone::client::Gateways,
     mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
     tls::store::CertificateStore,
 };
@@ -92,8 +92,8 @@ pub struct Parts {
     pub capture: Capture,
     /// Certificates of the workloads.
     pub certificates: CertificateStore,
-    /// The egress gateway.
-    pub gateway: Gateway,
+    /// The egress gateways.
+    pub gateways: Arc<Gateways>,
     /// Where flows are recorded.
     pub flows: FlowTable,
     /// The run directory.
@@ -108,7 +108,7 @@ pub struct Parts {
 pub struct Agent {
     pub(super) capture: Capture,
     pub(super) certificates: CertificateStore,
-    pub(super) gateway: Gateway,
+    pub(super) gateways: Arc<Gateways>,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
     pub(super) dns: Dns,
@@ -203,11 +203,11 @@ pub struct Enrolment {
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy, sockets } = parts;
+        let Parts { capture, certificates, gateways, flows, run_dir, hierarchy, sockets } = parts;
         Arc::new(Self {
             capture,
             certificates,
-            gateway,
+            gateways,
             flows,
             counters: Counters::default(),
             dns: Dns::load(run_dir.synthetic()),
@@ -355,11 +355,6 @@ impl Agent {
     /// The flows recorded.
     pub fn flows(&self) -> &FlowTable {
         &self.flows
-    }
-
-    /// The gateway in use.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
     }
 
     /// What the kernel programs are to know of a workload.

@@ -40,6 +40,15 @@ pub struct Problem {
     pub remedy: Option<String>,
 }
 
+impl Problem {
+    /// Whether it is of an object in this namespace, or of none.
+    pub fn concerns(&self, namespace: &str) -> bool {
+        let object = self.object.as_ref().and_then(|object| object.split_once(' '));
+        let place = object.and_then(|(_, name)| name.split_once('/'));
+        place.is_none_or(|(found, _)| found == namespace)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
@@ -81,5 +90,28 @@ impl Report {
     /// Whether any object was refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OBJECT, Problem, Severity};
+
+    #[test]
+    fn what_is_of_no_object_concerns_every_namespace() {
+        let problem = |object: Option<&str>| Problem {
+            severity: Severity::Error,
+            code: "EG0102".to_owned(),
+            file: "Secrets of a".to_owned(),
+            document: OBJECT,
+            line: None,
+            object: object.map(str::to_owned),
+            field: None,
+            message: "is no object".to_owned(),
+            remedy: None,
+        };
+        assert!(problem(Some("Gateway a/b")).concerns("a") && !problem(Some("Gateway a/b")).concerns("b"));
+        assert!(problem(None).concerns("b"));
+        assert_eq!(problem(None).to_string(), "error[EG0102] Secrets of a: is no object");
     }
 }

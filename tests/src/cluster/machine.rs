@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -70,8 +70,9 @@ impl Machine {
         let hierarchies = cgroups::hierarchies()?;
         let alone = cgroups::v2_alone(&hierarchies);
         let groups = cgroups::make(&hierarchies, &plan.cgroup(&self.name))?;
-        let shown: Vec<String> = groups.iter().map(|path| quoted(&path.to_string_lossy())).collect();
-        fs::write(self.directory.join("cgroups"), lines(&groups))?;
+        let shown = groups.iter().map(|path| quoted(&path.to_string_lossy())).collect::<Vec<_>>().join(" ");
+        let listed: Vec<String> = groups.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        fs::write(self.directory.join("cgroups"), listed.join("\n"))?;
 
         let mut mounts = String::new();
         if alone {
@@ -84,7 +85,7 @@ impl Machine {
                     Some(options) => format!("-t cgroup -o {options} cgroup"),
                     None => "-t cgroup2 cgroup2".to_owned(),
                 };
-                mounts.push_str(&format!("mkdir -p {place}\nmount {what} {place}\n"));
+                mounts.extend(["mkdir -p ", &place, "\nmount ", &what, " ", &place, "\n"]);
             }
         }
         let init = INIT
@@ -96,7 +97,7 @@ impl Machine {
         fs::write(self.directory.join("init"), init)?;
         let leaf = if alone { "/init" } else { "" };
         let boot = BOOT
-            .replace("@GROUPS@", &shown.join(" "))
+            .replace("@GROUPS@", &shown)
             .replace("@LEAF@", leaf)
             .replace("@INIT@", &quoted(&self.directory.join("init").to_string_lossy()));
         fs::write(self.directory.join("boot"), boot)?;
@@ -114,11 +115,11 @@ impl Machine {
             bail!("cannot start machine {}: setsid failed ({started})", self.name);
         }
         let init = wait::until(&format!("machine {} to start", self.name), PATIENCE, || Ok(self.init()))
-            .with_context(|| self.log("boot"))?;
+            .map_err(|error| self.explained(&error, "boot"))?;
 
         let enter = ENTER
             .replace("@NAME@", &self.name)
-            .replace("@GROUPS@", &shown.join(" "))
+            .replace("@GROUPS@", &shown)
             .replace("@LEAF@", leaf)
             .replace("@PID@", &init.pid.to_string());
         let path = self.directory.join("enter");
@@ -167,7 +168,7 @@ impl Machine {
             bail!("cannot start {service} on machine {}: {status}", self.name);
         }
         wait::until(&format!("{service} to start"), PATIENCE, || Ok(self.is_running(service)?.then_some(())))
-            .with_context(|| self.log(service))
+            .map_err(|error| self.explained(&error, service))
     }
 
     /// Ends a service with SIGKILL, as a crash would. What it started goes on.
@@ -203,6 +204,11 @@ impl Machine {
             fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         format!("{} ends with:\n{}", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+    }
+
+    /// An error that has to do with a service, with what the service says about it.
+    pub(super) fn explained(&self, error: &anyhow::Error, service: &str) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", self.log(service))
     }
 
     /// Whether a service runs.
@@ -266,10 +272,6 @@ fn started_at(pid: i32) -> io::Result<u64> {
 /// A word for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-fn lines(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| format!("{}\n", path.display())).collect()
 }
 
 /// Into the machine's cgroups, then into namespaces: the cgroup namespace first, so that its roots are exactly those.

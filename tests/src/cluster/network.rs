@@ -41,18 +41,20 @@ pub(super) fn control(plan: &Plan, machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// A node's link, addresses and routes.
+/// A node's link, addresses and routes; also of one that starts again.
 pub(super) fn node(plan: &Plan, index: usize, machine: &Machine) -> Result<()> {
     let (name, node) = (plan.link(), NODES[index]);
     let inside = |arguments: &[&str]| run("ip", &[&["-n", &name], arguments].concat());
     let (pid, address) = (process_one(machine), plan.node(index).to_string());
+    // Its link from before goes away some time after its machine. It need not be there.
+    let _ = inside(&["link", "del", node]);
     inside(&["link", "add", node, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
     inside(&["link", "set", node, "master", BRIDGE, "up"])?;
     let on_node = |arguments: &[&str]| machine.run("ip", arguments);
     on_node(&["addr", "add", &format!("{address}/{}", plan.prefix()), "dev", "eth0"])?;
     on_node(&["link", "set", "eth0", "up"])?;
     on_node(&["route", "add", "default", "via", &plan.control().to_string()])?;
-    inside(&["route", "add", &plan.pods(index), "via", &address])?;
+    inside(&["route", "replace", &plan.pods(index), "via", &address])?;
     forwarding(machine)
 }
 

@@ -19,8 +19,6 @@ use crate::{
     wait,
 };
 
-/// Its services, in the order in which they start.
-pub(super) const SERVICES: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
 /// Where distributions have the network plugins.
 const PLUGINS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
@@ -89,11 +87,18 @@ pub(super) fn define(
     )
 }
 
-/// Waits until containerd on the node can take images.
-pub(super) fn wait_for_containerd(machine: &Machine) -> Result<()> {
+/// Starts containerd, and waits until it serves: a kubelet that does not find it gives up.
+pub(super) fn start_containerd(machine: &Machine) -> Result<()> {
+    machine.start("containerd")?;
     wait::until("containerd to serve", Duration::from_secs(30), || Ok(machine.run("ctr", &["version"]).ok()))
         .map(drop)
-        .with_context(|| machine.log("containerd"))
+        .map_err(|error| machine.explained(&error, "containerd"))
+}
+
+/// Starts what makes the machine a node of the cluster.
+pub(super) fn start_kubelet(machine: &Machine) -> Result<()> {
+    machine.start("kubelet")?;
+    machine.start("kube-proxy")
 }
 
 /// The node object. It is made by us, because the range of the node's pods is fixed.

@@ -49,10 +49,11 @@ fn table(flows: &[ClusterFlow]) -> String {
     if flows.is_empty() {
         return "no flows; label a namespace egret.dev/egress=enabled, and its pods make some".to_owned();
     }
-    let header: Vec<&str> = HEADER.into_iter().chain(["NODE", "GATEWAY"]).collect();
+    let header: Vec<&str> = HEADER.into_iter().chain(["POD", "NODE", "GATEWAY"]).collect();
     let mut table = output::table(&header);
     for ClusterFlow { joined, node, gateway_pod, .. } in flows {
-        let places = [node, gateway_pod].map(|name| name.as_deref().unwrap_or("-").to_owned());
+        let places = [joined.flow.pod.as_deref(), node.as_deref(), gateway_pod.as_deref()];
+        let places = places.map(|name| name.unwrap_or("-").to_owned());
         table.add_row(cells(&joined.flow).into_iter().chain(places));
     }
     table.trim_fmt()

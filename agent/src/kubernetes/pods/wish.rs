@@ -4,14 +4,14 @@ use crate::{kubernetes::names::EGRESS, node::pods::Wish};
 
 /// What is asked for a pod.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) what: Wish,
+pub(in crate::kubernetes) struct Asked {
+    pub(in crate::kubernetes) what: Wish,
     /// A value that means nothing, in a sentence.
-    pub(super) odd: Option<String>,
+    pub(in crate::kubernetes) odd: Option<String>,
 }
 
 /// A value that nobody knows decides nothing: neither does it switch off what the namespace asks, nor does it ask for anything.
-pub(super) fn decide(pod: Option<&str>, namespace: Option<&str>, is_own: bool) -> Asked {
+pub(in crate::kubernetes) fn decide(pod: Option<&str>, namespace: Option<&str>, is_own: bool) -> Asked {
     let odd = |whose: &str, value: &str| {
         Some(format!("the label {EGRESS}={value:?} of the {whose} means nothing: write enabled or disabled"))
     };

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Node, WantedPod};
 use crate::{
     admin::{AgentStatus, GatewayStatus, WorkloadStatus},
+    node::workload::Origin,
     survey::{Answer, RolePod},
 };
 
@@ -158,7 +159,10 @@ pub(super) fn enrolled(agents: &[Answer<AgentStatus>]) -> Vec<EnrolledRow> {
         let (Ok(status), Some(node)) = (said, &pod.node) else { continue };
         for WorkloadStatus { workload, locks, sockets, .. } in &status.workloads {
             let namespace = workload.identity.namespace().to_owned();
-            let name = workload.cgroup.display().to_string();
+            let name = match &workload.origin {
+                Origin::Pod { name, .. } => name.clone(),
+                Origin::Exec | Origin::Hand | Origin::Binding(_) => workload.cgroup.display().to_string(),
+            };
             let row = EnrolledRow {
                 namespace: namespace.clone(),
                 name: name.clone(),
