@@ -13,4 +13,4 @@ mod shutdown;
 mod take_over;
 pub mod up;
 
-pub use settings::Settings;
+pub use settings::{Settings, Source};

@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod crds;
 mod doctor;
 mod enroll;
 mod exec;
@@ -41,7 +42,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             logging::init();
             // The roles die with the thread that starts them (PR_SET_PDEATHSIG), so it has to be the main one.
             let settings = up.settings()?;
-            let ready = format!("ready, configuration from {}", settings.config.display());
+            let ready = format!("ready, configuration from {}", settings.source);
             current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
         }
         Command::Agent(role) if role.cleanup => {
@@ -71,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
         Command::Check(check) => check::run(&check),
+        Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),
         Command::Explain(explain) => current_thread()?.block_on(explain::run(explain)),

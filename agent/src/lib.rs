@@ -6,12 +6,13 @@
 //!                │   └► synthetic ──────────────────────────────────┤
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
+//!                └► kubernetes (the cluster's API)
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
 //! Invariants:
 //! - `mesh`, `route`, `authz`, `balance` and `synthetic` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
-//! - Only `datapath` names aya; only `tls::provider` names a cryptography crate.
+//! - Only `datapath` names aya; only `kubernetes` names kube; only `tls::provider` names a cryptography crate.
 //! - A connection or request ends for exactly one [`reason::Reason`].
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
 
@@ -28,6 +29,7 @@ pub mod explain;
 pub mod flow;
 pub mod gateway;
 pub mod hbone;
+pub mod kubernetes;
 pub mod mesh;
 pub mod net;
 pub mod node;

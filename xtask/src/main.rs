@@ -5,6 +5,8 @@ mod cluster;
 mod command;
 mod demo;
 mod ebpf;
+mod image;
+mod manifests;
 mod packages;
 mod signals;
 mod soak;
@@ -34,6 +36,10 @@ enum Task {
     Toolchain,
     /// Build the kernel programs alone and print where the object is
     BuildEbpf,
+    /// Write the container image as an archive, without any container engine
+    Image(image::Options),
+    /// Make the chart's definitions and the plain manifests, or check that they are current and conform
+    Manifests(manifests::Options),
     /// Lint everything, the kernel programs on their own target
     Clippy,
     /// Check the rules of this code base that no compiler knows
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Task::Soak => soak::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
+        Task::Image(options) => image::run(&options),
+        Task::Manifests(options) => manifests::run(&options),
         Task::Clippy => clippy::run(),
         Task::Tidy => tidy::run(),
     };

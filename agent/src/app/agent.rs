@@ -47,7 +47,8 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     role::raise_open_files();
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
-    let mut configuration = role::configuration(&settings, &stop)?;
+    let cluster = role::cluster(&settings)?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
     let instance = settings.run_dir.instance();

@@ -10,7 +10,9 @@ use crate::{admin, ca};
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let _announced = role::announce(&settings.run_dir, "ca")?;
-    let trust_domain = role::configuration(&settings, &stop)?.borrow().snapshot.settings.trust_domain.clone();
+    let cluster = role::cluster(&settings)?;
+    let configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let trust_domain = configuration.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;
     let listener = role::bind(&settings.run_dir.issuer_socket())?;

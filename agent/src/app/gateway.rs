@@ -24,7 +24,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
     let _announced = role::announce(&settings.run_dir, "gateway")?;
-    let mut configuration = role::configuration(&settings, &stop)?;
+    let cluster = role::cluster(&settings)?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
     let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
     let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);

@@ -12,10 +12,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, run_dir::RunDir};
-use crate::source::{
-    directory::{self, Loaded},
-    report::Severity,
+use super::{Settings, Source, run_dir::RunDir};
+use crate::{
+    kubernetes::{self, Cluster},
+    source::{
+        directory::{self, Loaded},
+        report::Severity,
+    },
 };
 
 /// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
@@ -121,13 +124,28 @@ pub(super) fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
     bind().with_context(|| format!("socket {}", socket.display()))
 }
 
-/// Starts to watch the configuration.
-pub(super) fn configuration(
+/// The cluster this process is a pod of, where configuration comes from one.
+pub(super) fn cluster(settings: &Settings) -> anyhow::Result<Option<Cluster>> {
+    match &settings.source {
+        Source::Directory(_) => Ok(None),
+        Source::Kubernetes => Cluster::around().map(Some),
+    }
+}
+
+/// Starts to watch the configuration; the first load is done when this returns.
+pub(super) async fn configuration(
     settings: &Settings,
+    cluster: Option<&Cluster>,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Loaded>> {
-    directory::watch(&settings.config, stop.clone())
-        .with_context(|| format!("configuration directory {}", settings.config.display()))
+    match (&settings.source, cluster) {
+        (Source::Kubernetes, Some(cluster)) => kubernetes::configuration::watch(cluster, stop)
+            .await
+            .context("told to end before the configuration was read"),
+        (Source::Directory(directory), _) => directory::watch(directory, stop.clone())
+            .with_context(|| format!("configuration directory {}", directory.display())),
+        (Source::Kubernetes, None) => bail!("there is no connection to the Kubernetes API"),
+    }
 }
 
 /// Logs what a load found, once per load. One role of an instance does.

@@ -1,6 +1,6 @@
 //! What every role of one instance is told on its command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsStr, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::run_dir::RunDir;
 use crate::mesh::{IdentityError, MeshSettings, SpiffeId};
@@ -16,12 +16,40 @@ pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Where its roles find each other.
     pub run_dir: RunDir,
-    /// The directory of YAML files.
-    pub config: PathBuf,
+    /// Where configuration comes from.
+    pub source: Source,
     /// Where the gateway listens for tunnels, and the agent finds it.
     pub hbone_address: SocketAddr,
     /// How long connections of an agent may go on after another one has taken over.
     pub take_over_drain: Duration,
+}
+
+/// Where the configuration of an instance comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of YAML files.
+    Directory(PathBuf),
+    /// The Kubernetes API: this process is a pod.
+    Kubernetes,
+}
+
+impl Source {
+    /// The arguments by which a role is told.
+    pub(super) fn arguments(&self) -> Vec<&OsStr> {
+        match self {
+            Self::Directory(directory) => vec!["--config".as_ref(), directory.as_os_str()],
+            Self::Kubernetes => vec!["--kubernetes".as_ref()],
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Kubernetes => f.write_str("the Kubernetes API"),
+        }
+    }
 }
 
 /// The identity of the egress gateway under these mesh settings: Istio's gateway chart names its service account so.

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::role::{Draining, Role};
-use super::{Settings, cleanup, role::announce, shutdown};
+use super::{Settings, Source, cleanup, role::announce, shutdown};
 use crate::{
     datapath::Bpffs,
     node::{cgroup::Hierarchy, workload::Workload},
@@ -33,8 +33,11 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
              namespaces (CAP_SYS_ADMIN); run it with sudo"
         );
     }
-    if !settings.config.is_dir() {
-        bail!("{} is not a directory: -f names the directory with the YAML files", settings.config.display());
+    let Source::Directory(directory) = &settings.source else {
+        bail!("egret up is for one machine; on a cluster the Helm chart runs the roles");
+    };
+    if !directory.is_dir() {
+        bail!("{} is not a directory: -f names the directory with the YAML files", directory.display());
     }
     Hierarchy::find().context("workloads cannot be captured")?;
     let stop = shutdown::on_signal()?;

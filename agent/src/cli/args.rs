@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     app::{
-        Settings,
+        Settings, Source,
         run_dir::{self, RunDir},
     },
     hbone,
@@ -41,6 +41,8 @@ pub(super) enum Command {
     Status(Query),
     /// Validate a directory of YAML files
     Check(Check),
+    /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
+    Crds(Output),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
     /// Probe what Egret needs of this machine, and say what to do where it is missing
@@ -85,7 +87,7 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        settings(&self.instance, &self.config, &self.tunnels, self.draining)
+        settings(&self.instance, directory(&self.config)?, &self.tunnels, self.draining)
     }
 }
 
@@ -103,11 +105,22 @@ struct Tunnels {
     hbone_address: SocketAddr,
 }
 
+/// Where a role's configuration comes from.
 #[derive(Debug, clap::Args)]
-pub(super) struct Role {
+#[group(required = true, multiple = false)]
+struct Configuration {
     /// Directory of YAML files; changes are picked up
     #[arg(long, value_name = "DIR")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    /// This process is a pod: configuration, workloads and the other roles are found through the Kubernetes API
+    #[arg(long)]
+    kubernetes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Role {
+    #[command(flatten)]
+    configuration: Configuration,
     #[command(flatten)]
     instance: Instance,
     #[command(flatten)]
@@ -117,18 +130,17 @@ pub(super) struct Role {
 impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         // No other role can be taken over.
-        settings(&self.instance, &self.config, &self.tunnels, Draining { drain_deadline: 0 })
+        settings(&self.instance, self.configuration.source()?, &self.tunnels, Draining { drain_deadline: 0 })
     }
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
-    /// Directory of YAML files; changes are picked up
-    #[arg(long, value_name = "DIR", required_unless_present = "cleanup")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    configuration: Configuration,
     /// Take away everything an instance left on this machine, and nothing else's: what `egret exec` ran is ended, services and
     /// containers are released and go on
-    #[arg(long)]
+    #[arg(long, group = "Configuration")]
     pub(super) cleanup: bool,
     /// Take the workloads over from an agent that runs, without a gap; it ends when its connections have ended
     #[arg(long, conflicts_with = "cleanup")]
@@ -143,26 +155,31 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        settings(
-            &self.instance,
-            self.config.as_deref().unwrap_or(Path::new(".")),
-            &self.tunnels,
-            self.draining,
-        )
+        settings(&self.instance, self.configuration.source()?, &self.tunnels, self.draining)
     }
+}
+
+impl Configuration {
+    fn source(&self) -> anyhow::Result<Source> {
+        self.config.as_deref().map_or(Ok(Source::Kubernetes), directory)
+    }
+}
+
+/// Relative paths would mean something else to the other processes of the instance.
+fn directory(path: &Path) -> anyhow::Result<Source> {
+    let absolute = std::path::absolute(path);
+    Ok(Source::Directory(absolute.with_context(|| format!("configuration directory {}", path.display()))?))
 }
 
 fn settings(
     instance: &Instance,
-    config: &Path,
+    source: Source,
     tunnels: &Tunnels,
     draining: Draining,
 ) -> anyhow::Result<Settings> {
-    let config = std::path::absolute(config)
-        .with_context(|| format!("configuration directory {}", config.display()))?;
     Ok(Settings {
         run_dir: instance.run_dir(),
-        config,
+        source,
         hbone_address: tunnels.hbone_address,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
     })

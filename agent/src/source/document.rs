@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    codes,
+    api, codes,
     fields::{Field, Problems, nearest},
     kinds::{self, Item, Meta},
     node::{Node, Value},
@@ -24,18 +24,6 @@ const BYSTANDERS: [&str; 8] = [
     "DaemonSet",
     "Pod",
     "Kustomization",
-];
-
-/// The kinds Egret reads.
-const READ: [&str; 8] = [
-    "ServiceEntry",
-    "Gateway",
-    "VirtualService",
-    "DestinationRule",
-    "AuthorizationPolicy",
-    "Secret",
-    "MeshConfig",
-    "WorkloadBinding",
 ];
 
 /// One definition of an object, or a document that could not be taken for one.
@@ -198,22 +186,10 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         }
         return;
     }
-    let istio = ["v1alpha3", "v1beta1", "v1"];
-    let known = match (group, kind) {
-        ("networking.istio.io", "ServiceEntry") => Some((Kind::ServiceEntry, &istio[..])),
-        ("networking.istio.io", "Gateway") => Some((Kind::Gateway, &istio[..])),
-        ("networking.istio.io", "VirtualService") => Some((Kind::VirtualService, &istio[..])),
-        ("networking.istio.io", "DestinationRule") => Some((Kind::DestinationRule, &istio[..])),
-        ("security.istio.io", "AuthorizationPolicy") => Some((Kind::AuthorizationPolicy, &istio[1..])),
-        ("", "Secret") => Some((Kind::Secret, &["v1"][..])),
-        ("egret.dev", "MeshConfig") => Some((Kind::MeshConfig, &["v1alpha1"][..])),
-        ("egret.dev", "WorkloadBinding") => Some((Kind::WorkloadBinding, &["v1alpha1"][..])),
-        _ => None,
-    };
-    let Some((kind, versions)) = known else {
+    let Some(api) = api::find(group, kind) else {
         if !BYSTANDERS.contains(&kind) {
             let message = format!("{kind} ({version}) is not a kind Egret reads");
-            let meant = nearest(kind, READ.iter().copied());
+            let meant = nearest(kind, api::APIS.iter().map(|api| api.name));
             let remedy = meant.map(|name| {
                 if name == kind { "check apiVersion".to_owned() } else { format!("did you mean {name}?") }
             });
@@ -229,6 +205,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
         found.push(definition);
         return;
     };
+    let kind = api.kind;
     let Some(meta) = read_meta(kind, node, &mut definition) else {
         definition.unreadable = true;
         definition.seems = Some(kind);
@@ -238,8 +215,9 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
     definition.object = Some(meta.object.clone());
     definition.selector = readable_selector(node);
     definition.hosts = readable_hosts(kind, node, &meta.object.namespace);
-    if !versions.contains(&version_only) {
-        let remedy = format!("use {group}/{}", versions.last().copied().unwrap_or("v1"));
+    if !api.versions.contains(&version_only) {
+        let newest = api.newest();
+        let remedy = if group.is_empty() { format!("use {newest}") } else { format!("use {group}/{newest}") };
         definition.complain(
             codes::NOT_AN_OBJECT,
             format!("{version} is not a version of {kind}"),

@@ -5,6 +5,7 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
+    asked::{Asked, Shape},
     codes,
     node::{Node, Value},
     report::Severity,
@@ -23,19 +24,39 @@ pub(super) struct Found {
 
 /// The problems of one document.
 #[derive(Debug, Default)]
-pub(super) struct Problems(RefCell<Vec<Found>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Found>>,
+    /// Every question with the path of its field, where somebody wants to know.
+    asked: Option<RefCell<Vec<(String, Asked)>>>,
+}
 
 impl Problems {
+    /// Writes the readers' questions down, too.
+    pub(super) fn with_questions() -> Self {
+        Self { asked: Some(RefCell::default()), ..Self::default() }
+    }
+
     pub(super) fn push(&self, found: Found) {
-        self.0.borrow_mut().push(found);
+        self.found.borrow_mut().push(found);
     }
 
     pub(super) fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|found| found.severity == Severity::Error)
+        self.found.borrow().iter().any(|found| found.severity == Severity::Error)
     }
 
     pub(super) fn into_inner(self) -> Vec<Found> {
-        self.0.into_inner()
+        self.found.into_inner()
+    }
+
+    /// The questions, in their order.
+    pub(super) fn into_questions(self) -> Vec<(String, Asked)> {
+        self.asked.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    fn ask(&self, path: impl FnOnce() -> String, asked: impl FnOnce() -> Asked) {
+        if let Some(questions) = &self.asked {
+            questions.borrow_mut().push((path(), asked()));
+        }
     }
 }
 
@@ -63,6 +84,10 @@ impl<'n> Field<'n> {
         self.problems.push(Found { severity, code, line, field, message, remedy });
     }
 
+    fn ask(&self, shape: impl FnOnce() -> Shape) {
+        self.problems.ask(|| self.path.clone(), || Asked::Value(shape()));
+    }
+
     /// The value is refused.
     pub(super) fn refuse(&self, message: impl Into<String>) {
         self.report(Severity::Error, codes::VALUE, message, None);
@@ -80,6 +105,7 @@ impl<'n> Field<'n> {
     }
 
     pub(super) fn text(&self) -> Option<String> {
+        self.ask(|| Shape::Text);
         let text = self.node.text().map(str::to_owned);
         if text.is_none() {
             self.wrong_type("a text");
@@ -99,6 +125,7 @@ impl<'n> Field<'n> {
     }
 
     pub(super) fn flag(&self) -> Option<bool> {
+        self.ask(|| Shape::Flag);
         if let Value::Bool(flag) = self.node.value {
             return Some(flag);
         }
@@ -108,6 +135,7 @@ impl<'n> Field<'n> {
 
     /// A whole number from `low` to `high`.
     pub(super) fn number(&self, low: u32, high: u32) -> Option<u32> {
+        self.ask(|| Shape::Number(low, high));
         let Value::Integer(number) = self.node.value else {
             self.wrong_type("a whole number");
             return None;
@@ -125,6 +153,7 @@ impl<'n> Field<'n> {
 
     /// One of `names`.
     pub(super) fn one_of<T: Copy>(&self, names: &[(&str, T)]) -> Option<T> {
+        self.ask(|| Shape::OneOf(names.iter().map(|(name, _)| (*name).to_owned()).collect()));
         let text = self.text()?;
         let found = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         if found.is_none() {
@@ -137,6 +166,7 @@ impl<'n> Field<'n> {
     }
 
     pub(super) fn items(&self) -> Vec<Self> {
+        self.ask(|| Shape::List);
         let Value::List(items) = &self.node.value else {
             self.wrong_type("a list");
             return Vec::new();
@@ -151,6 +181,7 @@ impl<'n> Field<'n> {
 
     /// The entries of an object with free keys.
     pub(super) fn entries(&self) -> Vec<(&'n str, Self)> {
+        self.ask(|| Shape::Entries);
         let Value::Map(entries) = &self.node.value else {
             self.wrong_type("an object");
             return Vec::new();
@@ -167,6 +198,7 @@ impl<'n> Field<'n> {
 
     /// As an object with known fields.
     pub(super) fn fields(&self) -> Option<Fields<'n>> {
+        self.ask(|| Shape::Fields);
         let Value::Map(entries) = &self.node.value else {
             self.wrong_type("an object");
             return None;
@@ -194,6 +226,7 @@ impl<'n> Fields<'n> {
 
     /// The field, even if it holds nothing.
     pub(super) fn raw(&mut self, name: &'static str) -> Option<Field<'n>> {
+        self.of.problems.ask(|| self.path_of(name), || Asked::Field);
         self.known.push(name);
         let at = self.entries.iter().position(|(key, _)| *key == name)?;
         let (_, node) = self.entries.swap_remove(at);
@@ -216,10 +249,11 @@ impl<'n> Fields<'n> {
 
     /// Reports a missing field.
     pub(super) fn missing(&self, name: &str) {
+        self.of.problems.ask(|| self.path_of(name), || Asked::Needed);
         let mut of = self.of.clone();
         of.path = self.path_of(name);
         // It is there, and what is wrong with it has been told.
-        if self.of.problems.0.borrow().iter().any(|found| found.field.starts_with(&of.path)) {
+        if self.of.problems.found.borrow().iter().any(|found| found.field.starts_with(&of.path)) {
             return;
         }
         of.report(Severity::Error, codes::MISSING, "is missing", Some("add it".to_owned()));

@@ -177,8 +177,7 @@ fn spawn(settings: &Settings, program: &Path, role: &str, take_over: bool) -> an
         .arg(role)
         .arg("--run-dir")
         .arg(settings.run_dir.path())
-        .arg("--config")
-        .arg(&settings.config)
+        .args(settings.source.arguments())
         .arg("--hbone-address")
         .arg(settings.hbone_address.to_string());
     if role == "agent" {
