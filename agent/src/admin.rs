@@ -2,11 +2,13 @@
 //!
 //! The sockets are root's (mode 0600): who may talk to them may enrol workloads.
 
+mod ca;
 pub mod client;
 mod explain;
 mod server;
 mod status;
 
+pub use ca::{CaState, CaStatus, ca};
 pub use explain::{Answer, Question};
 pub use server::{agent, base, gateway, serve};
-pub use status::{AgentStatus, GatewayStatus, Ready, WorkloadStatus};
+pub use status::{AgentStatus, GatewayStatus, Ready, RoleStatus, WorkloadStatus};

@@ -6,6 +6,8 @@ pub mod agent;
 pub mod ca;
 pub mod cleanup;
 pub mod gateway;
+mod health;
+mod listen;
 mod role;
 pub mod run_dir;
 mod settings;
@@ -13,4 +15,4 @@ mod shutdown;
 mod take_over;
 pub mod up;
 
-pub use settings::{Settings, Source};
+pub use settings::{Ending, Settings, Source};

@@ -3,7 +3,9 @@
 //! Decides nothing: it starts roles (`app`) or asks them (`admin::client`).
 
 mod args;
+mod ask;
 mod check;
+mod cluster;
 mod crds;
 mod doctor;
 mod enroll;
@@ -11,21 +13,20 @@ mod exec;
 mod explain;
 mod flows;
 mod output;
+mod plugin;
 mod status;
 mod verify_bypass;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tokio::runtime;
 
 use crate::{app, node::workload::Workload, telemetry::logging};
-use args::{Args, Command};
+use args::Command;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let Args { command } = Args::parse();
-    match run(command) {
+    match plugin::parse().and_then(run) {
         Ok(code) => code,
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
@@ -64,14 +65,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Ca(role) => {
             logging::init();
-            current_thread()?.block_on(app::ca::run(role.settings()?)).map(done)
+            current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
         }
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
         Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
         Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
-        Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)).map(done),
-        Command::Status(status) => current_thread()?.block_on(status::run(status)).map(done),
-        Command::Check(check) => check::run(&check),
+        Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
+        Command::Status(status) => current_thread()?.block_on(status::run(status)),
+        Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
+        Command::Check(check) => current_thread()?.block_on(check::run(check)),
         Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),

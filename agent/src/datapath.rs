@@ -256,6 +256,11 @@ impl Capture {
         resolvers::set_gateways(&self.pins, gateways)
     }
 
+    /// The gateways that workloads may open tunnels to.
+    pub fn gateways(&self) -> Result<Vec<SocketAddr>, Error> {
+        resolvers::read(&self.pins, names::GATEWAYS)
+    }
+
     /// Locks the host's side of a workload's link, or brings its lock up to date. `older`: the TCP connections by this link
     /// that may go on; asked only where there was no lock before. Returns how many programs of a lock that was there were
     /// not attached any more, or had another program before them.
@@ -298,7 +303,7 @@ impl Capture {
 
     /// The resolvers that the kernel programs know now: also what an earlier agent wrote.
     pub fn resolvers(&self) -> Result<Vec<SocketAddr>, Error> {
-        resolvers::read(&self.pins)
+        resolvers::read(&self.pins, names::RESOLVERS)
     }
 
     /// The socket storage of connections that came from outside, for sock_diag(7), which tells for each socket whether it has one.

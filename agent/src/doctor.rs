@@ -13,7 +13,7 @@ mod privileges;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::app::run_dir::RunDir;
 
@@ -29,7 +29,7 @@ pub struct Subject {
 }
 
 /// How a check went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// As it should be, or for information.
@@ -52,7 +52,7 @@ impl Status {
 }
 
 /// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was examined, such as `cgroup` or `program egret_connect4`.
     pub name: String,
@@ -82,7 +82,7 @@ impl Check {
 }
 
 /// All findings: the JSON of `egret doctor -o json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// In the order in which they should be mended.
     pub checks: Vec<Check>,

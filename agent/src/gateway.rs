@@ -23,7 +23,15 @@ mod tls;
 mod tunnel;
 mod upstream;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -114,6 +122,10 @@ pub struct Gateway {
     originator: Originator,
     pool: Arc<Pool>,
     balancer: Arc<Balancer>,
+    /// Tunnels that are open.
+    tunnels: AtomicUsize,
+    /// Kept-alive connections end after their next answer.
+    closing: AtomicBool,
 }
 
 impl Gateway {
@@ -126,7 +138,20 @@ impl Gateway {
             originator: Originator::new(),
             pool: Arc::new(pool),
             balancer: Arc::default(),
+            tunnels: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
         })
+    }
+
+    /// How many tunnels are open.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Relaxed)
+    }
+
+    /// From now on tells HTTP/1 clients with every answer that their connection ends: they come back by another gateway. Nobody
+    /// who just sends a request loses it by that.
+    pub fn close_after_answers(&self) {
+        self.closing.store(true, Relaxed);
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -169,7 +194,8 @@ async fn serve_connection(
     drain: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
+    // A listener on all addresses of both families shows IPv4 as a part of IPv6, which no policy means.
+    let (peer, local) = (canonical(peer), canonical(stream.local_addr()?));
     let certificate = gateway.parts.certificates.fetch(&gateway.parts.identity).await.map_err(|error| {
         tracing::warn!(%error, "the gateway has no certificate, so tunnels are refused");
         io::Error::other(error)
@@ -186,4 +212,8 @@ async fn serve_connection(
         tunnel::serve(incoming, Arc::clone(&gateway), caller, ending.clone())
     });
     hbone::server::serve(tls, handler, drain).await.map_err(io::Error::other)
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

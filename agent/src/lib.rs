@@ -7,11 +7,12 @@
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
 //!                └► kubernetes (the cluster's API)
+//!  cli ──► kubernetes ──► survey (what all of a cluster's Egret says, merged)
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
 //! Invariants:
-//! - `mesh`, `route`, `authz`, `balance` and `synthetic` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
+//! - `mesh`, `route`, `authz`, `balance`, `survey` and `synthetic` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
 //! - Only `datapath` names aya; only `kubernetes` names kube; only `tls::provider` names a cryptography crate.
 //! - A connection or request ends for exactly one [`reason::Reason`].
 //! - A configuration [`mesh::Snapshot`] is immutable; whoever serves traffic reads one atomically.
@@ -36,6 +37,7 @@ pub mod node;
 pub mod reason;
 pub mod route;
 pub mod source;
+pub mod survey;
 pub mod synthetic;
 pub mod telemetry;
 pub mod tls;

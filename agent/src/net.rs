@@ -1,8 +1,9 @@
-//! Byte streams: copying between two of them, and giving bytes that were looked at back to one.
+//! Byte streams: copying between two of them, and giving bytes that were looked at back to one; and where services are.
 //!
 //! `gateway` and `node` use it. Knows no protocol.
 
 pub mod copy;
 pub mod counted;
+pub mod endpoints;
 pub mod linger;
 pub mod rewind;

@@ -10,6 +10,7 @@ pub mod crds;
 pub mod directory;
 mod document;
 mod fields;
+pub mod following;
 pub mod index;
 mod kinds;
 mod lint;

@@ -74,6 +74,11 @@ pub enum Error {
 
 /// GET.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
+    parse(socket, &get_raw(socket, path).await?)
+}
+
+/// GET; the answer as it comes.
+pub async fn get_raw(socket: &Path, path: &str) -> Result<Bytes, Error> {
     request(socket, Method::GET, path, Bytes::new()).await
 }
 
@@ -81,20 +86,19 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Er
 pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, body: &impl Serialize) -> Result<T, Error> {
     let body =
         serde_json::to_vec(body).map_err(|source| Error::Answer { socket: socket.to_owned(), source })?;
-    request(socket, Method::POST, path, body.into()).await
+    parse(socket, &request(socket, Method::POST, path, body.into()).await?)
 }
 
 /// DELETE.
 pub async fn delete<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
-    request(socket, Method::DELETE, path, Bytes::new()).await
+    parse(socket, &request(socket, Method::DELETE, path, Bytes::new()).await?)
 }
 
-async fn request<T: DeserializeOwned>(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<T, Error> {
+fn parse<T: DeserializeOwned>(socket: &Path, answer: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(answer).map_err(|source| Error::Answer { socket: socket.to_owned(), source })
+}
+
+async fn request(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, Error> {
     let answered = async {
         loop {
             match exchange(socket, method.clone(), path, body.clone()).await {
@@ -107,12 +111,7 @@ async fn request<T: DeserializeOwned>(
     timeout(DEADLINE, answered).await.unwrap_or_else(|_| Err(Error::Timeout { socket: socket.to_owned() }))
 }
 
-async fn exchange<T: DeserializeOwned>(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<T, Error> {
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, Error> {
     let http = |source| Error::Http { socket: socket.to_owned(), source };
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => Error::Forbidden { socket: socket.to_owned() },
@@ -141,7 +140,7 @@ async fn exchange<T: DeserializeOwned>(
     if !status.is_success() {
         return Err(Error::Refused(String::from_utf8_lossy(&body).into_owned()));
     }
-    serde_json::from_slice(&body).map_err(|source| Error::Answer { socket: socket.to_owned(), source })
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -11,15 +11,17 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Ready};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Ready, RoleStatus};
 use crate::{
     flow::FlowTable,
+    kubernetes::Cluster,
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
         agent::{Agent, Enrolment, Error},
         workload::{Origin, Workload},
     },
     source::directory::Loaded,
+    tls::store::CertificateStore,
 };
 
 /// An error for the CLI: a status and a sentence.
@@ -39,22 +41,27 @@ pub fn base() -> Router {
 }
 
 /// The agent's: status, flows, enrolment.
-pub fn agent(agent: Arc<Agent>, trust_domain: String) -> Router {
+pub fn agent(agent: Arc<Agent>, trust_domain: String, cluster: Option<Cluster>) -> Router {
     let flows = agent.flows().clone();
     let routes = Router::new()
         .route("/status", get(agent_status))
         .route("/workloads", post(enroll))
         .route("/workloads/{id}", delete(release))
-        .with_state(AgentState { agent, trust_domain: trust_domain.into() });
+        .with_state(AgentState { agent, trust_domain: trust_domain.into(), cluster });
     base().merge(flow_routes(flows)).merge(routes)
 }
 
 /// The gateway's: status, flows and explanations.
-pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable) -> Router {
+pub fn gateway(
+    configuration: watch::Receiver<Loaded>,
+    flows: FlowTable,
+    certificates: CertificateStore,
+    cluster: Option<Cluster>,
+) -> Router {
     let routes = Router::new()
         .route("/status", get(gateway_status))
         .route("/explain", post(explain))
-        .with_state(configuration);
+        .with_state(GatewayState { configuration, certificates, cluster });
     base().merge(flow_routes(flows)).merge(routes)
 }
 
@@ -62,6 +69,14 @@ pub fn gateway(configuration: watch::Receiver<Loaded>, flows: FlowTable) -> Rout
 struct AgentState {
     agent: Arc<Agent>,
     trust_domain: Arc<str>,
+    cluster: Option<Cluster>,
+}
+
+#[derive(Clone)]
+struct GatewayState {
+    configuration: watch::Receiver<Loaded>,
+    certificates: CertificateStore,
+    cluster: Option<Cluster>,
 }
 
 fn flow_routes(flows: FlowTable) -> Router {
@@ -70,12 +85,13 @@ fn flow_routes(flows: FlowTable) -> Router {
         .with_state(flows)
 }
 
-async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Json<AgentStatus> {
+async fn agent_status(State(AgentState { agent, cluster, .. }): State<AgentState>) -> Json<AgentStatus> {
     let counters: BTreeMap<_, _> =
         agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     Json(AgentStatus {
         pid: std::process::id(),
-        gateway: agent.gateway().address,
+        role: RoleStatus::of(cluster.as_ref(), agent.certificates()),
+        gateways: agent.gateways(),
         workloads: agent.workloads(),
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),
@@ -84,7 +100,7 @@ async fn agent_status(State(AgentState { agent, .. }): State<AgentState>) -> Jso
 }
 
 async fn enroll(
-    State(AgentState { agent, trust_domain }): State<AgentState>,
+    State(AgentState { agent, trust_domain, .. }): State<AgentState>,
     Json(Enrolment { namespace, service_account, own_network, cgroup }): Json<Enrolment>,
 ) -> Result<Json<Workload>, Failure> {
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
@@ -125,8 +141,8 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) -> Json<GatewayStatus> {
-    let loaded = configuration.borrow().clone();
+async fn gateway_status(State(state): State<GatewayState>) -> Json<GatewayStatus> {
+    let loaded = state.configuration.borrow().clone();
     let settings = &loaded.snapshot.settings;
     let policy = match settings.outbound_traffic_policy {
         OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
@@ -134,6 +150,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
     };
     Json(GatewayStatus {
         pid: std::process::id(),
+        role: RoleStatus::of(state.cluster.as_ref(), &state.certificates),
         trust_domain: settings.trust_domain.clone(),
         outbound_traffic_policy: policy.to_owned(),
         on_agent_down: settings.on_agent_down.name().to_owned(),
@@ -143,7 +160,7 @@ async fn gateway_status(State(configuration): State<watch::Receiver<Loaded>>) ->
 }
 
 async fn explain(
-    State(configuration): State<watch::Receiver<Loaded>>,
+    State(GatewayState { configuration, .. }): State<GatewayState>,
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, Failure> {
     let snapshot = Arc::clone(&configuration.borrow().snapshot);

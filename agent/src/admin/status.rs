@@ -1,13 +1,47 @@
 //! What the roles say of themselves: the JSON of `egret status -o json`.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    hbone::client::GatewayState,
+    kubernetes::Cluster,
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
+    tls::store::{CertificateStatus, CertificateStore},
 };
+
+/// Which process answers, and how it stands with what every role needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleStatus {
+    /// Its version of Egret; empty where that is older than this field.
+    pub version: String,
+    /// Its pod, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Its node, on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Its own certificates, or those of its workloads.
+    pub certificates: CertificateStatus,
+    /// What is in the way of reading the Kubernetes API, one sentence each.
+    pub cluster_problems: Vec<String>,
+}
+
+impl RoleStatus {
+    /// Of this process.
+    pub fn of(cluster: Option<&Cluster>, certificates: &CertificateStore) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pod: cluster.map(|cluster| cluster.own.name.clone()),
+            node: cluster.map(|cluster| cluster.own.node.clone()),
+            certificates: certificates.status(),
+            cluster_problems: cluster.map(|cluster| cluster.standing.problems()).unwrap_or_default(),
+        }
+    }
+}
 
 /// A role serves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -37,11 +71,14 @@ pub struct WorkloadStatus {
 pub struct AgentStatus {
     /// Process id.
     pub pid: u32,
-    /// The gateway it tunnels to.
-    pub gateway: SocketAddr,
+    /// Which agent this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
+    /// The gateways it tunnels to.
+    pub gateways: Vec<GatewayState>,
     /// Enrolled workloads.
     pub workloads: Vec<WorkloadStatus>,
-    /// What stands in the way of WorkloadBindings, one sentence each.
+    /// What stands in the way of WorkloadBindings and pods, one sentence each.
     #[serde(default)]
     pub binding_problems: Vec<String>,
     /// Parents of cgroups with a strict start, with what is in the way of guarding them.
@@ -56,6 +93,9 @@ pub struct AgentStatus {
 pub struct GatewayStatus {
     /// Process id.
     pub pid: u32,
+    /// Which gateway this is.
+    #[serde(flatten)]
+    pub role: RoleStatus,
     /// Its identity's trust domain.
     pub trust_domain: String,
     /// `ALLOW_ANY` or `REGISTRY_ONLY`.

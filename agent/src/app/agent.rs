@@ -8,7 +8,7 @@ use tokio::{
     sync::watch,
     time::{self, MissedTickBehavior},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Settings, cleanup, role,
@@ -20,17 +20,18 @@ use crate::{
     admin,
     datapath::Capture,
     flow::{FlowTable, Side},
-    hbone::client::Gateway,
+    hbone::client::Gateways,
+    kubernetes::{self, Cluster, configuration::Scope},
     mesh::{MeshSettings, Snapshot},
     node::{
         agent::{Agent, Parts},
         binding,
         cgroup::Hierarchy,
         guard::Guards,
-        resolvers,
+        pods, resolvers,
         sockets::{Direct, SocketSettings},
     },
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
 /// How often original destinations that nobody took are looked for.
@@ -48,9 +49,15 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
     let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
     let mesh = snapshot.settings.clone();
+    let mut gateways = role::gateways(&settings, cluster.as_ref());
+    // Nobody is taken over before it is known: connections would be refused.
+    let found = stop.run_until_cancelled(gateways.wait_for(Option::is_some)).await;
+    let found = found.context("told to end before the gateways were found")?.context("the gateways")?.clone();
+    let found = found.unwrap_or_default();
+    gateways.mark_unchanged();
     let instance = settings.run_dir.instance();
     let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
@@ -63,8 +70,8 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
     let agent = Agent::new(Parts {
         capture,
-        certificates: CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket()))),
-        gateway: Gateway { address: settings.hbone_address, identity: gateway_identity(&mesh)? },
+        certificates: CertificateStore::new(role::issuer(&settings, cluster.as_ref(), &mesh.trust_domain)?),
+        gateways: Gateways::new(gateway_identity(&mesh)?),
         flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
@@ -72,11 +79,12 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     });
     // Until the role is ours, nothing is released or repaired.
     let frozen = agent.freeze().await;
-    let found = match announced {
+    agent.set_gateways(&found).context("gateways")?;
+    let met = match announced {
         Some(announced) => Found::Nobody(announced),
         None => take_over::meet(&settings.run_dir, &candidate).await?,
     };
-    let announced = match found {
+    let announced = match met {
         Found::Nobody(announced) => {
             begin(&agent, &snapshot, &machine_resolvers)?;
             announced
@@ -87,12 +95,12 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
     let successors = role::bind(&settings.run_dir.socket(take_over::SOCKET))?;
     drop(frozen);
-    tracing::info!(gateway = %settings.hbone_address, "capturing");
+    tracing::info!(gateways = found.len(), "capturing");
 
     let tasks = TaskTracker::new();
     tasks.spawn(admin::serve(
         admin_listener,
-        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone()),
+        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone(), cluster.clone()),
         stop.clone(),
     ));
     let (guards, wanted) = watch::channel(Guards::unknown());
@@ -104,6 +112,15 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(Arc::clone(&agent).guard(wanted));
+    if let Some(cluster) = cluster {
+        follow_pods(&tasks, &agent, cluster, mesh.trust_domain.clone(), &stop);
+    }
+    let (following, ending) = (Arc::clone(&agent), stop.clone());
+    tasks.spawn(async move {
+        ending.run_until_cancelled(following.follow_gateways(gateways)).await;
+    });
+    // An agent that was taken over may still have connections to gateways that we do not know.
+    let alone = time::Instant::now() + settings.take_over_drain + LINGER;
     let retiring = Arc::clone(&agent);
     tasks.spawn(async move {
         time::sleep(LINGER).await;
@@ -136,11 +153,19 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
                     apply(&agent, &mesh, &snapshot, &machine_resolvers);
                 }
             }
-            _ = sweep.tick() => match agent.capture().sweep() {
-                Ok(0) => {}
-                Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
-                Err(e) => tracing::warn!("{e}"),
-            },
+            _ = sweep.tick() => {
+                match agent.capture().sweep() {
+                    Ok(0) => {}
+                    Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
+                    Err(e) => tracing::warn!("{e}"),
+                }
+                if time::Instant::now() > alone
+                    && let Some(_acting) = agent.acting().await
+                    && let Err(e) = agent.forget_gateways()
+                {
+                    tracing::warn!("gateways that are gone stay permitted: {e}");
+                }
+            }
         }
     }
     if stop.run_until_cancelled(agent.drain(deadline)).await.is_none() {
@@ -152,6 +177,28 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Enrols the pods of this node, and tells them so.
+fn follow_pods(
+    tasks: &TaskTracker,
+    agent: &Arc<Agent>,
+    cluster: Cluster,
+    trust_domain: String,
+    stop: &CancellationToken,
+) {
+    let (verdicts, told) = watch::channel(Arc::default());
+    let parts = pods::Parts {
+        agent: Arc::clone(agent),
+        own: cluster.own.uid.clone(),
+        trust_domain,
+        pods: kubernetes::pods::watch(&cluster),
+        verdicts,
+    };
+    tasks.spawn(pods::run(parts, stop.clone()));
+    let agent = Arc::clone(agent);
+    let failed = move || agent.condition_not_written();
+    tasks.spawn(kubernetes::pods::conditions::write(cluster, told, failed, stop.clone()));
+}
+
 /// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.
 fn begin(
     agent: &Arc<Agent>,
@@ -160,7 +207,6 @@ fn begin(
 ) -> anyhow::Result<usize> {
     let mesh = &snapshot.settings;
     set_direct(agent.capture(), mesh, machine_resolvers)?;
-    agent.capture().set_gateways(&[agent.gateway().address]).context("gateways")?;
     agent.set_on_agent_down(mesh.on_agent_down);
     agent.configure(snapshot, resolvers::choose(mesh, machine_resolvers));
     agent.adopt().context("the workloads of an earlier agent cannot be taken over")

@@ -1,17 +1,39 @@
-//! `egret ca`: issues certificates to the agent and the gateway of this machine.
+//! `egret ca`: issues certificates, to the agent and the gateway of this machine or to those of a cluster.
+
+mod pod;
+
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use tokio_util::task::TaskTracker;
 
+pub use pod::DEFAULT_LISTEN;
+
 use super::{Settings, role, shutdown};
-use crate::{admin, ca};
+use crate::{
+    admin,
+    ca::{self, Account},
+    kubernetes::configuration::Scope,
+};
+
+/// What a CA is told that serves a cluster.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The service account of agents, where it is another than the chart's.
+    pub agent: Option<Account>,
+}
 
 /// Runs the CA until it is told to end.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, network: Network) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let _announced = role::announce(&settings.run_dir, "ca")?;
-    let cluster = role::cluster(&settings)?;
-    let configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    if let Some(cluster) = role::cluster(&settings)? {
+        role::raise_open_files();
+        return pod::run(&settings, network, cluster, stop).await;
+    }
+    let configuration = role::configuration(&settings, None, Scope::Ca, &stop).await?;
     let trust_domain = configuration.borrow().snapshot.settings.trust_domain.clone();
     let authority = ca::Authority::load_or_create(&settings.run_dir.authority(), &trust_domain)
         .context("the certificate authority cannot start")?;

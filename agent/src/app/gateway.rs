@@ -1,12 +1,22 @@
-//! `egret gateway`: the shared egress gateway.
+//! `egret gateway`: the shared egress gateway, from its start to its end.
+//!
+//! On a cluster it waits for whatever is not there yet, and says so to probes. Told to end, it goes on taking tunnels until agents
+//! have heard of it, then lets go of them: whoever has nothing open moves on, and what is open may finish until the deadline.
 
-use std::sync::Arc;
+use std::{fs::OpenOptions, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio_util::task::TaskTracker;
+use tokio::{
+    task::JoinHandle,
+    time::{self, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Settings, role,
+    Ending, Settings, Source,
+    health::Health,
+    listen::listen,
+    role,
     settings::{RECENT_FLOWS, gateway_identity},
     shutdown,
 };
@@ -15,37 +25,68 @@ use crate::{
     dns::Resolver,
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
+    kubernetes::configuration::Scope,
+    mesh::SpiffeId,
     telemetry::access_log::AccessLog,
-    tls::{issuer::unix::UnixIssuer, store::CertificateStore},
+    tls::store::CertificateStore,
 };
 
-/// Runs the gateway until it is told to end.
+/// Between two tries to get the gateway's first certificate.
+const CERTIFICATE_RETRY: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether its certificate is still valid.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+
+/// What the gateway needs before it is ready.
+const CONFIGURATION: &str = "configuration";
+const CERTIFICATE: &str = "certificate";
+const LISTENER: &str = "listener";
+
+/// Runs the gateway until it is told to end, and its tunnels have ended.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
     let _announced = role::announce(&settings.run_dir, "gateway")?;
+    let health = Health::waiting_for(&[CONFIGURATION, CERTIFICATE, LISTENER]);
+    // Probes are answered until the very end.
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
+    if let Some(address) = settings.health_address {
+        health.serve(address, ended.clone())?;
+    }
     let cluster = role::cluster(&settings)?;
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), &stop).await?;
+    if let Some(cluster) = &cluster {
+        health.follow(cluster.standing.clone());
+    }
+    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Gateway, &stop).await?;
+    health.has(CONFIGURATION);
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
-    let certificates = CertificateStore::new(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
+    let certificates =
+        CertificateStore::new(role::issuer(&settings, cluster.as_ref(), identity.trust_domain())?);
     let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
-    let log_file = settings.run_dir.access_log();
-    let access_log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log_file)
-        .and_then(AccessLog::to)
-        .with_context(|| format!("access log {}", log_file.display()))?;
-    let listener = tokio::net::TcpListener::bind(settings.hbone_address).await.with_context(|| {
+    let access_log = access_log(&settings)?;
+    let listener = listen(settings.hbone_address).with_context(|| {
         format!(
             "the gateway cannot listen on {}: choose another address with --hbone-address",
             settings.hbone_address
         )
     })?;
-    certificates.fetch(&identity).await.context("the gateway has no certificate")?;
+    health.has(LISTENER);
+    match settings.source {
+        Source::Directory(_) => {
+            certificates.fetch(&identity).await.context("the gateway has no certificate")?;
+        }
+        Source::Kubernetes => {
+            let waiting = wait_for_certificate(&certificates, &identity, &health);
+            if stop.run_until_cancelled(waiting).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+    health.has(CERTIFICATE);
     let parts = Parts {
         snapshot: configuration.clone(),
-        certificates,
+        certificates: certificates.clone(),
         identity: identity.clone(),
         resolver: Resolver::system().context("the system's resolver configuration")?,
         flows: flows.clone(),
@@ -56,13 +97,81 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let tasks = TaskTracker::new();
-    tasks.spawn(admin::serve(admin_listener, admin::gateway(configuration.clone(), flows), stop.clone()));
-    tasks.spawn(gateway::serve(listener, gateway, stop.clone()));
+    let router = admin::gateway(configuration.clone(), flows, certificates.clone(), cluster);
+    tasks.spawn(admin::serve(admin_listener, router, ended.clone()));
+    let drain = CancellationToken::new();
+    let serving = tokio::spawn(gateway::serve(listener, Arc::clone(&gateway), drain.clone()));
     role::log_problems(&configuration.borrow_and_update());
-    while let Some(Ok(())) = stop.run_until_cancelled(configuration.changed()).await {
-        role::log_problems(&configuration.borrow_and_update());
-    }
+    let follow = async {
+        while configuration.changed().await.is_ok() {
+            role::log_problems(&configuration.borrow_and_update());
+        }
+        // There will be no other configuration.
+        std::future::pending::<()>().await;
+    };
+    let both = async { tokio::join!(follow, watch_certificate(&certificates, &identity, &health)) };
+    stop.run_until_cancelled(both).await;
+    health.drains();
+    end(&gateway, settings.ending, &drain, serving).await;
+    ended.cancel();
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// On a machine a file; in a container what it prints: `kubectl logs` shows it, and the program's own log beside it is stderr.
+fn access_log(settings: &Settings) -> anyhow::Result<AccessLog> {
+    match settings.source {
+        Source::Kubernetes => AccessLog::to(io::stdout()).context("access log"),
+        Source::Directory(_) => {
+            let file = settings.run_dir.access_log();
+            let opened = OpenOptions::new().create(true).append(true).open(&file);
+            opened.and_then(AccessLog::to).with_context(|| format!("access log {}", file.display()))
+        }
+    }
+}
+
+/// Tries until there is one: the CA may start later than we do, and is no reason to start again.
+async fn wait_for_certificate(certificates: &CertificateStore, identity: &SpiffeId, health: &Health) {
+    while let Err(e) = certificates.fetch(identity).await {
+        if health.lacks(CERTIFICATE, &e.to_string()) {
+            tracing::warn!("the gateway has no certificate yet and is not ready: {e}");
+        }
+        time::sleep(CERTIFICATE_RETRY).await;
+    }
+}
+
+/// Says when there is no valid certificate any more, and when there is one again.
+async fn watch_certificate(certificates: &CertificateStore, identity: &SpiffeId, health: &Health) {
+    loop {
+        time::sleep(CERTIFICATE_CHECK).await;
+        match certificates.fetch(identity).await {
+            Ok(_) => health.has(CERTIFICATE),
+            Err(e) if health.lacks(CERTIFICATE, &e.to_string()) => {
+                tracing::error!("the gateway has no certificate any more and refuses tunnels: {e}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Lets go of the tunnels: at first of what asks anyway, then of what is idle, in the end of everything.
+async fn end(gateway: &Gateway, ending: Ending, drain: &CancellationToken, serving: JoinHandle<()>) {
+    let deadline = Instant::now() + ending.deadline;
+    tracing::info!(
+        open = gateway.tunnels(),
+        "told to end: new tunnels are taken for {:?}, those that are open may go on for {:?}",
+        ending.delay,
+        ending.deadline
+    );
+    gateway.close_after_answers();
+    time::sleep(ending.delay).await;
+    drain.cancel();
+    match time::timeout_at(deadline, serving).await {
+        Ok(Ok(())) => tracing::info!("all tunnels have ended"),
+        Ok(Err(e)) => tracing::error!("the gateway broke: {e}"),
+        Err(_) => {
+            tracing::warn!(open = gateway.tunnels(), "tunnels are cut: the drain deadline has passed");
+        }
+    }
 }

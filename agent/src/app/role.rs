@@ -3,8 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
@@ -12,14 +14,29 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, Source, run_dir::RunDir};
+use super::{Settings, Source, run_dir::RunDir, settings::CA_TOKEN};
 use crate::{
-    kubernetes::{self, Cluster},
+    kubernetes::{
+        self, Cluster, ca_root,
+        configuration::{self, Scope},
+        names,
+    },
+    mesh::SpiffeId,
+    net::endpoints::{Condition, Endpoints},
     source::{
         directory::{self, Loaded},
         report::Severity,
     },
+    tls::issuer::{
+        Issuer,
+        network::{Network, NetworkIssuer},
+        unix::UnixIssuer,
+    },
 };
+
+/// The Service of the gateways, and the name of its port for tunnels: Istio's gateway chart calls it so.
+const GATEWAY_SERVICE: &str = "istio-egressgateway";
+const GATEWAY_PORT: &str = "hbone";
 
 /// Raises the soft limit of open files to the hard one: every connection takes two or more descriptors, and the soft limit
 /// is 1,024 on most systems for the sake of select(2), which nothing here uses.
@@ -132,19 +149,69 @@ pub(super) fn cluster(settings: &Settings) -> anyhow::Result<Option<Cluster>> {
     }
 }
 
+/// Where certificates come from: the CA of this machine, or the cluster's.
+pub(super) fn issuer(
+    settings: &Settings,
+    cluster: Option<&Cluster>,
+    trust_domain: &str,
+) -> anyhow::Result<Arc<dyn Issuer>> {
+    let Some(cluster) = cluster else {
+        return Ok(Arc::new(UnixIssuer::new(settings.run_dir.issuer_socket())));
+    };
+    let endpoints = kubernetes::endpoints::watch(cluster, names::CA, names::CA_PORT);
+    Ok(Arc::new(NetworkIssuer::new(Network {
+        name: format!("Service {}/{}", cluster.own.namespace, names::CA),
+        replicas: ready(endpoints),
+        roots: ca_root::watch(cluster),
+        identity: SpiffeId::new(trust_domain, &cluster.own.namespace, names::CA)?,
+        token: CA_TOKEN.into(),
+    })))
+}
+
+/// Those of a Service that take anything new. Ends when nobody listens.
+fn ready(mut endpoints: watch::Receiver<Option<Endpoints>>) -> watch::Receiver<Option<Vec<SocketAddr>>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let now = endpoints.borrow_and_update().as_ref().map(|all| {
+                let ready = all.iter().filter(|(_, condition)| **condition == Condition::Ready);
+                ready.map(|(address, _)| *address).collect()
+            });
+            sender.send_replace(now);
+            let changed = tokio::select! {
+                changed = endpoints.changed() => changed.is_ok(),
+                () = sender.closed() => false,
+            };
+            if !changed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 /// Starts to watch the configuration; the first load is done when this returns.
 pub(super) async fn configuration(
     settings: &Settings,
     cluster: Option<&Cluster>,
+    scope: Scope,
     stop: &CancellationToken,
 ) -> anyhow::Result<watch::Receiver<Loaded>> {
     match (&settings.source, cluster) {
-        (Source::Kubernetes, Some(cluster)) => kubernetes::configuration::watch(cluster, stop)
+        (Source::Kubernetes, Some(cluster)) => configuration::watch(cluster, scope, stop)
             .await
             .context("told to end before the configuration was read"),
         (Source::Directory(directory), _) => directory::watch(directory, stop.clone())
             .with_context(|| format!("configuration directory {}", directory.display())),
         (Source::Kubernetes, None) => bail!("there is no connection to the Kubernetes API"),
+    }
+}
+
+/// Where the gateways are: the endpoints of their Service, or the one address of a machine.
+pub(super) fn gateways(settings: &Settings, cluster: Option<&Cluster>) -> watch::Receiver<Option<Endpoints>> {
+    match cluster {
+        Some(cluster) => kubernetes::endpoints::watch(cluster, GATEWAY_SERVICE, GATEWAY_PORT),
+        None => watch::channel(Some(Endpoints::from([(settings.hbone_address, Condition::Ready)]))).1,
     }
 }
 

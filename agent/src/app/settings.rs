@@ -5,6 +5,12 @@ use std::{ffi::OsStr, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use super::run_dir::RunDir;
 use crate::mesh::{IdentityError, MeshSettings, SpiffeId};
 
+/// The service account of agents, in Egret's own namespace.
+pub(super) const AGENT_ACCOUNT: &str = "egret-agent";
+
+/// Where the kubelet puts the token by which the CA knows us.
+pub(super) const CA_TOKEN: &str = "/var/run/secrets/egret/token";
+
 /// How many ended flows each side keeps (about 600 bytes each).
 pub(super) const RECENT_FLOWS: usize = 10_000;
 
@@ -18,10 +24,34 @@ pub struct Settings {
     pub run_dir: RunDir,
     /// Where configuration comes from.
     pub source: Source,
-    /// Where the gateway listens for tunnels, and the agent finds it.
+    /// Where the gateway listens for tunnels, and on a machine the agent finds it.
     pub hbone_address: SocketAddr,
+    /// Where gateway and CA answer probes; absent: nowhere.
+    pub health_address: Option<SocketAddr>,
+    /// How the gateway ends.
+    pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.
     pub take_over_drain: Duration,
+}
+
+/// How a gateway ends that was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How long it goes on taking new tunnels: so long agents may take to hear of its end.
+    pub delay: Duration,
+    /// After this long, counted from the signal as well, what still goes on is cut.
+    pub deadline: Duration,
+}
+
+impl Ending {
+    /// What is usual with this source of configuration. On a cluster agents hear of it by way of the Kubernetes API; on a machine
+    /// they end with it.
+    pub fn usual(source: &Source) -> Self {
+        match source {
+            Source::Directory(_) => Self { delay: Duration::ZERO, deadline: DRAIN_DEADLINE },
+            Source::Kubernetes => Self { delay: Duration::from_secs(5), deadline: Duration::from_secs(30) },
+        }
+    }
 }
 
 /// Where the configuration of an instance comes from.

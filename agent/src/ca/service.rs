@@ -1,7 +1,6 @@
 //! The CA protocol on a Unix socket. Who may connect is decided by the kernel's word on the caller (`SO_PEERCRED`).
 
 use std::{
-    convert::Infallible,
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::Path,
@@ -9,19 +8,18 @@ use std::{
     time::Duration,
 };
 
-use hyper::{body::Incoming, service::service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     net::{UnixListener, UnixStream},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, server::Grpc};
-use tonic_prost::ProstCodec;
+use tonic::Status;
 
 use super::{
-    Authority, Error,
-    protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, impersonated},
+    Authority, Error, method,
+    protocol::{IstioCertificateRequest, IstioCertificateResponse, impersonated},
 };
 use crate::mesh::SpiffeId;
 
@@ -88,7 +86,12 @@ const fn may_call(caller: u32, own: u32) -> bool {
 }
 
 async fn connection(stream: UnixStream, authority: Authority, drain: CancellationToken) {
-    let service = service_fn(move |request| respond(authority.clone(), request));
+    let service = service_fn(move |request| {
+        let authority = authority.clone();
+        method::respond(request, move |request| {
+            std::future::ready(create_certificate(&authority, request.get_ref()))
+        })
+    });
     let mut connection = pin!(
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service)
@@ -105,41 +108,16 @@ async fn connection(stream: UnixStream, authority: Authority, drain: Cancellatio
     }
 }
 
-async fn respond(
-    authority: Authority,
-    request: http::Request<Incoming>,
-) -> Result<http::Response<tonic::body::Body>, Infallible> {
-    if request.uri().path() != CREATE_CERTIFICATE {
-        return Ok(Status::unimplemented("this CA knows CreateCertificate only").into_http());
-    }
-    let method = tower::service_fn(move |request: Request<IstioCertificateRequest>| {
-        let authority = authority.clone();
-        async move { create_certificate(&authority, request.get_ref()).map(Response::new) }
-    });
-    Ok(Grpc::new(ProstCodec::default()).unary(method, request).await)
-}
-
 fn create_certificate(
     authority: &Authority,
     request: &IstioCertificateRequest,
 ) -> Result<IstioCertificateResponse, Status> {
-    // The socket lets in only who may ask for every identity; the certificate request's own names mean nothing.
+    // The socket lets in only who may ask for every identity.
     let identity: SpiffeId = impersonated(request.metadata.as_ref())
         .ok_or_else(|| Status::invalid_argument("the request names no ImpersonatedIdentity"))?
         .parse()
         .map_err(|e: crate::mesh::IdentityError| Status::invalid_argument(e.to_string()))?;
-    if identity.trust_domain() != authority.trust_domain() {
-        return Err(Status::permission_denied(format!(
-            "{identity} is not signed here: this CA's trust domain is {}",
-            authority.trust_domain()
-        )));
-    }
-    let validity = u64::try_from(request.validity_duration).ok().filter(|&s| s > 0).map(Duration::from_secs);
-    let cert_chain = authority
-        .sign(&identity, &request.csr, validity)
-        .map_err(|e| Status::invalid_argument(e.to_string()))?;
-    tracing::info!(%identity, "certificate issued");
-    Ok(IstioCertificateResponse { cert_chain })
+    method::sign(authority, &identity, request)
 }
 
 #[cfg(test)]

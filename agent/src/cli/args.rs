@@ -1,7 +1,7 @@
 //! What can be written on the command line.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,13 +9,21 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::plugin;
 use crate::{
     app::{
-        Settings, Source,
+        Ending, Settings, Source,
+        ca::{DEFAULT_LISTEN, Network},
         run_dir::{self, RunDir},
     },
+    ca::Account,
+    flow::FlowRecord,
     hbone,
+    kubernetes::outside::Access,
 };
+
+/// The port on which gateway and CA answer probes of a kubelet: Istio's proxies use the same.
+const HEALTH_PORT: u16 = 15021;
 
 /// Secure egress without sidecars: eBPF capture, mutual TLS under workload identities, one shared egress gateway.
 #[derive(Debug, Parser)]
@@ -36,25 +44,51 @@ pub(super) enum Command {
     /// Release a workload that was enrolled by hand; it goes on, and what it dials from then on is direct
     Release(Release),
     /// List flows: who, to where, by which rule, how much
-    Flows(Query),
-    /// Show workloads, configuration and counters
-    Status(Query),
-    /// Validate a directory of YAML files
+    Flows(Flows),
+    /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
+    Status(Status),
+    /// Validate a directory of YAML files, or what a cluster has
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
-    /// Probe what Egret needs of this machine, and say what to do where it is missing
+    /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
     Doctor(Doctor),
     /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
     VerifyBypass(VerifyBypass),
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
-    Gateway(Role),
+    Gateway(Gateway),
     /// Run the certificate authority (`egret up` does)
-    Ca(Role),
+    Ca(Ca),
+    /// Print what a role of this machine answers: `egret status` and the like run it in pods
+    #[command(hide = true)]
+    Ask(Ask),
+}
+
+impl Command {
+    /// The verb, where it is one for the machine it runs on, and for no cluster.
+    pub(super) fn of_a_machine(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Up(_) => "up",
+            Self::Exec(_) => "exec",
+            Self::Enroll(_) => "enroll",
+            Self::Release(_) => "release",
+            Self::VerifyBypass(_) => "verify-bypass",
+            Self::Agent(_) => "agent",
+            Self::Gateway(_) => "gateway",
+            Self::Ca(_) => "ca",
+            Self::Ask(_) => "ask",
+            Self::Crds(_)
+            | Self::Flows(_)
+            | Self::Status(_)
+            | Self::Check(_)
+            | Self::Explain(_)
+            | Self::Doctor(_) => return None,
+        })
+    }
 }
 
 /// Which Egret of this machine.
@@ -69,6 +103,39 @@ impl Instance {
     pub(super) fn run_dir(&self) -> RunDir {
         // Relative paths would mean something else to the other processes of the instance.
         RunDir::new(std::path::absolute(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone()))
+    }
+}
+
+/// Which cluster, for who asks from outside of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterAccess {
+    /// A cluster: the current context of the kubeconfig
+    #[arg(long, conflicts_with = "context")]
+    cluster: bool,
+    /// A cluster: this context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// A cluster: by this kubeconfig, instead of `KUBECONFIG` or the one in the home directory
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A cluster: Egret is in this namespace of it; else it is looked for
+    #[arg(long, value_name = "NAMESPACE")]
+    egret_namespace: Option<String>,
+}
+
+impl ClusterAccess {
+    /// The cluster, if one is meant: each of these arguments says so, and so does the name `kubectl-egret`.
+    pub(super) fn cluster(&self) -> Option<Access> {
+        self.chosen(plugin::is_plugin())
+    }
+
+    fn chosen(&self, plugin: bool) -> Option<Access> {
+        let named = self.context.is_some() || self.kubeconfig.is_some() || self.egret_namespace.is_some();
+        (plugin || self.cluster || named).then(|| Access {
+            context: self.context.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            egret_namespace: self.egret_namespace.clone(),
+        })
     }
 }
 
@@ -100,9 +167,22 @@ struct Draining {
 
 #[derive(Debug, clap::Args)]
 struct Tunnels {
-    /// Address of the gateway's tunnel port
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], hbone::PORT)))]
-    hbone_address: SocketAddr,
+    /// Address of the gateway's tunnel port [default: 127.0.0.1:15008; of a gateway with --kubernetes: [::]:15008]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    hbone_address: Option<SocketAddr>,
+}
+
+impl Tunnels {
+    fn on_machine(&self) -> SocketAddr {
+        self.hbone_address.unwrap_or((Ipv4Addr::LOCALHOST, hbone::PORT).into())
+    }
+
+    fn with(&self, source: &Source) -> SocketAddr {
+        match source {
+            Source::Directory(_) => self.on_machine(),
+            Source::Kubernetes => self.hbone_address.unwrap_or((Ipv6Addr::UNSPECIFIED, hbone::PORT).into()),
+        }
+    }
 }
 
 /// Where a role's configuration comes from.
@@ -125,12 +205,74 @@ pub(super) struct Role {
     instance: Instance,
     #[command(flatten)]
     tunnels: Tunnels,
+    /// Where to answer probes, /healthz/live and /healthz/ready [default: nowhere; with --kubernetes: [::]:15021]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_address: Option<SocketAddr>,
 }
 
 impl Role {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        // No other role can be taken over.
-        settings(&self.instance, self.configuration.source()?, &self.tunnels, Draining { drain_deadline: 0 })
+        let source = self.configuration.source()?;
+        let health_address = self
+            .health_address
+            .or_else(|| (source == Source::Kubernetes).then(|| (Ipv6Addr::UNSPECIFIED, HEALTH_PORT).into()));
+        // No other role than the agent can be taken over.
+        let settings = settings(&self.instance, source, &self.tunnels, Draining { drain_deadline: 0 })?;
+        Ok(Settings { health_address, ..settings })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Gateway {
+    #[command(flatten)]
+    role: Role,
+    /// How long to go on taking new tunnels after SIGTERM, until agents have heard of the end [default: 0; with --kubernetes: 5]
+    #[arg(long, value_name = "SECONDS")]
+    drain_delay: Option<u64>,
+    /// How long after SIGTERM what still goes on is cut [default: 5; with --kubernetes: 30]
+    #[arg(long, value_name = "SECONDS")]
+    drain_deadline: Option<u64>,
+}
+
+impl Gateway {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        let settings = self.role.settings()?;
+        let usual = settings.ending;
+        let ending = Ending {
+            delay: self.drain_delay.map_or(usual.delay, Duration::from_secs),
+            deadline: self.drain_deadline.map_or(usual.deadline, Duration::from_secs),
+        };
+        anyhow::ensure!(
+            ending.delay <= ending.deadline,
+            "--drain-delay {} is longer than --drain-deadline {}: both count from the signal, so the deadline has to be the later one",
+            ending.delay.as_secs(),
+            ending.deadline.as_secs(),
+        );
+        Ok(Settings { ending, ..settings })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ca {
+    #[command(flatten)]
+    role: Role,
+    /// With --kubernetes, where agents and gateways find it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// With --kubernetes, the service account of agents [default: egret-agent in the CA's own namespace]
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    agent_account: Option<WorkloadName>,
+}
+
+impl Ca {
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        self.role.settings()
+    }
+
+    pub(super) fn network(&self) -> Network {
+        let account =
+            |account: WorkloadName| Account { namespace: account.namespace, name: account.service_account };
+        Network { listen: self.listen, agent: self.agent_account.clone().map(account) }
     }
 }
 
@@ -179,8 +321,10 @@ fn settings(
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         run_dir: instance.run_dir(),
+        hbone_address: tunnels.with(&source),
+        health_address: None,
+        ending: Ending::usual(&source),
         source,
-        hbone_address: tunnels.hbone_address,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
     })
 }
@@ -259,6 +403,49 @@ pub(super) struct Query {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of a cluster: list everything that is enrolled
+    #[arg(long)]
+    pub(super) pods: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Flows {
+    #[command(flatten)]
+    pub(super) query: Query,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Of workloads in this namespace only
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// Of the pods of this name only; what is left is what their nodes' agents know
+    #[arg(long, value_name = "NAME")]
+    pub(super) pod: Option<String>,
+}
+
+impl Flows {
+    /// Whether this flow is asked for.
+    pub(super) fn selects(&self, flow: &FlowRecord) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
+            && self.pod.as_ref().is_none_or(|pod| flow.pod.as_deref() == Some(pod))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// agent or gateway
+    pub(super) role: String,
+    /// What to ask it for, such as /status
+    pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Output {
     /// How to print
     #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
@@ -276,8 +463,13 @@ pub(super) enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     /// Directory of YAML files
-    #[arg(value_name = "DIR")]
-    pub(super) directory: PathBuf,
+    #[arg(value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    pub(super) directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    /// Print what concerns this namespace only; everything is read, and counts
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -292,6 +484,8 @@ pub(super) struct Doctor {
     #[command(flatten)]
     tunnels: Tunnels,
     #[command(flatten)]
+    pub(super) access: ClusterAccess,
+    #[command(flatten)]
     pub(super) output: Output,
 }
 
@@ -299,7 +493,7 @@ impl Doctor {
     pub(super) fn subject(&self) -> crate::doctor::Subject {
         crate::doctor::Subject {
             run_dir: self.instance.run_dir(),
-            hbone_address: self.tunnels.hbone_address,
+            hbone_address: self.tunnels.on_machine(),
             config: self.config.clone(),
         }
     }
@@ -364,8 +558,10 @@ pub(super) struct Explain {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Directory of YAML files, instead of the running gateway's configuration
-    #[arg(short = 'f', long, value_name = "DIR")]
+    #[arg(short = 'f', long, value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
     pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     /// Who asks
     #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
     pub(super) from: WorkloadName,
@@ -385,11 +581,28 @@ pub(super) struct Explain {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cluster_is_meant_when_an_argument_or_the_name_says_so() {
+        let access = |arguments: &[&str]| {
+            let all = ["egret", "status"].iter().chain(arguments);
+            let super::Command::Status(status) = super::Args::parse_from(all).command else {
+                unreachable!("it was status")
+            };
+            status.access
+        };
+        assert_eq!(access(&[]).chosen(false), None);
+        assert_eq!(access(&[]).chosen(true), Some(super::Access::default()));
+        assert_eq!(access(&["--cluster"]).chosen(false), Some(super::Access::default()));
+        let named = access(&["--context", "prod"]).chosen(false).unwrap();
+        assert_eq!(named.context.as_deref(), Some("prod"));
+        assert!(access(&["--egret-namespace", "x"]).chosen(false).is_some());
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use super::{
     args::{Doctor, Format},
-    output,
+    cluster, output,
 };
 use crate::doctor::{self, Report, Status};
 
 /// Probes, prints.
 pub(super) async fn run(arguments: Doctor) -> anyhow::Result<ExitCode> {
+    if let Some(access) = arguments.access.cluster() {
+        return cluster::doctor::run(&access, arguments.output.format).await;
+    }
     let report = doctor::examine(&arguments.subject()).await;
     match arguments.output.format {
         Format::Json => output::json(&report)?,

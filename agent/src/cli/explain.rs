@@ -1,6 +1,6 @@
 //! `egret explain`: what would happen to a request, and which object decides it, by the functions of the data path.
 //!
-//! Asks the running gateway, or the files that `-f` names. Ends with 1 when the request would be refused.
+//! Asks the running gateway, the files that `-f` names, or the objects of a cluster. Ends with 1 when the request would be refused.
 
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     admin::{Answer, Question, client},
+    kubernetes::{Outside, configuration},
     source::directory,
 };
 
@@ -28,6 +29,9 @@ pub(super) async fn run(explain: Explain) -> anyhow::Result<ExitCode> {
     let answer: Answer = if let Some(directory) = &explain.config {
         let loaded = directory::load(directory)
             .with_context(|| format!("directory {} cannot be read", directory.display()))?;
+        question.ask(&loaded.snapshot).map_err(anyhow::Error::msg)?
+    } else if let Some(access) = explain.access.cluster() {
+        let loaded = configuration::load(&Outside::connect(&access).await?).await?;
         question.ask(&loaded.snapshot).map_err(anyhow::Error::msg)?
     } else {
         client::post(&explain.instance.run_dir().socket("gateway"), "/explain", &question).await?

@@ -50,6 +50,48 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
+/// Nothing for people is wider, as far as its words allow.
+const WIDTH: usize = 100;
+
+/// Text that begins with `label` and goes on below its own beginning.
+pub(super) fn wrapped(label: &str, text: &str) -> String {
+    let mut lines = vec![label.to_owned()];
+    let indent = label.chars().count();
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().map_or(0, |line| line.chars().count());
+        if last > indent && last + 1 + word.chars().count() > WIDTH {
+            lines.push(" ".repeat(indent));
+        }
+        let Some(line) = lines.last_mut() else { continue };
+        if line.chars().count() > indent {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.join("\n")
+}
+
+/// The name, its middle left out where it is longer than this.
+pub(super) fn short(name: &str, longest: usize) -> String {
+    let length = name.chars().count();
+    if length <= longest {
+        return name.to_owned();
+    }
+    let kept = longest.saturating_sub(1);
+    let (begin, end) = (kept.div_ceil(2), kept / 2);
+    name.chars().take(begin).chain(['…']).chain(name.chars().skip(length - end)).collect()
+}
+
+/// A time span as people read it, in its largest unit.
+pub(super) fn span(duration: jiff::SignedDuration) -> String {
+    let minutes = duration.as_mins();
+    match minutes {
+        ..120 => count(usize::try_from(minutes).unwrap_or_default(), "minute"),
+        120..2880 => count((minutes / 60) as usize, "hour"),
+        _ => count((minutes / 1440) as usize, "day"),
+    }
+}
+
 /// A number of things, such as `1 object` or `2 objects`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
@@ -74,7 +116,29 @@ pub(super) fn milliseconds(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, message, milliseconds};
+    use super::{bytes, message, milliseconds, short, span, wrapped};
+
+    #[test]
+    fn long_text_goes_on_below_its_beginning() {
+        let text = wrapped("error  ", &"word ".repeat(40));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0].starts_with("error  word") && lines[1].starts_with("       word"), "{text}");
+        assert!(lines.iter().all(|line| line.len() <= 100), "{text}");
+        let long = "x".repeat(200);
+        assert_eq!(wrapped("a ", &long), format!("a {long}"));
+    }
+
+    #[test]
+    fn names_and_spans_are_short() {
+        assert_eq!(short("node-1", 10), "node-1");
+        assert_eq!(short("ip-10-0-1-2.compute.internal", 11), "ip-10…ernal");
+        let of = |minutes| span(jiff::SignedDuration::from_mins(minutes));
+        assert_eq!(
+            (of(1), of(119), of(150), of(3000)),
+            ("1 minute".into(), "119 minutes".into(), "2 hours".into(), "2 days".into())
+        );
+    }
 
     #[test]
     fn a_cause_is_said_once() {

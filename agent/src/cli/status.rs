@@ -1,14 +1,18 @@
-//! `egret status`: workloads, configuration and counters of the running instance.
+//! `egret status`: workloads, configuration and counters of the running instance. A cluster's is `cluster::status`.
+
+use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::{
-    args::{Format, Query},
-    output,
+    args::{self, Format, Query},
+    cluster, output,
 };
 use crate::{
     admin::{AgentStatus, GatewayStatus, WorkloadStatus, client},
+    hbone::client::GatewayState,
     mesh::OnAgentDown,
+    net::endpoints::Condition,
     source::report::Problem,
 };
 
@@ -30,7 +34,19 @@ struct Config {
 }
 
 /// Asks, prints.
-pub(super) async fn run(query: Query) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: args::Status) -> anyhow::Result<ExitCode> {
+    let args::Status { query, access, pods } = arguments;
+    if let Some(access) = access.cluster() {
+        return cluster::status::run(&access, pods, query.output.format).await;
+    }
+    anyhow::ensure!(
+        !pods,
+        "--pods is for a cluster: name one with --context, or --cluster for the current context"
+    );
+    of_machine(&query).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn of_machine(query: &Query) -> anyhow::Result<()> {
     let run_dir = query.instance.run_dir();
     let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
     let (agent, gateway) = tokio::join!(
@@ -64,12 +80,27 @@ fn answered<T>(role: &str, answer: Result<T, client::Error>) -> Option<T> {
         .ok()
 }
 
+/// The gateways in one line, and what is wrong with them.
+fn gateways(gateways: &[GatewayState]) -> String {
+    if gateways.is_empty() {
+        return "nobody: no egress gateway is ready".to_owned();
+    }
+    let described = gateways.iter().map(|gateway| {
+        let draining = if gateway.condition == Condition::Draining { " (draining)" } else { "" };
+        let problem = gateway.problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default();
+        format!("{}{draining}{problem}", gateway.address)
+    });
+    described.collect::<Vec<_>>().join(", ")
+}
+
 fn human(status: &Status) -> String {
     let mut lines = Vec::new();
     let bypass =
         status.gateway.as_ref().is_some_and(|gateway| gateway.on_agent_down == OnAgentDown::Bypass.name());
     lines.push(match &status.agent {
-        Some(agent) => format!("agent    serving (pid {}), tunnels to {}", agent.pid, agent.gateway),
+        Some(agent) => {
+            format!("agent    serving (pid {}), tunnels to {}", agent.pid, gateways(&agent.gateways))
+        }
         None if bypass => {
             "agent    DOWN: connections of its workloads GO OUT DIRECTLY (onAgentDown: BYPASS)".to_owned()
         }

@@ -43,10 +43,10 @@ pub(super) fn set(pins: &Pins, resolvers: &[SocketAddr]) -> Result<(), Error> {
     fill(pins, names::RESOLVERS, names::RESOLVERS_CAPACITY, &numbered)
 }
 
-/// The resolvers in the map.
-pub(super) fn read(pins: &Pins) -> Result<Vec<SocketAddr>, Error> {
-    let fail = |error: MapError| pins.map_error(names::RESOLVERS, error);
-    let map: HashMap<MapData, Endpoint, u8> = pins.typed_map(names::RESOLVERS)?.try_into().map_err(fail)?;
+/// The addresses in one of the maps.
+pub(super) fn read(pins: &Pins, name: &'static str) -> Result<Vec<SocketAddr>, Error> {
+    let fail = |error: MapError| pins.map_error(name, error);
+    let map: HashMap<MapData, Endpoint, u8> = pins.typed_map(name)?.try_into().map_err(fail)?;
     map.keys().map(|key| key.map(SocketAddr::from).map_err(fail)).collect()
 }
 

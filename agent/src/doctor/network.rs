@@ -27,7 +27,9 @@ pub(super) fn checks(subject: &Subject, agent: Option<&AgentStatus>) -> Vec<Chec
     checks.push(port(
         subject.hbone_address,
         TcpListener::bind(subject.hbone_address).map(drop),
-        agent.is_some_and(|agent| agent.gateway == subject.hbone_address),
+        agent.is_some_and(|agent| {
+            agent.gateways.iter().any(|gateway| gateway.address == subject.hbone_address)
+        }),
     ));
     checks.push(resolvers(&fs::read_to_string("/etc/resolv.conf")));
     checks

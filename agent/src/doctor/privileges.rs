@@ -6,12 +6,13 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::Check;
 
-/// Bits of `CapEff` (linux/capability.h), with what each is for.
+/// Bits of `CapEff` (linux/capability.h), with what each is for. CAP_BPF and CAP_PERFMON are not among them: the kernel takes
+/// CAP_SYS_ADMIN for both.
 const NEEDED: [(u32, &str, &str); 4] = [
-    (39, "CAP_BPF", "loads the kernel programs"),
-    (12, "CAP_NET_ADMIN", "attaches them"),
-    (38, "CAP_PERFMON", "lets the verifier take the connect programs"),
-    (21, "CAP_SYS_ADMIN", "enters workloads' network namespaces and mounts bpffs"),
+    (21, "CAP_SYS_ADMIN", "loads and attaches the kernel programs, and enters workloads' network namespaces"),
+    (12, "CAP_NET_ADMIN", "ends sockets that are not captured"),
+    (19, "CAP_SYS_PTRACE", "finds the network namespaces of processes with other users"),
+    (2, "CAP_DAC_READ_SEARCH", "finds their sockets"),
 ];
 
 /// A connection of a workload costs the agent two descriptors and the gateway two.
@@ -67,9 +68,13 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         assert_eq!(capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").status, Status::Ok);
-        let without_bpf = capabilities("CapEff:\t0000004000201000\n");
-        assert_eq!(without_bpf.status, Status::Error);
-        assert_eq!(without_bpf.finding, "lacks CAP_BPF (loads the kernel programs)");
+        assert_eq!(capabilities("CapEff:\t0000000000281004\n").status, Status::Ok, "what the chart gives");
+        let without_ptrace = capabilities("CapEff:\t0000000000201004\n");
+        assert_eq!(without_ptrace.status, Status::Error);
+        assert_eq!(
+            without_ptrace.finding,
+            "lacks CAP_SYS_PTRACE (finds the network namespaces of processes with other users)"
+        );
         assert!(capabilities("CapEff:\t0\n").finding.contains("CAP_NET_ADMIN"));
         assert_eq!(capabilities("").status, Status::Error);
     }

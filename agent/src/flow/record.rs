@@ -135,6 +135,9 @@ pub struct FlowRecord {
     pub duration_ms: Option<u64>,
     /// The workload.
     pub workload: SpiffeId,
+    /// Its pod, where it is one and the agent says it; of the namespace of its identity.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pod: Option<Arc<str>>,
     /// The address it dialled.
     pub original_destination: SocketAddr,
     /// `http`, `tls`, `tcp`; absent until known.

@@ -73,6 +73,7 @@ impl FlowTable {
             started: Timestamp::now(),
             duration_ms: None,
             workload,
+            pod: None,
             original_destination,
             protocol: None,
             host: None,

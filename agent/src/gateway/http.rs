@@ -11,8 +11,14 @@ mod headers;
 pub mod normalise;
 mod upgrade;
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
+use ::http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{
     server::conn::{
         http1::{self, UpgradeableConnection},
@@ -60,10 +66,11 @@ where
     let (guard, handle) = Guard::new(Linger::new(Counted::new(io, Arc::clone(&session.flow))), patience);
     let service = service_fn(|request| {
         let (session, handle, decide) = (Arc::clone(&session), handle.clone(), decide.clone());
+        let gateway = Arc::clone(&session.gateway);
         // Now, not when hyper first polls: until then it may look for the end of the connection.
         let next = handle.next_request();
         async move {
-            let response = match next {
+            let mut response = match next {
                 Ok(serving) => {
                     let mut response = exchange::serve(request, session, Some(handle), decide).await;
                     response.body_mut().hold(serving);
@@ -71,6 +78,9 @@ where
                 }
                 Err(violation) => exchange::refuse_violation(&session, &violation),
             };
+            if gateway.closing.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response)
         }
     });

@@ -92,7 +92,7 @@ impl World {
             traceparent: None,
             baggage: None,
         };
-        Pool::new(Arc::new(Dialer)).open(&certificate, &gateway, &connect).await
+        Pool::new(Arc::new(Dialer)).open(&certificate, &client::Gateways::only(gateway), &connect).await
     }
 
     /// One request of `source`, as curl would send it.

@@ -3,7 +3,10 @@
 //! `gateway` calls [`serve`] per CONNECT stream. Decides what the connection speaks and hands it to `http`, `tls` or
 //! `opaque`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +58,7 @@ impl Session {
             (connect.original_destination, connect.dialled_host.clone());
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
         flow.update(|flow| flow.host.clone_from(&dialled_host));
+        gateway.tunnels.fetch_add(1, Relaxed);
         Arc::new(Self { gateway, caller, original_destination, dialled_host, flow })
     }
 
@@ -72,6 +76,12 @@ impl Session {
             sni,
             http,
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.gateway.tunnels.fetch_sub(1, Relaxed);
     }
 }
 

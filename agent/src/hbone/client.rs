@@ -1,8 +1,11 @@
-//! The agent's end: a pool of tunnel connections per (certificate, gateway).
+//! The agent's end: a pool of tunnel connections per (certificate, gateway), over the gateways there are.
 //!
-//! `pool` chooses and shares connections, `connection` makes one and keeps it going.
+//! `gateways` knows them, `choice` picks one, `pool` shares connections and tries another gateway when one fails, `connection`
+//! makes a connection and keeps it going.
 
+mod choice;
 mod connection;
+mod gateways;
 mod pool;
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
@@ -10,6 +13,7 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 use tokio::net::TcpStream;
 
 pub(super) use connection::StreamPermit;
+pub use gateways::{GatewayState, Gateways};
 
 use super::{headers::Connect, tunnel::Tunnel};
 use crate::{mesh::SpiffeId, tls::certificate::WorkloadCertificate};
@@ -32,6 +36,9 @@ pub struct Gateway {
 /// Why no tunnel could be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is none.
+    #[error("no egress gateway is ready")]
+    NoGateway,
     /// No TCP connection.
     #[error("egress gateway {0} cannot be reached: {1}")]
     Dial(SocketAddr, #[source] io::Error),
@@ -68,13 +75,14 @@ impl Pool {
         Self { inner: Arc::new(pool::Inner::new(dial)) }
     }
 
-    /// Opens a tunnel, over a pooled connection where one made with this certificate has room.
+    /// Opens a tunnel, over a pooled connection where one made with this certificate has room. A gateway that cannot be reached, or
+    /// does not answer in time, is left for the next: until the request is answered, not a byte of the tunnel has been sent.
     pub async fn open(
         &self,
         certificate: &Arc<WorkloadCertificate>,
-        gateway: &Gateway,
+        gateways: &Arc<Gateways>,
         connect: &Connect,
     ) -> Result<Tunnel, Error> {
-        self.inner.open(certificate, gateway, connect).await
+        self.inner.open(certificate, gateways, connect).await
     }
 }

@@ -15,15 +15,15 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{
-    gather::Drain,
-    settings::{PING_INTERVAL, PING_TIMEOUT},
-};
+use super::{gather::Drain, settings::Pace};
 
 /// Notices a peer that is gone, with HTTP/2 pings. Whatever arrives after a ping counts as its answer: a pong can be stuck
 /// behind megabytes of data on a slow path.
 pub(super) struct Keepalive {
     pings: PingPong,
+    pace: Pace,
+    /// Beats since the last ping.
+    beats: u32,
     timer: Pin<Box<Sleep>>,
     /// The reads counted when the ping was sent that has no answer yet.
     waiting_since: Option<u64>,
@@ -33,25 +33,25 @@ pub(super) struct Keepalive {
 pub(super) enum Beat {
     /// Nothing new.
     Quiet,
-    /// The time for a ping came.
+    /// Another beat has passed without trouble.
     Tick,
     /// The peer did not answer in time.
     Dead,
 }
 
 impl Keepalive {
-    pub(super) fn new(pings: PingPong) -> Self {
-        Self { pings, timer: Box::pin(sleep(PING_INTERVAL)), waiting_since: None }
+    pub(super) fn new(pings: PingPong, pace: Pace) -> Self {
+        Self { pings, pace, beats: 0, timer: Box::pin(sleep(pace.beat)), waiting_since: None }
     }
 
     /// To be called before the connection is polled, which then carries the ping.
-    pub(super) fn poll<IO>(&mut self, cx: &mut Context<'_>, drain: &Drain<IO>) -> Beat {
+    pub(super) fn poll<IO>(&mut self, cx: &mut Context<'_>, drain: &Drain<IO>, busy: bool) -> Beat {
         let mut beat = Beat::Quiet;
         loop {
             // Frees the slot of the ping before; only one may be on its way.
             let pong = self.pings.poll_pong(cx);
             if pong.is_ready() && self.waiting_since.take().is_some() {
-                self.timer.as_mut().reset(Instant::now() + PING_INTERVAL);
+                self.timer.as_mut().reset(Instant::now() + self.pace.beat);
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return beat;
@@ -61,16 +61,22 @@ impl Keepalive {
                 Some(before) if before == reads => return Beat::Dead,
                 Some(_) => {
                     self.waiting_since = Some(reads);
-                    self.timer.as_mut().reset(Instant::now() + PING_TIMEOUT);
+                    self.timer.as_mut().reset(Instant::now() + self.pace.timeout);
                 }
                 None => {
-                    // A connection that ends refuses the ping, and tells its driver so itself.
-                    if self.pings.send_ping(Ping::opaque()).is_ok() {
-                        self.waiting_since = Some(reads);
-                    }
-                    self.timer.as_mut().reset(Instant::now() + PING_TIMEOUT);
-                    drain.release_memory();
                     beat = Beat::Tick;
+                    self.beats += 1;
+                    let mut next = self.pace.beat;
+                    if busy || self.beats >= self.pace.idle_beats {
+                        self.beats = 0;
+                        // A connection that ends refuses the ping, and tells its driver so itself.
+                        if self.pings.send_ping(Ping::opaque()).is_ok() {
+                            self.waiting_since = Some(reads);
+                        }
+                        next = self.pace.timeout;
+                        drain.release_memory();
+                    }
+                    self.timer.as_mut().reset(Instant::now() + next);
                 }
             }
         }

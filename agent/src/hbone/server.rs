@@ -25,7 +25,7 @@ use super::{
     headers::{BadConnect, Connect, REASON, reason_value},
     settings::{
         CONNECT_TIMEOUT, CONNECTION_WINDOW, MAX_FRAME, MAX_HEADER_LIST, MAX_PENDING_RESETS, MAX_STREAMS,
-        REMEMBER_RESETS_FOR, REMEMBERED_RESETS, STREAM_SEND_BUFFER, STREAM_WINDOW,
+        REMEMBER_RESETS_FOR, REMEMBERED_RESETS, SERVER_PACE, STREAM_SEND_BUFFER, STREAM_WINDOW,
     },
     tunnel::Tunnel,
 };
@@ -98,7 +98,7 @@ where
     let Some(pings) = connection.ping_pong() else {
         return Err(h2::Reason::INTERNAL_ERROR.into());
     };
-    let mut keepalive = Keepalive::new(pings);
+    let mut keepalive = Keepalive::new(pings, SERVER_PACE);
     let mut drained = pin!(drain.cancelled());
     let mut draining = false;
     let result = poll_fn(|cx| {
@@ -106,7 +106,7 @@ where
             draining = true;
             connection.graceful_shutdown();
         }
-        if let Beat::Dead = keepalive.poll(cx, &gathered) {
+        if let Beat::Dead = keepalive.poll(cx, &gathered, true) {
             return Poll::Ready(Err(Broken::Io(io::ErrorKind::TimedOut.into())));
         }
         poll_driven(cx, &gathered, |cx| accept_all(cx, &mut connection, &handler))

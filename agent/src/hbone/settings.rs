@@ -25,9 +25,31 @@ pub(super) const REMEMBER_RESETS_FOR: Duration = Duration::from_secs(10);
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// From CONNECT to its answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between keepalive pings.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// A connection that stays silent for this long after a ping is dead.
-pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client connection without streams is closed after this many pings.
-pub(super) const IDLE_PINGS: u32 = 12;
+/// From the wish for a tunnel to the answer of one gateway or another.
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one gateway is waited for while there is another.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
+/// A client connection without streams is closed after this many beats of [`CLIENT_PACE`].
+pub(super) const IDLE_BEATS: u32 = 60;
+/// How long the kernel waits for the peer to acknowledge what it was sent.
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How soon a peer that is gone is noticed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Between two beats; with every beat there is a ping while the connection is busy.
+    pub(super) beat: Duration,
+    /// While it is idle there is one with every so-manieth beat only.
+    pub(super) idle_beats: u32,
+    /// A connection that stays silent for this long after a ping is dead.
+    pub(super) timeout: Duration,
+}
+
+/// The agent's: a gateway's node that is lost is noticed within 3.5 s. Longer than the three retransmissions of TCP that a short
+/// disturbance of the network takes, shorter than people wait.
+pub(super) const CLIENT_PACE: Pace =
+    Pace { beat: Duration::from_secs(1), idle_beats: 5, timeout: Duration::from_millis(2500) };
+
+/// The gateway's: what it keeps for an agent that is gone costs memory only.
+pub(super) const SERVER_PACE: Pace =
+    Pace { beat: Duration::from_secs(5), idle_beats: 1, timeout: Duration::from_secs(10) };

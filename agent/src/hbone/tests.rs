@@ -1,5 +1,6 @@
 //! Both ends over real sockets and real mutual TLS.
 
+mod failover;
 mod gathering;
 mod lifecycle;
 mod stream;
@@ -24,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    client::{self, Dial, Gateway, Pool},
+    client::{self, Dial, Gateway, Gateways, Pool},
     headers::Connect,
     read_ahead::ReadAhead,
     server::{self, Incoming},
@@ -114,7 +115,7 @@ impl Mesh {
     }
 
     async fn open(&self) -> Result<Tunnel, client::Error> {
-        soon("open", self.pool.open(&self.sleep, &self.gateway, &connect())).await
+        soon("open", self.pool.open(&self.sleep, &Gateways::only(self.gateway.clone()), &connect())).await
     }
 
     fn dialled(&self) -> usize {

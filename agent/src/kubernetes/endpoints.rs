@@ -2,10 +2,7 @@
 //!
 //! `app` watches the gateway's and the CA's.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -15,18 +12,7 @@ use super::{
     Cluster,
     watching::{Mirror, mirror},
 };
-
-/// What an endpoint may be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Condition {
-    /// Anything.
-    Ready,
-    /// It is ending, and still serves: what it has goes on, nothing new.
-    Draining,
-}
-
-/// The endpoints of a Service at one of its ports. Those that do not serve are not in it.
-pub type Endpoints = BTreeMap<SocketAddr, Condition>;
+pub use crate::net::endpoints::{Condition, Endpoints};
 
 /// Follows the endpoints of `service` in Egret's own namespace at the port of this name; `None` until they were read. Ends when
 /// nobody listens.

@@ -13,6 +13,8 @@ struct Watch {
     read: bool,
     /// What is in the way now.
     problem: Option<String>,
+    /// There is no such thing in the cluster, which counts as read.
+    absent: bool,
 }
 
 /// What one process watches. Cheap to clone.
@@ -31,12 +33,12 @@ impl Standing {
     pub fn problems(&self) -> Vec<String> {
         let watches = self.watches.lock();
         let described = watches.iter().filter_map(|(name, watch)| match watch {
-            Watch { problem: Some(problem), read: true } => {
+            Watch { problem: Some(problem), read: true, absent: false } => {
                 Some(format!("{name}: {problem}; what was read before stays in force"))
             }
-            Watch { problem: Some(problem), read: false } => Some(format!("{name}: {problem}")),
-            Watch { problem: None, read: false } => Some(format!("{name}: not read yet")),
-            Watch { problem: None, read: true } => None,
+            Watch { problem: Some(problem), .. } => Some(format!("{name}: {problem}")),
+            Watch { problem: None, read: false, .. } => Some(format!("{name}: not read yet")),
+            Watch { problem: None, read: true, .. } => None,
         });
         described.collect()
     }
@@ -53,7 +55,7 @@ impl Standing {
 
     /// All of `name` has been read.
     pub(super) fn is_read(&self, name: &str) {
-        self.watches.lock().insert(name.to_owned(), Watch { read: true, problem: None });
+        self.watches.lock().insert(name.to_owned(), Watch { read: true, ..Watch::default() });
     }
 
     /// `name` is fine again, or as far as it was. Whether there was a problem.
@@ -67,7 +69,14 @@ impl Standing {
         let watch = watches.entry(name.to_owned()).or_default();
         let news = watch.problem.as_ref() != Some(&problem);
         watch.problem = Some(problem);
+        watch.absent = false;
         news
+    }
+
+    /// There is no `name` in the cluster; that counts as read. Whether that is news.
+    pub(super) fn is_absent(&self, name: &str, sentence: &str) -> bool {
+        let watch = Watch { read: true, problem: Some(sentence.to_owned()), absent: true };
+        self.watches.lock().insert(name.to_owned(), watch.clone()) != Some(watch)
     }
 }
 
@@ -91,5 +100,12 @@ mod tests {
         assert_eq!(standing.problems(), ["pods: gone; what was read before stays in force"]);
         assert!(standing.is_well("pods"));
         assert!(!standing.is_well("pods"));
+        assert!(
+            standing.is_absent("Gateways", "no such kind") && !standing.is_absent("Gateways", "no such kind")
+        );
+        assert!(standing.is_complete());
+        assert_eq!(standing.problems(), ["Gateways: no such kind"]);
+        standing.is_read("Gateways");
+        assert!(standing.problems().is_empty());
     }
 }

@@ -3,13 +3,15 @@
 //!
 //! Used by everything here that reads. What was read before stays in force while the API server is away: no event, no change.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource,
+    api::ListParams,
     runtime::{
         WatchStreamExt as _,
+        utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
@@ -25,35 +27,110 @@ pub(super) type Key = (String, String);
 /// Everything of one kind that is there; `None` before it was read for the first time.
 pub(super) type Mirror<V> = Option<Arc<BTreeMap<Key, V>>>;
 
+/// How often the API server is asked whether it is back, where no event would tell.
+const ASK: Duration = Duration::from_secs(2);
+
 /// Hands every event to `apply`, for ever.
 pub(super) async fn follow<K>(
     api: Api<K>,
     selection: watcher::Config,
     name: &str,
     standing: &Standing,
+    apply: impl FnMut(Event<K>),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    follow_until(api, selection, name, standing, apply, |_| false).await;
+}
+
+/// Hands every event to `apply` until `ends` says of a failure that it is the last.
+pub(super) async fn follow_until<K>(
+    api: Api<K>,
+    selection: watcher::Config,
+    name: &str,
+    standing: &Standing,
     mut apply: impl FnMut(Event<K>),
+    ends: impl Fn(&kube::Error) -> bool,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     standing.expect(name);
-    let mut events = Box::pin(watcher(api, selection).default_backoff());
-    while let Some(event) = events.next().await {
+    let any = first(&selection);
+    let mut events = Box::pin(watcher(api.clone(), selection).backoff(Patience::default()));
+    // A watch that goes on where it was brings no event, so somebody has to ask.
+    let mut away = false;
+    loop {
+        let back = async {
+            tokio::time::sleep(ASK).await;
+            api.list_metadata(&any).await.is_ok()
+        };
+        let event = tokio::select! {
+            event = events.next() => event,
+            is_back = back, if away => {
+                if is_back && standing.is_well(name) {
+                    tracing::info!("{name}: watched again");
+                }
+                away = !is_back;
+                continue;
+            }
+        };
         match event {
-            Ok(event) => {
+            Some(Ok(event)) => {
                 if matches!(event, Event::InitDone) {
                     standing.is_read(name);
+                    away = false;
                 } else if matches!(event, Event::Apply(_) | Event::Delete(_)) && standing.is_well(name) {
                     tracing::info!("{name}: watched again");
+                    away = false;
                 }
                 apply(event);
             }
-            Err(error) => {
+            Some(Err(error)) => {
+                if cause(&error).is_some_and(&ends) {
+                    return;
+                }
+                // Who may list may still not be allowed to watch.
+                away = !matches!(cause(&error), Some(kube::Error::Api(status)) if status.code == 403);
                 let problem = describe(&error);
                 if standing.fails(name, problem.clone()) {
                     tracing::warn!("{name} cannot be watched: {problem}");
                 }
             }
+            None => return,
         }
+    }
+}
+
+/// How long is waited between tries: little, so that what changed while the API server was away is in force soon after, and not
+/// at the same time as everybody else.
+#[derive(Default)]
+struct Patience {
+    tries: u32,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let most = (200 << self.tries.min(4)).min(2_000);
+        self.tries += 1;
+        Some(Duration::from_millis(rand::random_range(most / 2..=most)))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+/// Asks for one object of a selection: enough to know how it stands with them.
+pub(super) fn first(selection: &watcher::Config) -> ListParams {
+    let any = ListParams::default().limit(1);
+    ListParams {
+        label_selector: selection.label_selector.clone(),
+        field_selector: selection.field_selector.clone(),
+        ..any
     }
 }
 
@@ -113,24 +190,58 @@ pub(super) fn named(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
 }
 
+fn cause(error: &watcher::Error) -> Option<&kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(cause)
+        | watcher::Error::WatchStartFailed(cause)
+        | watcher::Error::WatchFailed(cause) => Some(cause),
+        _ => None,
+    }
+}
+
 /// A sentence for an operator, with the remedy where there is one.
 fn describe(error: &watcher::Error) -> String {
-    let (watcher::Error::InitialListFailed(cause)
-    | watcher::Error::WatchStartFailed(cause)
-    | watcher::Error::WatchFailed(cause)) = error
-    else {
-        return format!("{:#}", anyhow::Error::msg(error.to_string()));
-    };
+    match (error, cause(error)) {
+        (_, Some(cause)) => describe_cause(cause),
+        // Too much happened since: everything is listed again.
+        (watcher::Error::WatchError(status), None) => status.message.clone(),
+        (other, None) => other.to_string(),
+    }
+}
+
+/// A sentence for an operator, with the remedy where there is one.
+pub(super) fn describe_cause(cause: &kube::Error) -> String {
     match cause {
         kube::Error::Api(status) if status.code == 403 => {
-            format!("{}; give the service account this permission (the Helm chart does)", status.message)
+            format!("{}; give this account the permission (the Helm chart does)", status.message)
         }
-        kube::Error::Api(status) if status.code == 404 => {
-            "the API server does not know this kind: install the CustomResourceDefinitions (the Helm chart does, \
-             with crds.install)"
-                .to_owned()
-        }
+        kube::Error::Api(status) if status.code == 404 => NO_SUCH_KIND.to_owned(),
         kube::Error::Api(status) => status.message.clone(),
         other => format!("the API server cannot be reached: {other}"),
+    }
+}
+
+/// What to do where a kind is missing.
+pub(super) const NO_SUCH_KIND: &str = "the API server does not know this kind, so there is none: install the \
+    CustomResourceDefinitions (the Helm chart does, with crds.install)";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::runtime::utils::Backoff as _;
+
+    use super::Patience;
+
+    #[test]
+    fn nobody_waits_long_and_not_all_alike() {
+        let waits: Vec<_> = Patience::default().take(50).collect();
+        assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(100)), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(2)), "{waits:?}");
+        assert!(waits[10..].windows(2).any(|pair| pair[0] != pair[1]));
+        let mut patience = Patience { tries: 100 };
+        patience.reset();
+        assert!(patience.next().unwrap() <= Duration::from_millis(200));
     }
 }

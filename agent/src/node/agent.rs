@@ -42,7 +42,7 @@ use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
-    hbone::client::Gateway,
+    hbone::client::Gateways,
     mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
     tls::store::CertificateStore,
 };
@@ -92,8 +92,8 @@ pub struct Parts {
     pub capture: Capture,
     /// Certificates of the workloads.
     pub certificates: CertificateStore,
-    /// The egress gateway.
-    pub gateway: Gateway,
+    /// The egress gateways.
+    pub gateways: Arc<Gateways>,
     /// Where flows are recorded.
     pub flows: FlowTable,
     /// The run directory.
@@ -108,7 +108,7 @@ pub struct Parts {
 pub struct Agent {
     pub(super) capture: Capture,
     pub(super) certificates: CertificateStore,
-    pub(super) gateway: Gateway,
+    pub(super) gateways: Arc<Gateways>,
     pub(super) flows: FlowTable,
     pub(super) counters: Counters,
     pub(super) dns: Dns,
@@ -122,6 +122,8 @@ pub struct Agent {
     pub(super) enrolling: Mutex<()>,
     /// What stands in the way of bindings, for people.
     pub(super) binding_problems: Mutex<Vec<String>>,
+    /// The same of pods.
+    pub(super) pod_problems: Mutex<Vec<String>>,
     pub(super) guards: Standing,
     pub(super) workloads: Mutex<Workloads>,
     pub(super) connections: TaskTracker,
@@ -156,6 +158,8 @@ pub(super) struct Enrolled {
     pub(super) existing: Mutex<Existing>,
     /// There is a reason to look at its sockets: programs of it had been detached and are attached again, or `existing` has changed.
     pub(super) look: Notify,
+    /// The last connection of the self-check did not arrive.
+    pub(super) astray: AtomicBool,
     pub(super) sockets: Mutex<SocketStatus>,
 }
 
@@ -170,6 +174,7 @@ impl Enrolled {
             stop: CancellationToken::new(),
             locks: Mutex::new(Locks { capture: Lock::Holds, backstop: Lock::Holds, link: Lock::Closed }),
             look: Notify::new(),
+            astray: AtomicBool::new(false),
             sockets: Mutex::default(),
         })
     }
@@ -198,11 +203,11 @@ pub struct Enrolment {
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateway, flows, run_dir, hierarchy, sockets } = parts;
+        let Parts { capture, certificates, gateways, flows, run_dir, hierarchy, sockets } = parts;
         Arc::new(Self {
             capture,
             certificates,
-            gateway,
+            gateways,
             flows,
             counters: Counters::default(),
             dns: Dns::load(run_dir.synthetic()),
@@ -212,6 +217,7 @@ impl Agent {
             hierarchy,
             enrolling: Mutex::default(),
             binding_problems: Mutex::default(),
+            pod_problems: Mutex::default(),
             guards: Standing::default(),
             workloads: Mutex::default(),
             connections: TaskTracker::new(),
@@ -326,9 +332,9 @@ impl Agent {
         }
     }
 
-    /// What stands in the way of bindings, one sentence each.
+    /// What stands in the way of bindings and pods, one sentence each.
     pub fn binding_problems(&self) -> Vec<String> {
-        self.binding_problems.lock().clone()
+        [&self.binding_problems, &self.pod_problems].map(|problems| problems.lock().clone()).concat()
     }
 
     /// The parents that are to be guarded, with what is in the way.
@@ -341,14 +347,14 @@ impl Agent {
         self.socket_settings.send_modify(|settings| *settings = settings.changed(direct, existing));
     }
 
+    /// The certificates of its workloads.
+    pub fn certificates(&self) -> &CertificateStore {
+        &self.certificates
+    }
+
     /// The flows recorded.
     pub fn flows(&self) -> &FlowTable {
         &self.flows
-    }
-
-    /// The gateway in use.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
     }
 
     /// What the kernel programs are to know of a workload.
@@ -400,6 +406,11 @@ impl Agent {
         });
         counters.extend(self.counters.by_name());
         counters
+    }
+
+    /// Counts a condition of a pod that could not be written.
+    pub fn condition_not_written(&self) {
+        self.counters.conditions_not_written.increment();
     }
 
     /// The kernel half, for settings that are not about one workload.

@@ -2,7 +2,11 @@
 //! attached, its policy is in force, its listeners are alive, and a connection takes the whole way. What is not so is repaired,
 //! counted and logged. Started by `node::life`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{
     task,
@@ -69,6 +73,7 @@ impl Agent {
             }
             attached = Instant::now();
             failures = if self.check_path(enrolled).await { 0 } else { failures + 1 };
+            enrolled.astray.store(failures > 0, Relaxed);
             if failures >= FAILURES_BEFORE_REPAIR {
                 failures = 0;
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));

@@ -8,6 +8,7 @@ use super::{
     agent::{Agent, Enrolled},
     presence::Presence,
     refuse,
+    workload::Origin,
 };
 use crate::{
     flow::{FlowHandle, FlowId},
@@ -43,6 +44,9 @@ pub(super) async fn serve(
     };
     agent.counters.accepted.increment();
     let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
+    if let Origin::Pod { name, .. } = &enrolled.workload.origin {
+        flow.update(|record| record.pod = Some(name.as_str().into()));
+    }
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
@@ -104,10 +108,11 @@ async fn open_tunnel(
         traceparent: None,
         baggage: None,
     };
-    presence.tunnels.open(&certificate, &agent.gateway, &connect).await.map_err(|e| {
+    presence.tunnels.open(&certificate, &agent.gateways, &connect).await.map_err(|e| {
         let reason = match &e {
             client::Error::Refused { .. } => Reason::GatewayRefused,
-            client::Error::Dial(..)
+            client::Error::NoGateway
+            | client::Error::Dial(..)
             | client::Error::Tls(..)
             | client::Error::Http2(..)
             | client::Error::Timeout(_) => Reason::GatewayUnreachable,

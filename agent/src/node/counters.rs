@@ -55,6 +55,8 @@ pub struct Counters {
     pub namespaces_not_entered: Counter,
     /// Workloads whose listener got fewer ports than it should have.
     pub listener_ports_reduced: Counter,
+    /// Conditions of pods that could not be written.
+    pub conditions_not_written: Counter,
     /// DNS queries answered with what ServiceEntries say.
     pub dns_answered: Counter,
     /// DNS queries sent on to the resolver that was asked.
@@ -81,6 +83,7 @@ impl Counters {
             ("socket_checks_failed", self.socket_checks_failed.get()),
             ("namespaces_not_entered", self.namespaces_not_entered.get()),
             ("listener_ports_reduced", self.listener_ports_reduced.get()),
+            ("conditions_not_written", self.conditions_not_written.get()),
             ("dns_answered", self.dns_answered.get()),
             ("dns_forwarded", self.dns_forwarded.get()),
             ("dns_failed", self.dns_failed.get()),

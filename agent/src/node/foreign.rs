@@ -1,7 +1,7 @@
 //! Workloads whose cgroup somebody else made: a service, a container, any directory. They are enrolled and released here, and
 //! never created, ended or removed.
 //!
-//! Called by the admin socket (`egret enroll`, `egret release`) and by `node::binding`.
+//! Called by the admin socket (`egret enroll`, `egret release`), `node::binding` and `node::pods`.
 
 use std::{
     fs,
@@ -102,6 +102,10 @@ impl Agent {
             Origin::Hand => self.withdraw(&enrolled),
             Origin::Binding(name) => Err(fail(&format!(
                 "WorkloadBinding {name} selects it, and would enrol it again: change that"
+            ))),
+            Origin::Pod { namespace, name, .. } => Err(fail(&format!(
+                "the label egret.dev/egress of pod {namespace}/{name} or of its namespace asks for it, and it would be enrolled \
+                 again: change that"
             ))),
             Origin::Exec if enrolled.workload.open_cgroup().and_then(|c| c.populated()).unwrap_or(false) => {
                 Err(fail("egret exec runs it: end its processes"))

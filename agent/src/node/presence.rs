@@ -133,6 +133,12 @@ impl Presences {
         self.entered.iter().all(|presence| presence.accepting.lock().iter().all(|task| !task.is_finished()))
     }
 
+    /// Where it is refused because we could not follow it, if anywhere.
+    pub(super) fn problem(&self) -> Option<String> {
+        let (id, why) = self.failed.first_key_value()?;
+        Some(format!("it is refused in its network namespace {id}: {why}"))
+    }
+
     /// Makes new listeners, at other ports, in every namespace the workload is in. The second part of the answer had the old
     /// ones, which are to end when connections go to the new ones. An error changes nothing.
     pub(super) fn reopen(&mut self, stop: &CancellationToken) -> io::Result<(Examined, Vec<Arc<Presence>>)> {

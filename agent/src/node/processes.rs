@@ -51,9 +51,19 @@ pub(super) fn of_cgroup(cgroup: &Path) -> io::Result<Vec<u32>> {
 pub(super) fn namespaces(cgroup: &Path) -> io::Result<BTreeMap<NamespaceId, u32>> {
     let mut found = BTreeMap::new();
     for process in of_cgroup(cgroup)? {
-        // One that has ended meanwhile, or is a zombie, is in none.
-        if let Ok(id) = NamespaceId::of(&namespace_of(process)) {
-            found.entry(id).or_insert(process);
+        match NamespaceId::of(&namespace_of(process)) {
+            Ok(id) => {
+                found.entry(id).or_insert(process);
+            }
+            // Nobody knows where it is, so it must not count as being nowhere: the workload would seem to be in the agent's own.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                let why = format!(
+                    "process {process} may be in any network namespace ({e}): give the agent CAP_SYS_PTRACE"
+                );
+                return Err(io::Error::new(e.kind(), why));
+            }
+            // One that has ended meanwhile, or is a zombie, is in none.
+            Err(_) => {}
         }
     }
     Ok(found)

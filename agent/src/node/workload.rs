@@ -25,6 +25,15 @@ pub enum Origin {
     Hand,
     /// It was there, and this WorkloadBinding (`namespace/name`) selects it.
     Binding(String),
+    /// It was there, and is the cgroup of this pod, of which this is asked.
+    Pod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// The uid in the name of its cgroup.
+        uid: String,
+    },
 }
 
 impl Origin {
@@ -40,6 +49,7 @@ impl fmt::Display for Origin {
             Self::Exec => f.write_str("exec"),
             Self::Hand => f.write_str("by hand"),
             Self::Binding(name) => write!(f, "binding {name}"),
+            Self::Pod { namespace, name, .. } => write!(f, "pod {namespace}/{name}"),
         }
     }
 }
@@ -207,5 +217,11 @@ mod tests {
         let text = serde_json::to_string(&bound).unwrap();
         assert!(text.contains(r#""origin":{"binding":"default/backup"}"#), "{text}");
         assert_eq!(serde_json::from_str::<Workload>(&text).unwrap(), bound);
+        let [namespace, name, uid] = ["web", "sleep-1", "u"].map(str::to_owned);
+        let pod = Workload { origin: Origin::Pod { namespace, name, uid }, ..bound };
+        let text = serde_json::to_string(&pod).unwrap();
+        let expected = r#""origin":{"pod":{"namespace":"web","name":"sleep-1","uid":"u"}}"#;
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(serde_json::from_str::<Workload>(&text).unwrap(), pod);
     }
 }

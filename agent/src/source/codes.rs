@@ -1,7 +1,7 @@
 //! The stable codes of problems that `egret check` and `status` show.
 //!
 //! `EG01xx` refuse an object (or say what that means), `EG02xx` concern fields without effect, `EG03xx` are readings where
-//! Egret is deliberately safer than Istio, and choices that open something.
+//! Egret is deliberately safer than Istio, and choices that open something, `EG04xx` concern what a cluster does not show.
 
 /// The document is not YAML.
 pub const SYNTAX: &str = "EG0101";
@@ -51,3 +51,8 @@ pub const NAME_CHECK: &str = "EG0307";
 pub const CREDENTIAL: &str = "EG0308";
 /// Workloads go out directly while no agent runs.
 pub const ON_AGENT_DOWN: &str = "EG0320";
+
+/// The cluster has no such kind.
+pub const NO_SUCH_KIND: &str = "EG0401";
+/// Whoever asks may not read this, so nothing is said of it.
+pub const NOT_SHOWN: &str = "EG0402";

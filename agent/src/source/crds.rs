@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn the_tutorials_objects_conform_and_mistakes_do_not() {
+        let all = definitions();
         let schema_of = |kind: &str| {
-            let all = definitions();
-            let of_kind = all.into_iter().find(|definition| definition["spec"]["names"]["kind"] == kind);
+            let of_kind = all.iter().find(|definition| definition["spec"]["names"]["kind"] == kind);
             of_kind.unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
         };
         let mut tried = 0;

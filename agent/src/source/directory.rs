@@ -7,37 +7,28 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{index::Index, report::Report};
-use crate::mesh::Snapshot;
-
-/// Changes come in bursts; a burst ends when nothing happens for this long.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+pub use super::following::Loaded;
+use super::{
+    following::{Source, follow},
+    index::Index,
+};
 
 /// Some filesystems and overlays report nothing, so the directory is read again at least this often.
 const REREAD: Duration = Duration::from_secs(30);
 
-/// One load: the configuration in force and what was found.
-#[derive(Clone, Debug, Default)]
-pub struct Loaded {
-    /// The configuration.
-    pub snapshot: Arc<Snapshot>,
-    /// What was found.
-    pub report: Arc<Report>,
-}
-
 /// Loads a directory once. Only an unreadable directory is an error; bad objects are in the report.
 pub fn load(directory: &Path) -> io::Result<Loaded> {
-    let mut source = Source::default();
-    source.read(directory)?;
-    Ok(source.index.load())
+    let mut files = Files { directory: directory.to_owned(), ..Files::default() };
+    files.read()?;
+    Ok(files.index.load())
 }
 
 /// Loads a directory, then again on every change (debounced), keeping the last good version of each object, until `stop`.
@@ -55,79 +46,44 @@ pub fn watch(directory: &Path, stop: CancellationToken) -> io::Result<watch::Rec
     // Watch first, read second: a change in between is then read twice rather than missed.
     watcher.watch(directory, RecursiveMode::NonRecursive).map_err(io::Error::other)?;
 
-    let mut source = Source::default();
-    source.read(directory)?;
-    let (sender, receiver) = watch::channel(source.index.load());
-    let directory = directory.to_owned();
+    let mut files = Files { directory: directory.to_owned(), ..Files::default() };
+    files.read()?;
+    let (sender, receiver) = watch::channel(files.index.load());
     tokio::spawn(async move {
-        let ended = stop.cancelled_owned();
-        tokio::pin!(ended);
-        tokio::select! {
-            () = &mut ended => {}
-            () = follow(directory, source, changes, sender) => {}
-        }
+        let following = follow(files, ReceiverStream::new(changes), Some(REREAD), sender);
+        stop.run_until_cancelled(following).await;
         drop(watcher);
     });
     Ok(receiver)
 }
 
-/// Reloads until nobody listens.
-async fn follow(
+/// The index, and the bytes it was made from.
+#[derive(Default)]
+struct Files {
     directory: PathBuf,
-    mut source: Source,
-    mut changes: mpsc::Receiver<()>,
-    sender: watch::Sender<Loaded>,
-) {
-    loop {
-        tokio::select! {
-            () = sender.closed() => return,
-            _ = tokio::time::timeout(REREAD, changes.recv()) => {}
-        }
-        while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {}
-        let path = directory.clone();
-        // Files and compilation block, and this may be the thread that serves traffic.
-        let Ok((returned, loaded)) = tokio::task::spawn_blocking(move || {
-            let loaded = source.read(&path).map(|changed| changed.then(|| source.index.load()));
-            (source, loaded)
-        })
-        .await
-        else {
-            tracing::error!(
-                "the configuration reader failed, the last configuration stays in force for good"
-            );
-            return;
-        };
-        source = returned;
-        match loaded {
-            Ok(None) => {}
-            Ok(Some(loaded)) => {
-                tracing::info!(
-                    version = loaded.snapshot.version,
-                    objects = loaded.report.objects,
-                    problems = loaded.report.problems.len(),
-                    "configuration reloaded"
-                );
-                sender.send_replace(loaded);
-            }
+    index: Index,
+    seen: BTreeMap<String, Result<Vec<u8>, String>>,
+}
+
+impl Source for Files {
+    type Change = ();
+
+    fn take(&mut self, _: Vec<()>) -> Option<Loaded> {
+        match self.read() {
+            Ok(changed) => changed.then(|| self.index.load()),
             Err(error) => {
-                tracing::error!(%error, directory = %directory.display(), "configuration cannot be read, the last one stays in force");
+                tracing::error!(%error, directory = %self.directory.display(), "configuration cannot be read, the last one stays in force");
+                None
             }
         }
     }
 }
 
-/// The index, and the bytes it was made from.
-#[derive(Default)]
-struct Source {
-    index: Index,
-    seen: BTreeMap<String, Result<Vec<u8>, String>>,
-}
-
-impl Source {
+impl Files {
     /// Reads the directory into the index; whether anything changed.
-    fn read(&mut self, directory: &Path) -> io::Result<bool> {
+    fn read(&mut self) -> io::Result<bool> {
         let mut names = BTreeSet::new();
-        for entry in std::fs::read_dir(directory)? {
+        for entry in std::fs::read_dir(&self.directory)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             let is_yaml = Path::new(&name).extension().is_some_and(|e| e == "yaml" || e == "yml");
             // Hidden files are editors' and kubelet's own.
@@ -138,7 +94,7 @@ impl Source {
         let mut changed = false;
         let mut gone = Vec::new();
         for name in &names {
-            let path = directory.join(name);
+            let path = self.directory.join(name);
             let read = match std::fs::metadata(&path) {
                 Ok(found) if found.is_dir() => continue,
                 // Reading a pipe or a device may never end.

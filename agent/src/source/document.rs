@@ -1,4 +1,4 @@
-//! One YAML document → the objects in it, each with its problems.
+//! One YAML document, or one object of the Kubernetes API → the objects in it, each with its problems.
 //!
 //! A file is cut at `---` first, so that a document that is not YAML takes no other with it.
 
@@ -9,7 +9,7 @@ use super::{
     fields::{Field, Problems, nearest},
     kinds::{self, Item, Meta},
     node::{Node, Value},
-    report::{Problem, Severity},
+    report::{OBJECT, Problem, Severity},
     scalars,
 };
 use crate::mesh::{HostPattern, Kind, ObjectRef, Selector};
@@ -62,6 +62,48 @@ pub(super) fn read_file(file: &Arc<str>, text: &str) -> Vec<Definition> {
         }
     }
     found
+}
+
+/// Reads an object of the Kubernetes API, which has neither documents nor lines.
+pub(super) fn read_object(place: &Arc<str>, object: &serde_json::Value) -> Vec<Definition> {
+    let mut found = Vec::new();
+    match Node::from_json(object) {
+        Ok(node) => read_node(place, OBJECT, &node, &mut found),
+        Err(message) => {
+            let mut definition = empty(place, OBJECT, None);
+            definition.unreadable = true;
+            definition.seems = object.get("kind").and_then(serde_json::Value::as_str).and_then(seems);
+            definition.complain(codes::UNREADABLE, format!("cannot be read: {message}"), None);
+            found.push(definition);
+        }
+    }
+    found
+}
+
+/// Reads a file that has to hold the settings, and may hold nothing else.
+pub(super) fn read_settings(file: &Arc<str>, text: &str) -> Vec<Definition> {
+    let mut found = read_file(file, text);
+    for definition in &mut found {
+        if definition.object.take_if(|object| object.kind != Kind::MeshConfig).is_some() {
+            definition.item = None;
+            let remedy = Some("create it as an object of its own".to_owned());
+            definition.complain(codes::INERT, "only the MeshConfig is read from here", remedy);
+        }
+    }
+    if !found.iter().any(|definition| definition.object.is_some() || definition.unreadable) {
+        let remedy = "write the MeshConfig document there, as the Helm chart does";
+        found.push(without_settings(file, "holds no MeshConfig: the settings stay as they were", remedy));
+    }
+    found
+}
+
+/// What has to hold the settings does not.
+pub(super) fn without_settings(file: &Arc<str>, message: &str, remedy: &str) -> Definition {
+    let mut definition = empty(file, OBJECT, None);
+    definition.unreadable = true;
+    definition.seems = Some(Kind::MeshConfig);
+    definition.complain(codes::UNREADABLE, message, Some(remedy.to_owned()));
+    definition
 }
 
 /// A file that could not be read.
@@ -166,7 +208,7 @@ impl Definition {
 }
 
 fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Definition>) {
-    let mut definition = empty(file, document, Some(node.line));
+    let mut definition = empty(file, document, node.place());
     let text = |key: &str| node.get(key).and_then(Node::text);
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         definition.unreadable = true;
@@ -240,7 +282,7 @@ fn read_node(file: &Arc<str>, document: usize, node: &Node, found: &mut Vec<Defi
             code: problem.code.to_owned(),
             file: file.to_string(),
             document,
-            line: Some(problem.line),
+            line: problem.line,
             object: Some(meta.object.to_string()),
             field: Some(problem.field),
             message: problem.message,

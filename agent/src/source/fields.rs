@@ -16,7 +16,7 @@ use super::{
 pub(super) struct Found {
     pub(super) severity: Severity,
     pub(super) code: &'static str,
-    pub(super) line: u64,
+    pub(super) line: Option<u64>,
     pub(super) field: String,
     pub(super) message: String,
     pub(super) remedy: Option<String>,
@@ -80,7 +80,7 @@ impl<'n> Field<'n> {
         message: impl Into<String>,
         remedy: Option<String>,
     ) {
-        let (line, field, message) = (self.node.line, self.path.clone(), message.into());
+        let (line, field, message) = (self.node.place(), self.path.clone(), message.into());
         self.problems.push(Found { severity, code, line, field, message, remedy });
     }
 

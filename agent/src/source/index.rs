@@ -1,7 +1,8 @@
 //! The index: definitions by file, and the last good version of every object. A plain struct fed by events; it compiles to
 //! what is in force.
 //!
-//! `directory` feeds it; tests feed it without files.
+//! `directory` and `kubernetes::configuration` feed it; tests feed it without files. An object of the Kubernetes API counts as a
+//! file of its own, which is named `Kind namespace/name`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +11,8 @@ use std::{
 
 use super::{
     codes,
-    directory::Loaded,
     document::{self, Definition},
+    following::Loaded,
     kinds::Item,
     lint,
     report::{Problem, Report, Severity},
@@ -23,6 +24,7 @@ use crate::mesh::{HostPattern, Kind, ObjectRef, Objects, OutboundTrafficPolicy, 
 pub struct Index {
     files: BTreeMap<Arc<str>, Vec<Definition>>,
     good: BTreeMap<ObjectRef, Good>,
+    credentials_unknown: bool,
     version: u64,
 }
 
@@ -61,11 +63,47 @@ impl Index {
         self.files.insert(file, definitions);
     }
 
+    /// Takes an object of the Kubernetes API, in place of what it was before. The place is what it is forgotten by.
+    pub fn apply_object(&mut self, place: &str, object: &serde_json::Value) {
+        let place: Arc<str> = place.into();
+        let definitions = document::read_object(&place, object);
+        self.files.insert(place, definitions);
+    }
+
     /// Takes note that a file is there but cannot be read; its last good objects stay.
     pub fn apply_unreadable(&mut self, file: &str, message: &str) {
         let file: Arc<str> = file.into();
         let definition = document::unreadable_file(&file, message);
         self.files.insert(file, vec![definition]);
+    }
+
+    /// Takes the contents of the file which has to hold the settings, and may hold nothing else.
+    pub fn apply_settings(&mut self, file: &str, text: &str) {
+        let file: Arc<str> = file.into();
+        let definitions = document::read_settings(&file, text);
+        self.files.insert(file, definitions);
+    }
+
+    /// Takes note that the file which has to hold the settings has none, or is not there; the last good settings stay.
+    pub fn apply_without_settings(&mut self, file: &str, message: &str, remedy: &str) {
+        let file: Arc<str> = file.into();
+        let definition = document::without_settings(&file, message, remedy);
+        self.files.insert(file, vec![definition]);
+    }
+
+    /// Whether there is such a file.
+    pub fn has_file(&self, file: &str) -> bool {
+        self.files.contains_key(file)
+    }
+
+    /// Whether there are settings in good shape, or were.
+    pub fn has_settings(&self) -> bool {
+        self.good.keys().any(|object| object.kind == Kind::MeshConfig)
+    }
+
+    /// Whoever asks may not read Secrets: that a credential is not there means nothing.
+    pub fn without_credentials(&mut self) {
+        self.credentials_unknown = true;
     }
 
     /// Forgets a file with everything in it.
@@ -101,7 +139,7 @@ impl Index {
         }
         let objects = self.objects(refused);
         let places = self.good.iter().map(|(object, good)| (object.clone(), good.place.clone())).collect();
-        lint::check(&objects, &places, &mut problems);
+        lint::check(&objects, &places, self.credentials_unknown, &mut problems);
         problems.sort_by(|a, b| {
             // What follows from a problem comes after it.
             let follows = |p: &Problem| p.code == codes::LAST_GOOD || p.code == codes::FAIL_CLOSED;

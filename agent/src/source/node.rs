@@ -1,4 +1,5 @@
-//! A YAML document as a tree that knows its lines: what the readers of kinds walk, so that every message has a place.
+//! A YAML document as a tree that knows its lines: what the readers of kinds walk, so that every message has a place. An object of
+//! the Kubernetes API is such a tree without lines.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use serde_saphyr::Spanned;
 /// thread of the runtime.
 const MAX_DEPTH: usize = 32;
 
-/// A value and the line it is on, from 1.
+/// A value and the line it is on, from 1; 0 where there are no lines.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) line: u64,
@@ -70,6 +71,38 @@ impl Node {
                 (error.location().map(|location| location.line()), message)
             })?;
         Ok(Self { line: spanned.referenced.line(), value: spanned.value })
+    }
+
+    /// An object that comes as JSON. The error is a sentence.
+    pub(super) fn from_json(given: &serde_json::Value) -> Result<Self, String> {
+        Self::from_json_at(given, MAX_DEPTH)
+    }
+
+    fn from_json_at(given: &serde_json::Value, depth: usize) -> Result<Self, String> {
+        use serde_json::Value as Json;
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(format!("it has more than {MAX_DEPTH} levels, more than any configuration"));
+        };
+        let value = match given {
+            Json::Null => Value::Null,
+            Json::Bool(given) => Value::Bool(*given),
+            Json::Number(given) => given.as_i128().map_or(Value::Float, Value::Integer),
+            Json::String(given) => Value::Text(given.clone()),
+            Json::Array(items) => Value::List(
+                items.iter().map(|item| Self::from_json_at(item, depth)).collect::<Result<_, _>>()?,
+            ),
+            Json::Object(entries) => {
+                let read =
+                    |(key, value): (&String, &Json)| Ok((key.clone(), Self::from_json_at(value, depth)?));
+                Value::Map(entries.iter().map(read).collect::<Result<_, String>>()?)
+            }
+        };
+        Ok(Self { line: 0, value })
+    }
+
+    /// The line, where there are lines.
+    pub(super) fn place(&self) -> Option<u64> {
+        (self.line > 0).then_some(self.line)
     }
 
     /// The value of `key`, if this is an object that has it.
@@ -183,6 +216,21 @@ mod tests {
         assert_eq!((items[1].get("d").unwrap().line, items[1].get("d").unwrap().text()), (5, Some("80")));
         let (line, message) = Node::parse("a: [1\nb: 2\n").unwrap_err();
         assert!(line.is_some() && !message.is_empty());
+    }
+
+    #[test]
+    fn json_reads_like_yaml_but_for_the_lines() {
+        let node =
+            Node::from_json(&serde_json::json!({"a": [1, 2.5, "x", null, true], "b": {"c": -1}})).unwrap();
+        let Value::List(items) = &node.get("a").unwrap().value else { panic!("a list") };
+        assert!(matches!(
+            items.iter().map(|item| &item.value).collect::<Vec<_>>()[..],
+            [Value::Integer(1), Value::Float, Value::Text(_), Value::Null, Value::Bool(true)]
+        ));
+        let inner = node.get("b").unwrap().get("c").unwrap();
+        assert!(matches!(inner.value, Value::Integer(-1)) && inner.place().is_none());
+        let deep = (0..40).fold(serde_json::json!({}), |inner, _| serde_json::json!({"a": inner}));
+        assert!(Node::from_json(&deep).unwrap_err().contains("levels"));
     }
 
     #[test]

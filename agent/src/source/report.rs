@@ -14,6 +14,9 @@ pub enum Severity {
     Error,
 }
 
+/// The document of a problem that is in no file.
+pub const OBJECT: usize = 0;
+
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -21,9 +24,9 @@ pub struct Problem {
     pub severity: Severity,
     /// Stable code, such as `EG0101`.
     pub code: String,
-    /// File, relative to the directory.
+    /// File, relative to the directory; on a cluster the object of the Kubernetes API, as `Kind namespace/name`.
     pub file: String,
-    /// Document in the file, from 1.
+    /// Document in the file, from 1; 0 where it is no file but an object of the Kubernetes API.
     pub document: usize,
     /// Line in the file, from 1, where known.
     pub line: Option<u64>,
@@ -37,6 +40,15 @@ pub struct Problem {
     pub remedy: Option<String>,
 }
 
+impl Problem {
+    /// Whether it is of an object in this namespace, or of none.
+    pub fn concerns(&self, namespace: &str) -> bool {
+        let object = self.object.as_ref().and_then(|object| object.split_once(' '));
+        let place = object.and_then(|(_, name)| name.split_once('/'));
+        place.is_none_or(|(found, _)| found == namespace)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
@@ -47,8 +59,11 @@ impl fmt::Display for Problem {
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
-        write!(f, " (document {})", self.document)?;
-        if let Some(object) = &self.object {
+        if self.document != OBJECT {
+            write!(f, " (document {})", self.document)?;
+        }
+        // An object of the API is its own place.
+        if let Some(object) = self.object.as_ref().filter(|object| **object != self.file) {
             write!(f, " {object}")?;
         }
         if let Some(field) = &self.field {
@@ -75,5 +90,28 @@ impl Report {
     /// Whether any object was refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OBJECT, Problem, Severity};
+
+    #[test]
+    fn what_is_of_no_object_concerns_every_namespace() {
+        let problem = |object: Option<&str>| Problem {
+            severity: Severity::Error,
+            code: "EG0102".to_owned(),
+            file: "Secrets of a".to_owned(),
+            document: OBJECT,
+            line: None,
+            object: object.map(str::to_owned),
+            field: None,
+            message: "is no object".to_owned(),
+            remedy: None,
+        };
+        assert!(problem(Some("Gateway a/b")).concerns("a") && !problem(Some("Gateway a/b")).concerns("b"));
+        assert!(problem(None).concerns("b"));
+        assert_eq!(problem(None).to_string(), "error[EG0102] Secrets of a: is no object");
     }
 }

@@ -13,12 +13,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::Resumption,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::NoServerSessionStorage,
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier,
+    client::{Resumption, WantsClientCert},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{NoServerSessionStorage, WantsServerCert},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -93,6 +94,26 @@ impl WorkloadCertificate {
 
     /// From PEM as Istio's CA protocol has it: the chain leaf first, its last element the root.
     pub fn from_pem(chain: &[String], key: PrivateKeyDer<'static>) -> Result<Self, Invalid> {
+        let (chain, root) = Self::read_pem(chain)?;
+        Self::new(chain, key, &[root])
+    }
+
+    /// The same, trusting `roots` instead of the root in the chain, which must lead to one of them.
+    pub fn from_pem_trusting(
+        chain: &[String],
+        key: PrivateKeyDer<'static>,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, Invalid> {
+        let (chain, _) = Self::read_pem(chain)?;
+        let certificate = Self::new(chain, key, roots)?;
+        certificate.check_chain()?;
+        Ok(certificate)
+    }
+
+    /// The chain without its root, and the root.
+    fn read_pem(
+        chain: &[String],
+    ) -> Result<(Vec<CertificateDer<'static>>, CertificateDer<'static>), Invalid> {
         let mut certificates = Vec::new();
         for pem in chain {
             // One element may hold several certificates.
@@ -103,7 +124,17 @@ impl WorkloadCertificate {
             }
         }
         let root = certificates.pop().ok_or_else(|| Invalid("the certificate chain is empty".to_owned()))?;
-        Self::new(certificates, key, &[root])
+        Ok((certificates, root))
+    }
+
+    /// The certificate is one that others accept who have the same roots.
+    fn check_chain(&self) -> Result<(), Invalid> {
+        let Some((leaf, intermediates)) = self.key.cert.split_first() else {
+            return Err(Invalid("the certificate chain is empty".to_owned()));
+        };
+        ExpectServer { roots: Arc::clone(&self.roots), server: self.identity.clone() }
+            .check(leaf, intermediates, UnixTime::now())
+            .map_err(|e| Invalid(format!("the certificate of {} is not trusted here: {e}", self.identity)))
     }
 
     /// Tells this certificate from every other of this process, earlier ones of the same identity included.
@@ -132,18 +163,9 @@ impl WorkloadCertificate {
         if let Some(config) = clients.get(server) {
             return Arc::clone(config);
         }
-        let verifier = ExpectServer { roots: Arc::clone(&self.roots), server: server.clone() };
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(MESH_VERSIONS)
-            .expect("the provider has the suites of TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+        let config = expecting(Arc::clone(&self.roots), server)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&self.key))));
-        config.alpn_protocols = vec![ALPN_H2.to_vec()];
-        // The name is an address or a formality: identities are SPIFFE.
-        config.enable_sni = false;
-        config.resumption = Resumption::disabled();
-        let config = Arc::new(config);
+        let config = Arc::new(mesh_client(config));
         clients.insert(server.clone(), Arc::clone(&config));
         config
     }
@@ -152,6 +174,56 @@ impl WorkloadCertificate {
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }
+
+    /// TLS 1.3 server side (ALPN `h2`) for callers that have no certificate yet.
+    pub fn server_config_for_anyone(&self) -> ServerConfig {
+        mesh_server(server_versions().with_no_client_auth(), &self.key)
+    }
+}
+
+/// TLS 1.3 client side (ALPN `h2`) of a caller that has no certificate yet: accepts only `server`.
+pub fn client_without_certificate(
+    roots: &[CertificateDer<'static>],
+    server: &SpiffeId,
+) -> Result<Arc<ClientConfig>, Invalid> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|e| Invalid(format!("a root is unusable: {e}")))?;
+    }
+    Ok(Arc::new(mesh_client(expecting(Arc::new(store), server).with_no_client_auth())))
+}
+
+fn expecting(roots: Arc<RootCertStore>, server: &SpiffeId) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(MESH_VERSIONS)
+        .expect("the provider has the suites of TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ExpectServer { roots, server: server.clone() }))
+}
+
+fn mesh_client(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    // The name is an address or a formality: identities are SPIFFE.
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    config
+}
+
+fn server_versions() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(MESH_VERSIONS)
+        .expect("the provider has the suites of TLS 1.3")
+}
+
+fn mesh_server(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    key: &Arc<CertifiedKey>,
+) -> ServerConfig {
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
 }
 
 fn server_config(
@@ -161,15 +233,19 @@ fn server_config(
 ) -> Result<ServerConfig, Invalid> {
     let verifier = ExpectWorkload::new(Arc::clone(roots), trust_domain)
         .map_err(|e| Invalid(format!("the roots of trust domain {trust_domain} are unusable: {e}")))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(MESH_VERSIONS)
-        .expect("the provider has the suites of TLS 1.3")
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key))));
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(mesh_server(server_versions().with_client_cert_verifier(Arc::new(verifier)), key))
+}
+
+/// When the first of these certificates ends.
+pub fn end_of_pem(pem: &str) -> Result<Timestamp, Invalid> {
+    let mut first: Option<SystemTime> = None;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|e| Invalid(format!("it is not PEM: {e}")))?;
+        let (_, end) = validity(&certificate)?;
+        first = Some(first.map_or(end, |first| first.min(end)));
+    }
+    let first = first.ok_or_else(|| Invalid("there is no certificate in it".to_owned()))?;
+    Timestamp::try_from(first).map_err(|e| Invalid(format!("it ends at no time that can be told: {e}")))
 }
 
 /// First and last second of a certificate.

@@ -1,5 +1,7 @@
 //! Where certificates come from: one trait that speaks Istio's CA protocol.
 
+pub(crate) mod exchange;
+pub mod network;
 pub mod unix;
 
 use std::{future::Future, pin::Pin};

@@ -117,16 +117,14 @@ fn no_tls12() -> Error {
     Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled)
 }
 
-impl ServerCertVerifier for ExpectServer {
-    fn verify_server_cert(
+impl ExpectServer {
+    /// Chain, validity and the server-auth usage; then the name, which is the SPIFFE identity.
+    pub(super) fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        // Chain, validity and the server-auth usage; the name is the SPIFFE identity, below.
+    ) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
@@ -139,7 +137,20 @@ impl ServerCertVerifier for ExpectServer {
         if found != self.server {
             return Err(refuse(IdentityFault::Other { found, expected: self.server.clone() }));
         }
-        Ok(ServerCertVerified::assertion())
+        Ok(())
+    }
+}
+
+impl ServerCertVerifier for ExpectServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

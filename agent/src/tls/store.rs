@@ -3,6 +3,8 @@
 //! Certificates end by the wall clock, which may jump; timers run by the monotonic one. So a renewal timer only decides when
 //! to ask again, and whether a certificate may still be served is looked up in the wall clock each time.
 
+mod status;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -21,6 +23,8 @@ use crate::{
         issuer::{self, Issuer},
     },
 };
+
+pub use status::CertificateStatus;
 
 /// Between the first and the second try to renew; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_secs(1);

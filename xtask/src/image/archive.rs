@@ -29,7 +29,7 @@ struct Blob {
 
 impl Blob {
     fn new(content: Vec<u8>) -> Self {
-        let digest = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest(&content);
         Self { digest, content }
     }
 
@@ -45,6 +45,13 @@ impl Blob {
     fn path(&self) -> String {
         format!("blobs/sha256/{}", self.digest)
     }
+}
+
+/// SHA-256 in hexadecimal.
+fn digest(content: &[u8]) -> String {
+    let digits =
+        |byte: u8| [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]));
+    Sha256::digest(content).into_iter().flat_map(digits).collect()
 }
 
 /// The archive.
@@ -145,7 +152,6 @@ mod tests {
     use std::{collections::BTreeMap, io::Read as _};
 
     use serde_json::Value;
-    use sha2::{Digest as _, Sha256};
 
     use super::{Description, File, write};
 
@@ -175,8 +181,7 @@ mod tests {
         let blob = |digest: &Value| {
             let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
             let content = &files[&format!("blobs/sha256/{hex}")];
-            let found: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(found, hex);
+            assert_eq!(super::digest(content), hex);
             content
         };
         let manifest = blob(&json("index.json")["manifests"][0]["digest"]);
@@ -190,6 +195,12 @@ mod tests {
         let docker = &json("manifest.json")[0];
         assert_eq!(&files[docker["Layers"][0].as_str().unwrap()], layer);
         assert_eq!(docker["RepoTags"][0], "egret:1.2.3");
+    }
+
+    #[test]
+    fn digests_are_those_of_sha_256() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(super::digest(b""), empty);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Ping, client::SendRequest};
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -27,8 +28,8 @@ use crate::{
         headers::{Connect, reason_in},
         read_ahead::ReadAhead,
         settings::{
-            ANSWER_TIMEOUT, CONNECTION_WINDOW, IDLE_PINGS, MAX_FRAME, MAX_HEADER_LIST, REMEMBER_RESETS_FOR,
-            REMEMBERED_RESETS, STREAM_SEND_BUFFER, STREAM_WINDOW,
+            ANSWER_TIMEOUT, CLIENT_PACE, CONNECTION_WINDOW, IDLE_BEATS, MAX_FRAME, MAX_HEADER_LIST,
+            REMEMBER_RESETS_FOR, REMEMBERED_RESETS, STREAM_SEND_BUFFER, STREAM_WINDOW, USER_TIMEOUT,
         },
         tunnel::Tunnel,
     },
@@ -92,17 +93,32 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Why a stream could not be opened, and whether another connection may be tried.
+/// Why a stream could not be opened, and what may be tried instead. Nothing of the tunnel was sent in any case.
 pub(super) struct OpenError {
     pub(super) error: Error,
-    /// The gateway did not process the request, or the connection broke before there was any answer.
-    pub(super) retry: bool,
+    pub(super) again: Again,
+}
+
+/// What may be tried after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Another connection, also to the same gateway: this one ended, which says little of the gateway.
+    Anywhere,
+    /// Another gateway.
+    Elsewhere,
+    /// Nothing: the gateway has decided.
+    Never,
 }
 
 impl Connection {
     /// A place for one stream; `None` when the connection is full.
     pub(super) fn acquire(&self) -> Option<StreamPermit> {
         self.load.acquire(self.send.current_max_send_streams())
+    }
+
+    /// Streams that are open.
+    pub(super) fn streams(&self) -> usize {
+        Some(self.load.0.load(SeqCst)).filter(|n| *n != CLOSED).unwrap_or(0)
     }
 
     /// Whether new streams are out of the question for good: it ended, or the gateway said GOAWAY.
@@ -122,10 +138,11 @@ impl Connection {
         connect: &Connect,
     ) -> Result<Tunnel, OpenError> {
         let failed = |e: h2::Error| {
-            let retry = e.is_io()
+            let ended = e.is_io()
                 || (e.is_go_away() && e.is_remote())
                 || e.reason() == Some(h2::Reason::REFUSED_STREAM);
-            OpenError { error: Error::Http2(gateway.address, e), retry }
+            let again = if ended { Again::Anywhere } else { Again::Elsewhere };
+            OpenError { error: Error::Http2(gateway.address, e), again }
         };
         let exchange = async {
             let mut send = self.send.clone().ready().await?;
@@ -134,7 +151,9 @@ impl Connection {
         };
         let (response, stream) = match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
             Ok(result) => result.map_err(failed)?,
-            Err(_) => return Err(OpenError { error: Error::Timeout(gateway.address), retry: false }),
+            Err(_) => {
+                return Err(OpenError { error: Error::Timeout(gateway.address), again: Again::Elsewhere });
+            }
         };
         let (head, recv) = response.into_parts();
         if head.status != http::StatusCode::OK {
@@ -143,7 +162,7 @@ impl Connection {
                 status: head.status.as_u16(),
                 detail: reason_in(&head.headers),
             };
-            return Err(OpenError { error, retry: false });
+            return Err(OpenError { error, again: Again::Never });
         }
         Ok(Tunnel::new(stream, recv, Some(permit)))
     }
@@ -164,6 +183,10 @@ pub(super) async fn establish(
     let tcp = dial.dial(address).await.map_err(|e| Error::Dial(address, e))?;
     if let Err(e) = tcp.set_nodelay(true) {
         tracing::debug!(gateway = %address, error = %e, "TCP_NODELAY could not be set on a tunnel connection");
+    }
+    // What the keepalive gives up ends in the kernel, too, instead of being sent again for a quarter of an hour.
+    if let Err(e) = SockRef::from(&tcp).set_tcp_user_timeout(Some(USER_TIMEOUT)) {
+        tracing::debug!(gateway = %address, error = %e, "TCP_USER_TIMEOUT could not be set on a tunnel connection");
     }
     let connector = TlsConnector::from(certificate.client_config(&gateway.identity));
     let name = ServerName::IpAddress(address.ip().into());
@@ -200,7 +223,7 @@ pub(super) async fn establish(
         return Err(Error::Http2(address, h2::Reason::REFUSED_STREAM.into()));
     }
     let load = Arc::new(Load::default());
-    let keepalive = Keepalive::new(pings);
+    let keepalive = Keepalive::new(pings, CLIENT_PACE);
     let driver = drive(connection, drain, keepalive, Arc::clone(&load));
     tokio::spawn(async move {
         if let Err(e) = driver.await {
@@ -249,11 +272,11 @@ async fn drive(
     let mut idle = 0;
     let mut closing = false;
     let result = poll_fn(|cx| {
-        match keepalive.poll(cx, &drain) {
+        match keepalive.poll(cx, &drain, !load.is_idle()) {
             Beat::Dead => return Poll::Ready(Err(Broken::Io(io::ErrorKind::TimedOut.into()))),
             Beat::Tick => {
                 idle = if load.is_idle() { idle + 1 } else { 0 };
-                closing = closing || (idle >= IDLE_PINGS && load.close_if_idle());
+                closing = closing || (idle >= IDLE_BEATS && load.close_if_idle());
             }
             Beat::Quiet => {}
         }

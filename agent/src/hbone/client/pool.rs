@@ -1,26 +1,36 @@
-//! Which connection carries a new tunnel. Connections are made by one task per key, for all who wait, and never under the
-//! lock; whoever gives up waiting does not stop it.
+//! Which connection carries a new tunnel, and what is tried when that fails. Connections are made by one task per key, for all who
+//! wait, and never under the lock; whoever gives up waiting does not stop it.
 
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
-    Dial, Error, Gateway,
-    connection::{Connection, StreamPermit, establish},
+    Dial, Error, Gateway, Gateways,
+    choice::choose,
+    connection::{Again, Connection, OpenError, StreamPermit, establish},
+    gateways::Counted,
 };
 use crate::{
-    hbone::{headers::Connect, settings::CONNECT_TIMEOUT, tunnel::Tunnel},
+    hbone::{
+        headers::Connect,
+        settings::{CONNECT_TIMEOUT, OPEN_TIMEOUT, PATIENCE},
+        tunnel::Tunnel,
+    },
     tls::certificate::WorkloadCertificate,
 };
 
 /// How often a tunnel is tried again when its connection ended under it.
-const MAX_RETRIES: u32 = 3;
+const MAX_RETRIES: usize = 3;
 
 /// Connections are shared only by tunnels with the same certificate (by its number: a rotated one is another) and gateway.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -48,6 +58,8 @@ struct Slots {
 
 pub(super) struct Inner {
     dial: Arc<dyn Dial>,
+    /// The pool's own order of gateways.
+    seed: u64,
     slots: Mutex<Slots>,
 }
 
@@ -59,42 +71,99 @@ enum Choice {
 
 impl Inner {
     pub(super) fn new(dial: Arc<dyn Dial>) -> Self {
-        Self { dial, slots: Mutex::default() }
+        Self { dial, seed: rand::random(), slots: Mutex::default() }
     }
 
     pub(super) async fn open(
         self: &Arc<Self>,
         certificate: &Arc<WorkloadCertificate>,
-        gateway: &Gateway,
+        gateways: &Arc<Gateways>,
         connect: &Connect,
     ) -> Result<Tunnel, Error> {
-        let key = Key { certificate: certificate.number(), gateway: gateway.clone() };
-        let mut retries = 0;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        // Those that are not asked again, and those that are only if there is no other.
+        let (mut given_up, mut ended) = (Vec::new(), Vec::new());
+        let mut last = Error::NoGateway;
         loop {
-            match self.choose(&key, certificate) {
-                Choice::Use(connection, permit) => match connection.open(permit, gateway, connect).await {
-                    Ok(tunnel) => return Ok(tunnel),
-                    Err(failed) if failed.retry && retries < MAX_RETRIES => retries += 1,
-                    Err(failed) => return Err(failed.error),
-                },
+            let candidates = gateways.candidates(&given_up, |gateway| self.tunnels(certificate, gateway));
+            let others: Vec<_> =
+                candidates.iter().filter(|candidate| !ended.contains(&candidate.address)).cloned().collect();
+            let chosen = choose(&others, self.seed).or_else(|| choose(&candidates, self.seed));
+            let Some(address) = chosen else { return Err(last) };
+            let started = Instant::now();
+            // The last one gets all the time that is left.
+            let until = if candidates.len() > 1 { deadline.min(started + PATIENCE) } else { deadline };
+            let attempt = timeout_at(until, self.attempt(certificate, gateways, address, connect)).await;
+            let failed = match attempt {
+                Ok(Ok(tunnel)) => {
+                    gateways.succeeded(address);
+                    return Ok(tunnel);
+                }
+                Ok(Err(failed)) => failed,
+                Err(_) => OpenError { error: Error::Timeout(address), again: Again::Elsewhere },
+            };
+            match failed.again {
+                Again::Never => return Err(failed.error),
+                Again::Anywhere if ended.len() < MAX_RETRIES => ended.push(address),
+                Again::Anywhere | Again::Elsewhere => {
+                    gateways.failed(address, started, &failed.error);
+                    given_up.push(address);
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(failed.error);
+            }
+            tracing::debug!(gateway = %address, "tunnel not opened, trying again: {}", failed.error);
+            last = failed.error;
+        }
+    }
+
+    /// The tunnels over connections with this certificate to this gateway.
+    fn tunnels(&self, certificate: &WorkloadCertificate, gateway: &Gateway) -> usize {
+        let key = Key { certificate: certificate.number(), gateway: gateway.clone() };
+        let slots = self.slots.lock();
+        let connections = slots.by_key.get(&key).into_iter().flat_map(|slot| &slot.connections);
+        connections.map(|(_, connection)| connection.streams()).sum()
+    }
+
+    /// Asks one gateway.
+    async fn attempt(
+        self: &Arc<Self>,
+        certificate: &Arc<WorkloadCertificate>,
+        gateways: &Arc<Gateways>,
+        address: SocketAddr,
+        connect: &Connect,
+    ) -> Result<Tunnel, OpenError> {
+        let key = Key { certificate: certificate.number(), gateway: gateways.at(address) };
+        loop {
+            match self.choose(&key, certificate, gateways) {
+                Choice::Use(connection, permit) => {
+                    return connection.open(permit, &key.gateway, connect).await;
+                }
                 Choice::Wait(mut outcome) => {
                     let outcome = match outcome.wait_for(Option::is_some).await {
                         Ok(outcome) => outcome.clone(),
                         // The task that made it panicked; nothing is known of the gateway.
                         Err(_) => None,
                     };
-                    match outcome {
-                        Some(Ok(())) => {}
-                        Some(Err(error)) => return Err(share(&error)),
-                        None => return Err(Error::Timeout(gateway.address)),
-                    }
+                    let error = match outcome {
+                        Some(Ok(())) => continue,
+                        Some(Err(error)) => share(&error),
+                        None => Error::Timeout(address),
+                    };
+                    return Err(OpenError { error, again: Again::Elsewhere });
                 }
             }
         }
     }
 
     /// A connection with room, or the one to wait for.
-    fn choose(self: &Arc<Self>, key: &Key, certificate: &Arc<WorkloadCertificate>) -> Choice {
+    fn choose(
+        self: &Arc<Self>,
+        key: &Key,
+        certificate: &Arc<WorkloadCertificate>,
+        gateways: &Arc<Gateways>,
+    ) -> Choice {
         let mut slots = self.slots.lock();
         let slots = &mut *slots;
         let slot = slots.by_key.entry(key.clone()).or_default();
@@ -112,7 +181,15 @@ impl Inner {
         slot.dialling = Some(outcome.clone());
         let number = slots.next_number;
         slots.next_number += 1;
-        tokio::spawn(connect_for(Arc::clone(self), key.clone(), Arc::clone(certificate), number, sender));
+        let counted = gateways.connection(key.gateway.address);
+        tokio::spawn(connect_for(
+            Arc::clone(self),
+            key.clone(),
+            Arc::clone(certificate),
+            number,
+            counted,
+            sender,
+        ));
         Choice::Wait(outcome)
     }
 
@@ -133,12 +210,14 @@ async fn connect_for(
     key: Key,
     certificate: Arc<WorkloadCertificate>,
     number: u64,
+    counted: Counted,
     outcome: watch::Sender<Outcome>,
 ) {
     let ended = {
         // Weak: a pool that is dropped lets its connections end after their last stream.
         let (pool, key): (Weak<Inner>, Key) = (Arc::downgrade(&pool), key.clone());
         move || {
+            drop(counted);
             if let Some(pool) = pool.upgrade() {
                 pool.remove(&key, number);
             }
@@ -174,6 +253,7 @@ async fn connect_for(
 fn share(error: &Arc<Error>) -> Error {
     let io = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
     match &**error {
+        Error::NoGateway => Error::NoGateway,
         Error::Dial(gateway, e) => Error::Dial(*gateway, io(e)),
         Error::Tls(gateway, e) => Error::Tls(*gateway, io(e)),
         Error::Http2(gateway, e) => {

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{Dialer, GATEWAY, Mesh, SLEEP, connect, echo, soon};
 use crate::{
     hbone::{
-        client::{Error, Gateway, Pool},
+        client::{Error, Gateway, Gateways, Pool},
         server::Incoming,
     },
     reason::{Reason, Refusal},
@@ -62,7 +62,8 @@ async fn a_gateway_that_is_not_there_is_named() {
     let mesh = Mesh::start(echo).await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gateway = Gateway { address: free, identity: GATEWAY.parse().unwrap() };
-    let error = mesh.pool.open(&mesh.sleep, &gateway, &connect()).await.unwrap_err();
+    let gateways = Gateways::only(gateway);
+    let error = mesh.pool.open(&mesh.sleep, &gateways, &connect()).await.unwrap_err();
     assert!(matches!(error, Error::Dial(address, _) if address == free), "{error}");
     assert!(error.to_string().contains(&free.to_string()), "{error}");
 }
@@ -207,6 +208,7 @@ async fn a_goaway_moves_new_tunnels_to_a_new_connection() {
     let (listener, authority) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), &mesh.authority);
     let acceptor = TlsAcceptor::from(authority.workload(GATEWAY).server_config());
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..successor.gateway.clone() };
+    let gateways = Gateways::only(gateway);
     let drain = CancellationToken::new();
     let first = drain.clone();
     let _server = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -217,7 +219,7 @@ async fn a_goaway_moves_new_tunnels_to_a_new_connection() {
             tokio::spawn(crate::hbone::server::serve(tls, Arc::new(echo), token));
         }
     }));
-    let open = || async { soon("open", mesh.pool.open(&mesh.sleep, &gateway, &connect())).await };
+    let open = || async { soon("open", mesh.pool.open(&mesh.sleep, &gateways, &connect())).await };
     let mut before = open().await.unwrap();
     drain.cancel();
     let mut after = open().await.unwrap();
@@ -248,6 +250,7 @@ async fn a_connection_that_broke_is_replaced() {
     let mesh = Mesh::start(echo).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
+    let gateways = Gateways::only(gateway);
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
     let kill = Arc::new(tokio::sync::Notify::new());
     let killed = Arc::clone(&kill);
@@ -264,7 +267,7 @@ async fn a_connection_that_broke_is_replaced() {
             });
         }
     }));
-    let open = || async { soon("open", mesh.pool.open(&mesh.sleep, &gateway, &connect())).await };
+    let open = || async { soon("open", mesh.pool.open(&mesh.sleep, &gateways, &connect())).await };
     let mut tunnel = open().await.unwrap();
     ping(&mut tunnel).await.unwrap();
     kill.notify_one();
@@ -279,6 +282,7 @@ async fn a_full_connection_is_joined_by_another() {
     let mesh = Mesh::start(echo).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
+    let gateways = Gateways::only(gateway);
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
     let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
@@ -297,12 +301,12 @@ async fn a_full_connection_is_joined_by_another() {
     }));
     let mut tunnels = Vec::new();
     for n in 0..5 {
-        tunnels.push(soon("open", mesh.pool.open(&mesh.sleep, &gateway, &connect())).await.unwrap());
+        tunnels.push(soon("open", mesh.pool.open(&mesh.sleep, &gateways, &connect())).await.unwrap());
         assert_eq!(mesh.dialled(), n / 2 + 1);
     }
     // A place that is given back is used again.
     tunnels.pop();
-    tunnels.push(soon("open", mesh.pool.open(&mesh.sleep, &gateway, &connect())).await.unwrap());
+    tunnels.push(soon("open", mesh.pool.open(&mesh.sleep, &gateways, &connect())).await.unwrap());
     assert_eq!(mesh.dialled(), 3);
 }
 
@@ -311,6 +315,7 @@ async fn a_peer_that_falls_silent_is_noticed() {
     let mesh = Mesh::start(echo).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway { address: listener.local_addr().unwrap(), ..mesh.gateway.clone() };
+    let gateways = Gateways::only(gateway);
     let acceptor = TlsAcceptor::from(mesh.authority.workload(GATEWAY).server_config());
     let _server = AbortOnDropHandle::new(tokio::spawn(async move {
         let tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
@@ -325,7 +330,7 @@ async fn a_peer_that_falls_silent_is_noticed() {
         .await;
         std::future::pending::<()>().await;
     }));
-    let mut tunnel = soon("open", mesh.pool.open(&mesh.sleep, &gateway, &connect())).await.unwrap();
+    let mut tunnel = soon("open", mesh.pool.open(&mesh.sleep, &gateways, &connect())).await.unwrap();
     tokio::time::pause();
     let started = tokio::time::Instant::now();
     let error = tunnel.read(&mut [0]).await.unwrap_err();
@@ -351,7 +356,8 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
 async fn who_gives_up_waiting_does_not_stop_the_others() {
     let mesh = Mesh::start(echo).await;
     let connect = connect();
-    let mut first = Box::pin(mesh.pool.open(&mesh.sleep, &mesh.gateway, &connect));
+    let gateways = Gateways::only(mesh.gateway.clone());
+    let mut first = Box::pin(mesh.pool.open(&mesh.sleep, &gateways, &connect));
     // One poll starts the connection.
     std::future::poll_fn(|cx| {
         assert!(Future::poll(first.as_mut(), cx).is_pending());

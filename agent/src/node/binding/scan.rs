@@ -3,25 +3,22 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::fd::OwnedFd,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::{mesh::WorkloadBinding, node::cgroup::is_gone};
+use crate::{
+    mesh::WorkloadBinding,
+    node::directories::{Directories, in_directory},
+};
 
 /// Directories under a root, with a watch on each that was looked through.
 pub(super) struct Tree {
     root: PathBuf,
     /// Egret's own cgroups, which no binding selects.
     except: PathBuf,
-    inotify: Inotify,
-    /// The same descriptor, for waiting.
-    events: AsyncFd<OwnedFd>,
+    watched: Directories,
 }
 
 /// What a look through the tree gave.
@@ -34,24 +31,12 @@ pub(super) struct Watched<'b> {
 
 impl Tree {
     pub(super) fn new(root: PathBuf, except: PathBuf) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let copy = std::os::fd::AsFd::as_fd(&inotify).try_clone_to_owned()?;
-        // SAFETY: the AsyncFd owns the descriptor.
-        let events = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) }?;
-        Ok(Self { root, except, inotify, events })
+        Ok(Self { root, except, watched: Directories::new()? })
     }
 
     /// Waits until a directory came or went; for ever where nothing is watched.
     pub(super) async fn changed(tree: Option<&Self>) {
-        let Some(tree) = tree else { return std::future::pending().await };
-        loop {
-            let Ok(mut ready) = tree.events.readable().await else { return std::future::pending().await };
-            // All at once, also that some were lost: the tree is looked through anyway.
-            if tree.inotify.read_events().is_ok_and(|events| !events.is_empty()) {
-                return;
-            }
-            ready.clear_ready();
-        }
+        Directories::changed(tree.map(|tree| &tree.watched)).await;
     }
 
     /// Looks through the tree, from the root. An error means that nothing is known.
@@ -84,14 +69,13 @@ impl Tree {
             return Ok(());
         }
         // Watch first, read second: none is missed that appears meanwhile.
-        let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
-        match self.inotify.add_watch(directory, flags) {
-            Ok(_) => {}
-            Err(nix::Error::ENOENT) => return Ok(()),
+        match self.watched.watch(directory) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             // More directories than fs.inotify.max_user_watches: it is read all the same.
-            Err(e) => watched.unwatched = Some(e.into()),
+            Err(e) => watched.unwatched = Some(e),
         }
-        for name in directories(directory)? {
+        for name in in_directory(directory)? {
             let below = directory.join(&name);
             if below != self.except {
                 path.push(name);
@@ -100,25 +84,5 @@ impl Tree {
             }
         }
         Ok(())
-    }
-}
-
-/// The directories in a directory; none when it is gone. A name that is no text is selected by nobody.
-fn directories(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    let mut read = || {
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
-                names.push(name);
-            }
-        }
-        Ok(())
-    };
-    match read() {
-        Err(e) if !is_gone(&e) => {
-            Err(io::Error::new(e.kind(), format!("cgroup {}: {e}", directory.display())))
-        }
-        _ => Ok(names),
     }
 }

@@ -193,3 +193,26 @@ async fn who_gives_up_waiting_does_not_stop_the_request() {
     store.fetch(&identity).await.unwrap();
     assert_eq!(issuer.asked.load(SeqCst), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_status_says_what_ends_first_what_is_overdue_and_what_has_failed() {
+    let (store, issuer) = start();
+    store.fetch(&id()).await.unwrap();
+    let status = store.status();
+    let (identity, end) = status.first_to_end.clone().unwrap();
+    assert_eq!((status.valid, identity), (1, id()));
+    let left = SystemTime::from(end).duration_since(issuer.clock.now()).unwrap();
+    assert!(left <= HOUR && left > HOUR / 2, "{left:?}");
+    assert!(status.overdue.is_empty() && status.failed.is_empty());
+
+    issuer.down.store(true, SeqCst);
+    let other: SpiffeId = "spiffe://cluster.local/ns/default/sa/late".parse().unwrap();
+    store.fetch(&other).await.unwrap_err();
+    tokio::time::sleep(HOUR * 9 / 10).await;
+    let status = store.status();
+    assert_eq!((status.valid, status.overdue.as_slice()), (1, [id()].as_slice()));
+    assert_eq!(status.failed[&other], "the issuer is down");
+    tokio::time::sleep(HOUR / 5).await;
+    let status = store.status();
+    assert_eq!((status.valid, status.failed.len(), status.first_to_end), (0, 2, None));
+}

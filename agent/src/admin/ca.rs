@@ -1,0 +1,83 @@
+//! What the CA of a cluster says of itself.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::Ready;
+use crate::{
+    ca::{Opening, Tally},
+    kubernetes::standing::Standing,
+};
+
+/// The CA.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CaStatus {
+    /// Process id.
+    pub pid: u32,
+    /// The trust domain it signs for, while it can.
+    pub trust_domain: Option<String>,
+    /// What is in the way, one sentence each.
+    pub problems: Vec<String>,
+    /// What was issued and what was refused, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What that is made of.
+#[derive(Clone)]
+pub struct CaState {
+    /// Whether it has keys.
+    pub office: watch::Receiver<Opening>,
+    /// How it stands with what it reads and writes.
+    pub standing: Standing,
+    /// What it did.
+    pub tally: Arc<Tally>,
+}
+
+impl CaState {
+    /// What keeps it from serving, one sentence each.
+    pub fn lacking(&self) -> Vec<String> {
+        let mut lacking = match &*self.office.borrow() {
+            Some(Ok(_)) => Vec::new(),
+            Some(Err(why)) => vec![why.clone()],
+            None => vec!["the keys have not been read yet".to_owned()],
+        };
+        // What was read once stays in force: the API server may be away.
+        if !self.standing.is_complete() {
+            lacking.extend(self.standing.problems());
+        }
+        lacking
+    }
+
+    fn status(&self) -> CaStatus {
+        let opening = self.office.borrow().clone();
+        let mut problems = self.standing.problems();
+        problems.extend(opening.as_ref().and_then(|opening| opening.as_ref().err()).cloned());
+        CaStatus {
+            pid: std::process::id(),
+            trust_domain: opening
+                .and_then(Result::ok)
+                .map(|office| office.authority().trust_domain().to_owned()),
+            problems,
+            counters: self.tally.counts(),
+        }
+    }
+}
+
+/// The CA's: readiness and status.
+pub fn ca(state: CaState) -> Router {
+    Router::new()
+        .route("/ready", get(ready))
+        .route("/status", get(|State(state): State<CaState>| async move { Json(state.status()) }))
+        .with_state(state)
+}
+
+async fn ready(State(state): State<CaState>) -> Result<Json<Ready>, (StatusCode, String)> {
+    let lacking = state.lacking();
+    if lacking.is_empty() {
+        return Ok(Json(Ready { ready: true, pid: std::process::id() }));
+    }
+    Err((StatusCode::SERVICE_UNAVAILABLE, lacking.join("; ")))
+}

@@ -1,0 +1,15 @@
+//! `egret ask`: prints what a role of this machine answers, as it comes. `kubernetes::ask` runs it in pods, whose admin sockets nothing
+//! outside of them can reach.
+
+use std::io::{self, Write as _};
+
+use super::args::Ask;
+use crate::admin::client;
+
+/// Asks, prints.
+pub(super) async fn run(ask: Ask) -> anyhow::Result<()> {
+    let answer = client::get_raw(&ask.instance.run_dir().socket(&ask.role), &ask.path).await?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&answer)?;
+    Ok(stdout.flush()?)
+}

@@ -1,0 +1,241 @@
+//! `egret status` on a cluster, on one screen.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+
+use crate::{
+    admin::{AgentStatus, GatewayStatus},
+    cli::{args::Format, output},
+    kubernetes::{Outside, ask, outside::Access, scene},
+    source::report::Severity,
+    survey::{
+        Role, RolePod,
+        overview::{Asked, EnrolledRow, GatewayRow, NodeRow, Overview, overview},
+    },
+};
+
+/// Rows of a kind that are shown; of more it is said how many. `-o json` has all.
+const ROWS: usize = 20;
+
+/// Longer names lose their middle.
+const NAME: usize = 32;
+
+/// Asks everyone, prints; fails when nobody answered.
+pub(in crate::cli) async fn run(access: &Access, pods: bool, format: Format) -> anyhow::Result<ExitCode> {
+    let outside = Outside::connect(access).await?;
+    let (ours, scene) = tokio::join!(ask::pods(&outside), scene::look(&outside));
+    let ours = ours?;
+    let (agents, gateways) = tokio::join!(
+        ask::each::<AgentStatus>(&outside, super::of_role(&ours, Role::Agent), &["ask", "agent", "/status"]),
+        ask::each::<GatewayStatus>(
+            &outside,
+            super::of_role(&ours, Role::Gateway),
+            &["ask", "gateway", "/status"]
+        ),
+    );
+    let now = Timestamp::now();
+    let asked = Asked { agents, gateways, authorities: super::of_role(&ours, Role::Ca), scene, now };
+    let overview = overview(&outside.namespace, &asked);
+    match format {
+        Format::Json => output::json(&overview)?,
+        Format::Table => output::text(human(&overview, pods, now))?,
+    }
+    Ok(if overview.anyone_answered() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn human(overview: &Overview, pods: bool, now: Timestamp) -> String {
+    let mut lines = head(overview, now);
+    lines.extend([String::new(), nodes(&overview.nodes), String::new(), gateways(&overview.gateways)]);
+    if pods {
+        lines.extend([String::new(), enrolled(&overview.enrolled)]);
+    }
+    let mut section = |name: &str, entries: Vec<String>| {
+        if entries.is_empty() {
+            return;
+        }
+        lines.extend([String::new(), format!("{name} ({})", entries.len())]);
+        let more = entries.len().saturating_sub(ROWS);
+        lines.extend(entries.into_iter().take(ROWS));
+        if more > 0 {
+            lines.push(format!("  … and {more} more: -o json has all"));
+        }
+    };
+    section(
+        "NOT CAPTURED",
+        overview
+            .uncaptured
+            .iter()
+            .map(|row| {
+                let (namespace, pod, node, why) = (&row.namespace, &row.pod, &row.node, &row.why);
+                output::wrapped("  ", &format!("{namespace}/{pod} on {node}: {why}"))
+            })
+            .collect(),
+    );
+    section(
+        "PROBLEMS",
+        overview
+            .problems
+            .iter()
+            .map(|problem| {
+                let label = match problem.severity {
+                    Severity::Error => "  error    ",
+                    Severity::Warning => "  warning  ",
+                };
+                let text = output::wrapped(label, &format!("{}: {}", problem.object, problem.problem));
+                match &problem.remedy {
+                    Some(remedy) => format!("{text}\n{}", output::wrapped("           → ", remedy)),
+                    None => text,
+                }
+            })
+            .collect(),
+    );
+    section("NOT SEEN", overview.unseen.iter().map(|why| output::wrapped("  ", why)).collect());
+    lines.join("\n")
+}
+
+/// A line each for what holds for all.
+fn head(overview: &Overview, now: Timestamp) -> Vec<String> {
+    let mut lines = vec![output::wrapped(
+        "egret    ",
+        &match &overview.configuration {
+            Some(config) => format!(
+                "namespace {}, trust domain {}, unregistered hosts: {}",
+                overview.namespace, config.trust_domain, config.outbound_traffic_policy
+            ),
+            None => format!("namespace {}", overview.namespace),
+        },
+    )];
+    lines.push(overview.configuration.as_ref().map_or_else(
+        || "config   unknown: no gateway answers".to_owned(),
+        |config| {
+            let (objects, warnings) =
+                (output::count(config.objects, "object"), output::count(config.warnings, "warning"));
+            let refused = if config.errors == 0 {
+                "none refused".to_owned()
+            } else {
+                format!("{} REFUSED", config.errors)
+            };
+            format!("config   {objects} in force, {refused}, {warnings}")
+        },
+    ));
+    let until = |end: Timestamp| {
+        let left = end.duration_since(now);
+        if left.is_negative() { "has ENDED".to_owned() } else { format!("ends in {}", output::span(left)) }
+    };
+    let authorities = &overview.authorities;
+    let ready = authorities.iter().filter(|pod| RolePod::is_well(pod)).count();
+    let certificates = &overview.certificates;
+    let root = certificates.root_ends.map(|end| format!(", root certificate {}", until(end)));
+    lines.push(format!("ca       {ready} of {} ready{}", authorities.len(), root.unwrap_or_default()));
+    let mut held = output::count(certificates.valid, "certificate");
+    if let Some(end) = certificates.first_ends {
+        held.push_str(&format!(" valid, the first {}", until(end)));
+    }
+    for (number, what) in [(certificates.overdue, "OVERDUE"), (certificates.failed, "MISSING")] {
+        if number > 0 {
+            held.push_str(&format!(", {number} {what}"));
+        }
+    }
+    lines.push(format!("identity {held}"));
+    lines
+}
+
+/// All nodes where there are few; where there are many, first those with something to see.
+fn nodes(rows: &[NodeRow]) -> String {
+    let mut table = output::table(&["NODE", "AGENT", "STATE", "VERSION", "ENROLLED", "CAPTURE", "PROBLEMS"]);
+    let mut sorted: Vec<&NodeRow> = rows.iter().collect();
+    if rows.len() > ROWS {
+        sorted.sort_by_key(|row| is_well(row));
+    }
+    for row in sorted.iter().take(ROWS) {
+        let known = |text: String| if row.answered { text } else { "?".to_owned() };
+        table.add_row([
+            output::short(&row.node, NAME),
+            row.agent.as_deref().map_or_else(|| "-".to_owned(), |name| output::short(name, 20)),
+            state(row).to_owned(),
+            row.version.clone().unwrap_or_else(|| "?".to_owned()),
+            known(row.enrolled.to_string()),
+            known(capture(row)),
+            known(row.problems.to_string()),
+        ]);
+    }
+    let mut text = table.trim_fmt();
+    if rows.len() > ROWS {
+        let rest = &sorted[ROWS..];
+        let troubled = rest.iter().filter(|row| !is_well(row)).count();
+        text.push_str(&format!("\n  … and {} more nodes, {troubled} of them with problems", rest.len()));
+    }
+    text
+}
+
+fn is_well(row: &NodeRow) -> bool {
+    row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.problems == 0
+}
+
+fn state(row: &NodeRow) -> &'static str {
+    match (&row.agent, row) {
+        (None, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
+        (None, _) => "NO AGENT",
+        (_, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
+        (_, NodeRow { answered: false, .. }) => "SILENT",
+        (_, NodeRow { ready: false, .. }) => "NOT READY",
+        (_, NodeRow { terminating: true, .. }) => "ENDING",
+        (_, NodeRow { second: Some(_), .. }) => "handover",
+        _ => "ready",
+    }
+}
+
+fn capture(row: &NodeRow) -> String {
+    match (row.open, row.escaped) {
+        (0, 0) => "ok".to_owned(),
+        (open, 0) => format!("{open} open"),
+        (0, escaped) => format!("{escaped} ESCAPED"),
+        (open, escaped) => format!("{open} open, {escaped} ESCAPED"),
+    }
+}
+
+fn gateways(rows: &[GatewayRow]) -> String {
+    if rows.is_empty() {
+        return "no gateways".to_owned();
+    }
+    let mut table = output::table(&["GATEWAY", "NODE", "STATE", "VERSION", "CONFIG", "OBJECTS"]);
+    for row in rows.iter().take(ROWS) {
+        let state = match (row.draining, row.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "NOT READY",
+        };
+        let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "?".to_owned());
+        table.add_row([
+            row.pod.clone(),
+            row.node.as_deref().map_or_else(|| "-".to_owned(), |name| output::short(name, NAME)),
+            state.to_owned(),
+            or_unknown(row.version.clone()),
+            or_unknown(row.config_version.map(|version| version.to_string())),
+            or_unknown(row.objects.map(|objects| objects.to_string())),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn enrolled(rows: &[EnrolledRow]) -> String {
+    if rows.is_empty() {
+        return "nothing is enrolled".to_owned();
+    }
+    let mut table = output::table(&["NAMESPACE", "NAME", "NODE", "IDENTITY", "LOCKS", "ESCAPED"]);
+    for row in rows {
+        table.add_row([
+            row.namespace.clone(),
+            row.name.clone(),
+            row.node.clone(),
+            row.identity.clone(),
+            row.open.clone().unwrap_or_else(|| "hold".to_owned()),
+            row.escaped.to_string(),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests;

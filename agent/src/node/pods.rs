@@ -1,0 +1,282 @@
+//! Pods at work: the cgroups of those that are to be captured are enrolled when they appear, and released when they go or nobody asks
+//! for it any more.
+//!
+//! `app::agent` runs it on a cluster. Works from states, not from events: whatever happened, the pods and their cgroups are compared
+//! with what is enrolled. What is asked for a pod is `kubernetes::pods`' to say, how one is enrolled `node::foreign`'s.
+
+mod cgroups;
+mod pod;
+mod tree;
+mod verdict;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task,
+    time::{self, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::pod::{Condition, Pod, Pods, Said, Verdicts, Wish};
+use self::{
+    tree::{Found, Tree},
+    verdict::{Standing, verdict},
+};
+use super::{
+    agent::{Agent, Enrolled},
+    cgroup::{Cgroup, is_gone},
+    locks::Lock,
+    workload::Origin,
+};
+use crate::mesh::SpiffeId;
+
+/// Everything is looked through this often without any event: one may be lost, an enrolment that failed is tried again, and what is
+/// said of pods has to follow the self-checks.
+const RESCAN: Duration = Duration::from_secs(2);
+
+/// What following the pods takes.
+pub struct Parts {
+    /// Who enrols.
+    pub agent: Arc<Agent>,
+    /// The uid of Egret's own pod.
+    pub own: String,
+    /// Trust domain of the identities.
+    pub trust_domain: String,
+    /// The pods; none before they are known.
+    pub pods: watch::Receiver<Option<Arc<Pods>>>,
+    /// Where it is said how it stands with them.
+    pub verdicts: watch::Sender<Arc<Verdicts>>,
+}
+
+/// Follows pods and cgroups until `stop`. What was enrolled stays so.
+pub async fn run(parts: Parts, stop: CancellationToken) {
+    let Parts { agent, own, trust_domain, mut pods, verdicts } = parts;
+    let mut rescan = time::interval(RESCAN);
+    rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut binder = Binder { agent, own, trust_domain, tree: None, said: BTreeMap::new() };
+    loop {
+        let known = pods.borrow_and_update().clone();
+        // Another agent has taken over.
+        let Some(acting) = binder.agent.acting().await else { return };
+        // Reads directories, and attaches programs.
+        let worked = task::spawn_blocking(move || {
+            let said = binder.work(known.as_deref());
+            drop(acting);
+            (binder, said)
+        });
+        let said = match worked.await {
+            Ok((back, said)) => {
+                binder = back;
+                said
+            }
+            Err(e) => {
+                tracing::error!("pods are not followed any more, what is enrolled stays so: {e}");
+                return;
+            }
+        };
+        if let Some(said) = said {
+            verdicts.send_if_modified(|before| {
+                let changed = **before != said;
+                *before = Arc::new(said);
+                changed
+            });
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = pods.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = Tree::changed(binder.tree.as_ref()) => {}
+            _ = rescan.tick() => {}
+        }
+    }
+}
+
+struct Binder {
+    agent: Arc<Agent>,
+    own: String,
+    trust_domain: String,
+    /// The directories that are watched.
+    tree: Option<Tree>,
+    /// What stands in the way, by cgroup: said once.
+    said: BTreeMap<PathBuf, String>,
+}
+
+impl Binder {
+    /// Brings what is enrolled in line with the pods and the cgroups that are there. Says how it stands with the pods, if that is
+    /// known.
+    fn work(&mut self, pods: Option<&Pods>) -> Option<Verdicts> {
+        let mut problems = BTreeMap::new();
+        let found = self.look(&mut problems);
+        for enrolled in self.agent.foreign() {
+            if let Origin::Pod { uid, .. } = &enrolled.workload.origin {
+                let pod = pods.and_then(|pods| pods.get(uid));
+                if let Err(e) = self.settle(&enrolled, pod) {
+                    problems.insert(enrolled.workload.cgroup.clone(), e);
+                }
+            }
+        }
+        let (pods, found) = match (pods, found) {
+            (Some(pods), Some(found)) => (pods, found),
+            // Nothing new can be captured.
+            (Some(pods), None) => {
+                let why = problems.values().next().cloned();
+                self.say(problems);
+                let all = pods.values().filter_map(|pod| said(pod, &Standing::Free(why.clone())));
+                return Some(all.collect());
+            }
+            (None, _) => {
+                self.say(problems);
+                return None;
+            }
+        };
+        let mut verdicts = Verdicts::new();
+        for pod in pods.values() {
+            let standing = match found.pods.get(&pod.cgroup) {
+                None => Standing::Missing,
+                Some(cgroup) => {
+                    if let Err(e) = self.enroll(pod, cgroup) {
+                        problems.insert(cgroup.clone(), e);
+                    }
+                    self.standing(cgroup, problems.get(cgroup))
+                }
+            };
+            verdicts.extend(said(pod, &standing));
+        }
+        self.say(problems);
+        Some(verdicts)
+    }
+
+    fn look(&mut self, problems: &mut BTreeMap<PathBuf, String>) -> Option<Found> {
+        let root = self.agent.hierarchy.root();
+        let found = match &mut self.tree {
+            Some(tree) => tree.scan(),
+            None => {
+                Tree::new(root.to_owned(), self.own.clone()).and_then(|tree| self.tree.insert(tree).scan())
+            }
+        };
+        match found {
+            Ok(found) => {
+                if let Some(e) = &found.unwatched {
+                    let late = format!("pods are seen up to {RESCAN:?} late, not all can be watched: {e}");
+                    problems.insert(found.parent.clone(), late);
+                }
+                Some(found)
+            }
+            Err(e) => {
+                self.agent.counters.checks_failed.increment();
+                problems.insert(root.to_owned(), e.to_string());
+                None
+            }
+        }
+    }
+
+    /// A pod that is enrolled: whether it stays, and as what.
+    fn settle(&self, enrolled: &Arc<Enrolled>, pod: Option<&Pod>) -> Result<(), String> {
+        let workload = &enrolled.workload;
+        if workload.is_gone() {
+            self.agent.release(enrolled);
+            return Ok(());
+        }
+        // One that nobody knows (any more) may still run.
+        let Some(pod) = pod else { return Ok(()) };
+        match pod.wish {
+            Wish::Unclear => Ok(()),
+            Wish::Nobody | Wish::OptedOut | Wish::Own => self.agent.withdraw(enrolled).map_err(text),
+            Wish::Enrolled => {
+                let (identity, origin) = self.as_what(pod)?;
+                if (&workload.identity, &workload.origin) == (&identity, &origin) {
+                    return Ok(());
+                }
+                self.agent.rebind(enrolled, identity, origin, None).map_err(text)
+            }
+        }
+    }
+
+    fn enroll(&self, pod: &Pod, cgroup: &Path) -> Result<(), String> {
+        if pod.wish != Wish::Enrolled || pod.ended {
+            return Ok(());
+        }
+        let (identity, origin) = self.as_what(pod)?;
+        let inode = match Cgroup::open(cgroup.to_owned()) {
+            Ok(opened) => opened.inode(),
+            Err(e) if is_gone(&e) => return Ok(()),
+            Err(e) => return Err(e.to_string()),
+        };
+        if self.agent.by_inode(inode).is_some_and(|enrolled| enrolled.workload.origin == origin) {
+            return Ok(());
+        }
+        match self.agent.enroll_cgroup(&identity, cgroup, origin, None) {
+            // Gone while it was enrolled.
+            Err(_) if !cgroup.exists() => Ok(()),
+            Err(e) => Err(text(e)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn as_what(&self, pod: &Pod) -> Result<(SpiffeId, Origin), String> {
+        let identity = SpiffeId::new(&self.trust_domain, &pod.namespace, &pod.service_account)
+            .map_err(|e| e.to_string())?;
+        let Pod { namespace, name, cgroup, .. } = pod;
+        let origin = Origin::Pod { namespace: namespace.clone(), name: name.clone(), uid: cgroup.clone() };
+        Ok((identity, origin))
+    }
+
+    /// How it stands with a pod whose cgroup is there.
+    fn standing(&self, cgroup: &Path, problem: Option<&String>) -> Standing {
+        let inode = Cgroup::open(cgroup.to_owned()).map(|cgroup| cgroup.inode());
+        let Some(enrolled) = inode.ok().and_then(|inode| self.agent.by_inode(inode)) else {
+            return Standing::Free(problem.cloned());
+        };
+        let locks = enrolled.locks.lock().clone();
+        if let (Lock::Open(why), _) | (_, Lock::Open(why)) = (&locks.capture, &locks.backstop) {
+            return Standing::Broken(why.clone());
+        }
+        let presences = enrolled.presences.lock();
+        if let Some(why) = presences.problem() {
+            return Standing::Broken(why);
+        }
+        if !presences.are_served() {
+            return Standing::Broken("its listener has died, and is being made anew".to_owned());
+        }
+        if enrolled.astray.load(Relaxed) {
+            return Standing::Broken(
+                "a connection of the self-check did not arrive at its listener".to_owned(),
+            );
+        }
+        let open = match &locks.link {
+            Lock::Open(why) => Some(format!("no lock on its link: {why}")),
+            Lock::Holds | Lock::Closed => None,
+        };
+        let remarks: Vec<_> = problem.cloned().into_iter().chain(open).collect();
+        Standing::Captured((!remarks.is_empty()).then(|| remarks.join("; ")))
+    }
+
+    /// Logs what is new.
+    fn say(&mut self, problems: BTreeMap<PathBuf, String>) {
+        for (cgroup, problem) in &problems {
+            if self.said.get(cgroup) != Some(problem) {
+                tracing::error!(cgroup = %cgroup.display(), "{problem}");
+            }
+        }
+        *self.agent.pod_problems.lock() =
+            problems.iter().map(|(cgroup, problem)| format!("{}: {problem}", cgroup.display())).collect();
+        self.said = problems;
+    }
+}
+
+fn said(pod: &Pod, standing: &Standing) -> Option<((String, String), (Pod, Said))> {
+    Some(((pod.namespace.clone(), pod.name.clone()), (pod.clone(), verdict(pod, standing)?)))
+}
+
+fn text(error: super::agent::Error) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
