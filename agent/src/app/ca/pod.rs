@@ -58,6 +58,7 @@ pub(super) async fn run(
     let desk = Desk { callers: Callers::new(&cluster), rules: rules.clone(), office, tally };
     tasks.spawn(ca::serve_network(listener, desk, stop.clone()));
     let keeping = async {
+        // No settings, no keys: they would be for a trust domain that nobody has named.
         let configuration = role::configuration(settings, Some(&cluster), Scope::Ca, &stop).await?;
         let custody = Custody { cluster: cluster.clone(), rules, opening, roots, health: health.clone() };
         tokio::join!(custody.keep(configuration), ca_root::publish(cluster.clone(), wanted));
