@@ -67,6 +67,8 @@ fn agent(name: &str, node: &str, workloads: Vec<WorkloadStatus>) -> Answer<Agent
         workloads,
         binding_problems: Vec::new(),
         guards: BTreeMap::new(),
+        stage: Default::default(),
+        ranges: None,
         counters: BTreeMap::new(),
     };
     Answer { pod: pod(Role::Agent, name, node), said: Ok(status) }
