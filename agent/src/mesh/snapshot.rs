@@ -11,7 +11,7 @@ use super::{
 pub(crate) type RouteTable = HostMap<Vec<Arc<VirtualService>>>;
 
 /// One consistent configuration.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Counts up with every change; 0 is the empty configuration.
     pub version: u64,
