@@ -130,7 +130,10 @@ fn template(cluster: &Cluster, name: &str) -> Result<String> {
     let chart = workspace().join("deploy/egret");
     let chart = chart.to_str().context("the path of the chart")?;
     let show = format!("templates/{name}.yaml");
-    cluster.kube().helm(&["template", "egret", chart, "--namespace", NAMESPACE, "--show-only", &show])
+    // Rendered without asking the cluster, which helm takes for an old one unless told.
+    let version = ["--kube-version", "1.34.0"];
+    let arguments = ["template", "egret", chart, "--namespace", NAMESPACE, "--show-only", &show];
+    cluster.kube().helm(&[&arguments[..], &version].concat())
 }
 
 /// `egret check` against the cluster: what it prints, and whether all is well.

@@ -125,7 +125,9 @@ impl Pod {
         self.readiness().enter(Stage::Serving);
         let guards = self.follow_pods(&agent, &start, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
-        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop).await {
+        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop)
+            .await
+        {
             Ended::Told => {
                 let left = agent.workloads().len();
                 tracing::warn!(
