@@ -494,7 +494,7 @@ pub(super) enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     /// Directory of YAML files
-    #[arg(value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    #[arg(value_name = "DIR", conflicts_with_all = ["cluster", "context", "kubeconfig", "egret_namespace"])]
     pub(super) directory: Option<PathBuf>,
     #[command(flatten)]
     pub(super) access: ClusterAccess,
@@ -589,7 +589,7 @@ pub(super) struct Explain {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Directory of YAML files, instead of the running gateway's configuration
-    #[arg(short = 'f', long, value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    #[arg(short = 'f', long, value_name = "DIR", conflicts_with_all = ["cluster", "context", "kubeconfig", "egret_namespace"])]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
     pub(super) access: ClusterAccess,
