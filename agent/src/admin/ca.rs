@@ -77,7 +77,7 @@ pub fn ca(state: CaState) -> Router {
 async fn ready(State(state): State<CaState>) -> Result<Json<Ready>, (StatusCode, String)> {
     let lacking = state.lacking();
     if lacking.is_empty() {
-        return Ok(Json(Ready { ready: true, pid: std::process::id() }));
+        return Ok(Json(Readiness::default().ask()));
     }
     Err((StatusCode::SERVICE_UNAVAILABLE, lacking.join("; ")))
 }

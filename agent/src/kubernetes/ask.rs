@@ -166,6 +166,7 @@ fn read(pod: &Pod) -> Option<RolePod> {
         role,
         name: pod.name_any(),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        address: status.pod_ip.and_then(|address| address.parse().ok()),
         running,
         ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
@@ -178,10 +179,15 @@ fn stopped(state: &ContainerState, before: &ContainerState) -> Option<String> {
     let ended = state.terminated.as_ref().or(before.terminated.as_ref());
     let waiting = state.waiting.as_ref().map(|waiting| {
         let reason = waiting.reason.clone().unwrap_or_else(|| "waiting".to_owned());
-        waiting.message.as_ref().map_or_else(|| reason.clone(), |message| format!("{reason}: {message}"))
+        // The kubelet goes on with what is known anyhow: container, pod, uid.
+        let message =
+            waiting.message.as_deref().map(|text| text.split(" restarting failed").next().unwrap_or(text));
+        message.map_or_else(|| reason.clone(), |message| format!("{reason}: {message}"))
     });
     let ended = ended.map(|ended| {
-        let message = ended.message.as_deref().map(|message| format!(": {}", message.trim()));
+        // The end of its log, of which the last line is the error.
+        let last = ended.message.as_deref().and_then(|log| log.trim().lines().next_back());
+        let message = last.map(|line| format!(": {}", line.trim_start_matches("egret: ")));
         format!("it ended with status {}{}", ended.exit_code, message.unwrap_or_default())
     });
     match (waiting, ended) {
@@ -222,8 +228,8 @@ mod tests {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status: [agent]"}],
             "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 3,
-                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
-                "lastState": {"terminated": {"exitCode": 1, "message": "no BTF\n"}}}],
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container=agent"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": "starting\negret: no BTF\n"}}}],
         });
         let agent = pod("agent", &crashing).unwrap();
         assert!(!agent.running && !agent.ready);

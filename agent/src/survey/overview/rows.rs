@@ -1,6 +1,6 @@
 //! The tables of an overview.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
@@ -118,9 +118,26 @@ pub struct GatewayRow {
     pub config_version: Option<u64>,
     /// Objects that are in force there.
     pub objects: Option<usize>,
+    /// Tunnel connections that agents have to it; absent where its address is not known.
+    pub tunnels: Option<usize>,
 }
 
-pub(super) fn gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<GatewayRow> {
+pub(super) fn gateways(
+    gateways: &[Answer<GatewayStatus>],
+    agents: &[Answer<AgentStatus>],
+) -> Vec<GatewayRow> {
+    let tunnels = |address: IpAddr| {
+        // Two agents of a node tell the same while one takes over.
+        let nodes: BTreeMap<_, _> = agents
+            .iter()
+            .filter_map(|Answer { pod, said }| {
+                let to_it =
+                    said.as_ref().ok()?.gateways.iter().filter(|gateway| gateway.address.ip() == address);
+                Some((&pod.node, to_it.map(|gateway| gateway.connections).sum::<usize>()))
+            })
+            .collect();
+        nodes.into_values().sum()
+    };
     let rows = gateways.iter().map(|Answer { pod, said }| {
         let said = said.as_ref().ok();
         GatewayRow {
@@ -131,6 +148,7 @@ pub(super) fn gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<GatewayRow> {
             draining: pod.terminating,
             config_version: said.map(|status| status.config_version),
             objects: said.map(|status| status.report.objects),
+            tunnels: pod.address.map(tunnels),
         }
     });
     rows.collect()
