@@ -127,3 +127,6 @@ pub const GUARD_SENDMSG4: &str = "egret_guard_s4";
 pub const GUARD_SENDMSG6: &str = "egret_guard_s6";
 /// The same for packets that leave.
 pub const GUARD_EGRESS: &str = "egret_guard_out";
+
+/// Never attached: where in the tree of cgroups its caller is.
+pub const ANCESTOR: &str = "egret_ancestor";

@@ -1,6 +1,6 @@
 //! Egret's kernel programs: entry points only. Loaded and attached by `agent::datapath`, to the cgroups of enrolled
-//! workloads, to the host's side of their links and, for strict start, to a parent of them, never to anything else. Every decision is
-//! listed in `agent/ARCHITECTURE.md`, "Capture".
+//! workloads, to the host's side of their links and, for strict start, to a parent of them, never to anything else; one is only run. Every
+//! decision is listed in `agent/ARCHITECTURE.md`, "Capture".
 //!
 //! Off the BPF target this is an empty program, so that the workspace can be checked on the host.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -12,6 +12,8 @@
     )
 )]
 
+#[cfg(target_arch = "bpf")]
+mod ancestor;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
@@ -45,7 +47,7 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
     };
 
-    use crate::{connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
+    use crate::{ancestor, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -125,6 +127,11 @@ mod hooks {
     #[cgroup_skb(egress)]
     fn egret_guard_out(ctx: SkBuffContext) -> i32 {
         parent::egress(&ctx)
+    }
+
+    #[cgroup_skb(egress)]
+    fn egret_ancestor(ctx: SkBuffContext) -> i32 {
+        ancestor::run(&ctx)
     }
 
     #[classifier]

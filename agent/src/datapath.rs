@@ -8,6 +8,7 @@ mod bpffs;
 mod bypass;
 mod counters;
 mod guard;
+mod levels;
 mod link;
 mod loader;
 mod older;
@@ -224,6 +225,12 @@ impl Capture {
         guard::classes(self)
     }
 
+    /// The inodes of the cgroups that this process is in, by their level in the whole tree: the root first, its own last.
+    pub fn own_cgroups(&self) -> Result<Vec<u64>, Error> {
+        levels::ancestors(&mut self.programs.lock())
+            .map_err(|error| Error::new("the cgroup of this process", loader::hint(&error)))
+    }
+
     /// Takes the original destination of a connection that a workload's listener accepted from `peer` at the port
     /// `listener`: once. None: the connection was not captured (or is gone already), and must be reset.
     pub fn take_original_destination(
@@ -353,6 +360,12 @@ impl Capture {
     pub fn sweep_older_than(&self, age: Duration) -> Result<usize, Error> {
         original_destination::sweep(&self.pins, age)
     }
+}
+
+/// Lets the cgroup with this inode pass every guard that any layout version has pinned under `pin_directory`: for who has to ask
+/// others before it can load anything. None pinned is not an error.
+pub fn admit(pin_directory: &Path, cgroup_inode: u64) -> Result<(), Error> {
+    guard::admit(pin_directory, cgroup_inode)
 }
 
 /// Removes every pin of every layout version under `pin_directory`, which detaches the programs, and the directory. Traffic is

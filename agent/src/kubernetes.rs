@@ -10,7 +10,6 @@ pub mod callers;
 pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
-pub mod mesh_settings;
 pub mod outside;
 pub mod own;
 pub mod pods;

@@ -6,7 +6,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Ready;
+use super::{Readiness, Ready};
 use crate::{
     ca::{Opening, Tally},
     kubernetes::standing::Standing,

@@ -72,7 +72,7 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
     drop(candidate);
     let agent = Arc::clone(&started.agent);
     let tasks = TaskTracker::new();
-    let deadline = match serve(&mut start, started, admin, future::pending(), &tasks, &stop).await {
+    let deadline = match serve(&mut start, started, admin, None, future::pending(), &tasks, &stop).await {
         Ended::TakenOver => {
             tracing::info!("another agent has taken over; connections may go on for {take_over_drain:?}");
             take_over_drain

@@ -273,7 +273,7 @@ impl LoadableProgram<'_> {
         }
     }
 
-    fn fd(&self) -> Result<ProgramFd, ProgramError> {
+    pub(super) fn fd(&self) -> Result<ProgramFd, ProgramError> {
         match self {
             Self::Skb(program) => program.fd()?.try_clone().map_err(Into::into),
             Self::Sock(program) => program.fd()?.try_clone().map_err(Into::into),

@@ -53,7 +53,7 @@ impl Depths {
 pub(super) fn attach(capture: &Capture, parent: &Path, depths: Depths) -> Result<usize, Error> {
     let fail = |why: String| Error::new(format_args!("guard of cgroup {}", parent.display()), why);
     let (directory, inode) = open_cgroup(parent)?;
-    let level = level(parent).map_err(fail)?;
+    let level = level(parent, || capture.own_cgroups()).map_err(fail)?;
     let target = Target { directory: &directory, cgroup: parent, inode, key: key(inode) };
     if !capture.pins.link(&target.key, &HOOKS[0]).exists() {
         refuse_inhabited(parent).map_err(fail)?;
@@ -137,21 +137,46 @@ fn key(parent_inode: u64) -> String {
     format!("{PREFIX}-{parent_inode}")
 }
 
-/// How far below the root of the whole tree a cgroup is. Only the root has no `cgroup.events`; a mount that shows a part of
-/// the tree does not tell how deep that part is.
-fn level(cgroup: &Path) -> Result<u32, String> {
+/// Writes an entry, whoever made the table.
+pub(super) fn admit(root: &Path, cgroup_inode: u64) -> Result<(), Error> {
+    let admit = || {
+        for pins in versions::every(root)? {
+            let table = match syscall::open_pin(&pins.map(names::CLASSES)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                table => table?,
+            };
+            syscall::update(&table, &cgroup_inode, &names::CLASS_NOT_OURS)?;
+        }
+        Ok(())
+    };
+    admit().map_err(|error: io::Error| {
+        Error::new(format_args!("admitting cgroup {cgroup_inode} past strict start"), loader::hint(&error))
+    })
+}
+
+/// How far below the root of the whole tree a cgroup is. Only that root has no `cgroup.events`. Where a part of the tree is
+/// mounted, as in containers and cgroup namespaces, the kernel tells how deep that part is: `own` are the cgroups that this process is
+/// in.
+fn level(cgroup: &Path, own: impl FnOnce() -> Result<Vec<u64>, Error>) -> Result<u32, String> {
     let path = cgroup.canonicalize().map_err(|error| error.to_string())?;
     let device = |path: &Path| fs::metadata(path).map(|directory| directory.dev()).ok();
     let here = device(&path);
     let root = path.ancestors().take_while(|above| device(above) == here).last().unwrap_or(&path);
-    if root.join("cgroup.events").exists() {
-        return Err(format!(
-            "{} shows only a part of the machine's cgroups; mount the whole hierarchy there",
-            root.display()
-        ));
-    }
+    let above = if root.join("cgroup.events").exists() {
+        let part = fs::metadata(root).map_err(|error| error.to_string())?.ino();
+        let own = own().map_err(|error| error.to_string())?;
+        own.iter().position(|inode| *inode == part).ok_or_else(|| {
+            format!(
+                "{} shows only a part of the machine's cgroups, and not the one that this process is in, so it cannot be seen \
+                 how deep it is; mount the whole hierarchy there",
+                root.display()
+            )
+        })?
+    } else {
+        0
+    };
     let depth = path.strip_prefix(root).map_or(0, |below| below.components().count());
-    u32::try_from(depth).map_err(|error| error.to_string())
+    u32::try_from(above + depth).map_err(|error| error.to_string())
 }
 
 /// Processes directly in the parent are above every level at which cgroups are classified, so they would be refused.

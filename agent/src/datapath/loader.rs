@@ -8,7 +8,7 @@ use nix::libc;
 use super::{
     Error,
     attach::{all_hooks, program_mut},
-    link,
+    levels, link,
     pins::{self, Pins},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
         loader.load(OBJECT).map_err(|error| Error::new("loading the kernel programs", object(&error)))?;
     // Also what was made just now: the table of shapes and the object must not drift apart.
     pins.check_shapes()?;
-    for hook in all_hooks() {
+    for hook in all_hooks().chain([&levels::PROGRAM]) {
         program_mut(&mut programs, hook)?
             .load()
             .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;

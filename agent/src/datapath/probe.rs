@@ -12,7 +12,7 @@ pub use super::verifier::Statistics;
 use super::{
     Error,
     attach::{HOOKS, Hook, all_hooks, open_cgroup, program_mut},
-    link, loader, syscall,
+    levels, link, loader, syscall,
     verifier::Instructions,
 };
 
@@ -48,7 +48,7 @@ pub fn load_each() -> Result<Vec<Trial>, Error> {
         Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
     let mut taken = Vec::new();
-    for hook in all_hooks() {
+    for hook in all_hooks().chain([&levels::PROGRAM]) {
         let info = program_mut(&mut object, hook).and_then(|mut program| {
             program.load().and_then(|()| program.info()).map_err(|error| refused(hook, error))
         });

@@ -22,6 +22,7 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const PROG_TEST_RUN: libc::c_int = 10;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
@@ -337,6 +338,44 @@ pub(super) fn program_log<I>(
     drop(owned(unsafe { bpf(PROG_LOAD, &mut load) }?));
     log.truncate(log.iter().position(|byte| *byte == 0).unwrap_or(log.len()));
     Ok(String::from_utf8_lossy(&log).into_owned())
+}
+
+/// Runs a program of the type of those for packets once, on a packet of zeros. `context` is `struct __sk_buff`, before and after,
+/// with room for more.
+pub(super) fn run(program: &impl AsFd, context: &mut [u8]) -> io::Result<()> {
+    #[repr(C)]
+    struct Run {
+        program: u32,
+        verdict: u32,
+        packet_size: u32,
+        packet_room: u32,
+        packet: u64,
+        packet_out: u64,
+        repeat: u32,
+        duration: u32,
+        context_size: u32,
+        context_room: u32,
+        context: u64,
+        context_out: u64,
+    }
+    let packet = [0_u8; 64];
+    let (size, at) = (context.len() as u32, context.as_mut_ptr() as u64);
+    let mut run = Run {
+        program: descriptor(program),
+        verdict: 0,
+        packet_size: packet.len() as u32,
+        packet_room: 0,
+        packet: packet.as_ptr() as u64,
+        packet_out: 0,
+        repeat: 0,
+        duration: 0,
+        context_size: size,
+        context_room: size,
+        context: at,
+        context_out: at,
+    };
+    // SAFETY: packet and context live during the call, and the kernel writes at most `context_room` bytes to the latter.
+    unsafe { bpf(PROG_TEST_RUN, &mut run) }.map(drop)
 }
 
 /// The clock of `bpf_ktime_get_ns`.

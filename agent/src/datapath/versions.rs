@@ -29,6 +29,11 @@ pub(super) fn others(root: &Path) -> io::Result<Vec<Pins>> {
     Ok(all(root)?.into_iter().filter(|directory| *directory != ours).map(Pins::at).collect())
 }
 
+/// What any version has pinned there.
+pub(super) fn every(root: &Path) -> io::Result<impl Iterator<Item = Pins>> {
+    Ok(all(root)?.into_iter().map(Pins::at))
+}
+
 /// Detaches what any version has attached under a key. All of them are tried; the first error is told.
 pub(super) fn detach(root: &Path, key: &str) -> io::Result<()> {
     let mut outcome = Ok(());

@@ -66,6 +66,8 @@ pub struct MeshSettings {
     pub resolvers: Option<Vec<SocketAddr>>,
     /// What workloads ask resolvers is answered by the agent where a ServiceEntry registers the name (`dns.capture`).
     pub dns_capture: bool,
+    /// On a cluster: pods are refused what only some may do until it is known whether they are to be captured (`strictStart`).
+    pub strict_start: bool,
     /// Connections that are older than the enrolment of their workload.
     pub existing_connections: ExistingConnections,
 }
@@ -85,6 +87,7 @@ impl Default for MeshSettings {
             on_agent_down: OnAgentDown::default(),
             resolvers: None,
             dns_capture: false,
+            strict_start: true,
             existing_connections: ExistingConnections::default(),
         }
     }

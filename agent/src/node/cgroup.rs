@@ -76,12 +76,27 @@ impl Hierarchy {
     }
 }
 
-/// The mount point of the first cgroup2 file system in a mountinfo listing (proc_pid_mountinfo(5)).
+/// The mount point of the cgroup2 file system in a mountinfo listing (proc_pid_mountinfo(5)) that shows the most; of those that show the
+/// same, the first. A container may have its own cgroup mounted beside the machine's hierarchy.
 fn mount_point(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, source) = line.split_once(" - ")?;
-        (source.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
+        let mut fields = mount.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        (source.split(' ').next()? == "cgroup2").then_some((root, PathBuf::from(at)))
+    });
+    mounts.min_by_key(|(root, _)| depth(root)).map(|(_, at)| at)
+}
+
+/// How deep the root of a mount is, as seen from the root of the cgroup namespace: what is above that is `/..`, `/../..`.
+fn depth(root: &str) -> isize {
+    root.split('/')
+        .map(|step| match step {
+            "" => 0,
+            ".." => -1,
+            _ => 1,
+        })
+        .sum()
 }
 
 /// The cgroup of one workload.
@@ -203,6 +218,14 @@ mod tests {
         let hybrid = "30 24 0:26 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n\
                       31 24 0:27 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(hybrid).unwrap().to_str(), Some("/sys/fs/cgroup/unified"));
+        // The first is what a runtime mounts for a container, the second the machine's, by a volume.
+        let own = "40 24 0:30 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
+        let host = "41 24 0:30 /../../.. /host/cgroup rw - cgroup2 cgroup2 rw\n";
+        let deep = "42 24 0:30 /kubepods/pod1/c1 /other rw - cgroup2 cgroup2 rw\n";
+        for mounts in [format!("{own}{host}{deep}"), format!("{deep}{host}{own}")] {
+            assert_eq!(mount_point(&mounts).unwrap().to_str(), Some("/host/cgroup"));
+        }
+        assert_eq!(mount_point(&format!("{deep}{own}")).unwrap().to_str(), Some("/sys/fs/cgroup"));
         assert_eq!(mount_point("30 24 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
     }
 }

@@ -8,7 +8,7 @@ mod warden;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::warden::Warden;
-use super::{agent::Agent, cgroup::Hierarchy, counters::Counters};
+use super::{agent::Agent, counters::Counters};
 use crate::datapath::{Capture, Depths};
 
 /// How often it is looked whether the guards are still attached, and whether anything was missed.
@@ -56,10 +56,51 @@ pub struct Guards {
 }
 
 impl Guards {
+    /// What is wanted by either: whose parent a cgroup is below, that one is asked about it. It is held if one of two says so.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let mut parents = self.parents.clone();
+        for (parent, depths) in &other.parents {
+            let known = parents.entry(parent.clone()).or_insert(*depths);
+            if *depths == Depths::TWO {
+                *known = *depths;
+            }
+        }
+        let sides = [self.clone(), other.clone()];
+        let judge = move |cgroup: &Path| {
+            let concerned =
+                sides.iter().filter(|side| side.parents.keys().any(|parent| cgroup.starts_with(parent)));
+            let answers: Vec<_> = concerned.map(|side| (side.judge)(cgroup)).collect();
+            let strictest =
+                [Answer::Held, Answer::Between].into_iter().find(|answer| answers.contains(answer));
+            strictest.unwrap_or(Answer::NotOurs)
+        };
+        Self { parents, all: self.all && other.all, judge: Arc::new(judge) }
+    }
+
     /// When nobody has said anything yet: the guards of an earlier agent stay.
     pub fn unknown() -> Self {
         Self { parents: BTreeMap::new(), all: false, judge: Arc::new(|_| Answer::Held) }
     }
+}
+
+/// What is wanted by either of two, whenever one changes.
+pub fn both(mut one: watch::Receiver<Guards>, mut other: watch::Receiver<Guards>) -> watch::Receiver<Guards> {
+    let (sender, receiver) = watch::channel(Guards::unknown());
+    tokio::spawn(async move {
+        loop {
+            let guards = one.borrow_and_update().with(&other.borrow_and_update());
+            sender.send_replace(guards);
+            let changed = tokio::select! {
+                changed = one.changed() => changed,
+                changed = other.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 impl Agent {
@@ -86,7 +127,8 @@ pub async fn run(
     // SAFETY: the AsyncFd owns it.
     let readiness =
         unsafe { AsyncFd::register_with_interest(events.as_fd().try_clone_to_owned()?, Interest::READABLE) }?;
-    let mut warden = Warden::new(capture, counters, own_cgroup()?, events);
+    let own = capture.own_cgroups().map_err(io::Error::other)?;
+    let mut warden = Warden::new(capture, counters, own.into_iter().collect(), events);
     let mut interval = time::interval(CHECK_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -108,9 +150,32 @@ pub async fn run(
     }
 }
 
-/// The cgroup of this process.
-fn own_cgroup() -> io::Result<PathBuf> {
-    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
-    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    Ok(Hierarchy::find()?.root().join(path))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guards(parent: &str, depths: Depths, all: bool, answer: Answer) -> Guards {
+        Guards { parents: BTreeMap::from([(parent.into(), depths)]), all, judge: Arc::new(move |_| answer) }
+    }
+
+    #[test]
+    fn of_two_that_want_something_each_is_asked_about_its_own() {
+        let pods = guards("/cg/kubepods", Depths::TWO, true, Answer::Held);
+        let bindings = guards("/cg/machine.slice", Depths::CHILDREN, true, Answer::NotOurs);
+        let both = bindings.with(&pods);
+        assert_eq!((both.parents.len(), both.all), (2, true));
+        assert_eq!((both.judge)(Path::new("/cg/kubepods/pod1")), Answer::Held);
+        assert_eq!((both.judge)(Path::new("/cg/machine.slice/x")), Answer::NotOurs);
+        assert!(!both.with(&Guards::unknown()).all, "what is not known takes no guard away");
+    }
+
+    #[test]
+    fn of_two_with_one_parent_the_stricter_counts() {
+        let held = guards("/cg/a", Depths::CHILDREN, true, Answer::Held);
+        let free = guards("/cg/a", Depths::TWO, true, Answer::NotOurs);
+        for both in [held.with(&free), free.with(&held)] {
+            assert_eq!(both.parents[Path::new("/cg/a")], Depths::TWO);
+            assert_eq!((both.judge)(Path::new("/cg/a/x")), Answer::Held);
+        }
+    }
 }

@@ -6,11 +6,14 @@
 
 mod cgroups;
 mod pod;
+mod strict;
 mod tree;
 mod verdict;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -25,16 +28,22 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::pod::{Condition, Pod, Pods, Said, Verdicts, Wish};
 use self::{
+    strict::Known,
     tree::{Found, Tree},
     verdict::{Standing, verdict},
 };
 use super::{
     agent::{Agent, Enrolled},
-    cgroup::{Cgroup, is_gone},
+    cgroup::{Cgroup, Hierarchy, is_gone},
+    guard::Guards,
     locks::Lock,
     workload::Origin,
 };
-use crate::mesh::SpiffeId;
+use crate::{
+    datapath::{self, Class},
+    mesh::SpiffeId,
+    source::directory::Loaded,
+};
 
 /// Everything is looked through this often without any event: one may be lost, an enrolment that failed is tried again, and what is
 /// said of pods has to follow the self-checks.
@@ -50,30 +59,36 @@ pub struct Parts {
     pub trust_domain: String,
     /// The pods; none before they are known.
     pub pods: watch::Receiver<Option<Arc<Pods>>>,
+    /// Whether pods start strictly.
+    pub configuration: watch::Receiver<Loaded>,
     /// Where it is said how it stands with them.
     pub verdicts: watch::Sender<Arc<Verdicts>>,
+    /// Where it is said what is to be guarded.
+    pub guards: watch::Sender<Guards>,
 }
 
 /// Follows pods and cgroups until `stop`. What was enrolled stays so.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { agent, own, trust_domain, mut pods, verdicts } = parts;
+    let Parts { agent, own, trust_domain, mut pods, mut configuration, verdicts, guards } = parts;
     let mut rescan = time::interval(RESCAN);
     rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut binder = Binder { agent, own, trust_domain, tree: None, said: BTreeMap::new() };
+    let mut binder = Binder { agent, own, trust_domain, strict: true, tree: None, said: BTreeMap::new() };
+    let mut guarded = Known::default();
     loop {
+        binder.strict = configuration.borrow_and_update().snapshot.settings.strict_start;
         let known = pods.borrow_and_update().clone();
         // Another agent has taken over.
         let Some(acting) = binder.agent.acting().await else { return };
         // Reads directories, and attaches programs.
         let worked = task::spawn_blocking(move || {
-            let said = binder.work(known.as_deref());
+            let outcome = binder.work(known.as_deref());
             drop(acting);
-            (binder, said)
+            (binder, outcome)
         });
-        let said = match worked.await {
-            Ok((back, said)) => {
+        let Outcome { said, known } = match worked.await {
+            Ok((back, outcome)) => {
                 binder = back;
-                said
+                outcome
             }
             Err(e) => {
                 tracing::error!("pods are not followed any more, what is enrolled stays so: {e}");
@@ -87,8 +102,17 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
                 changed
             });
         }
+        if let Some(known) = known.filter(|known| *known != guarded) {
+            guarded.clone_from(&known);
+            guards.send_replace(known.guards());
+        }
         tokio::select! {
             () = stop.cancelled() => return,
+            changed = configuration.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
             changed = pods.changed() => {
                 if changed.is_err() {
                     return;
@@ -100,20 +124,48 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     }
 }
 
+/// Lets Egret's own pod pass a guard that an earlier agent has left, before anything else: who is held cannot ask the API server who
+/// is to be held.
+pub fn admit_own(pin_directory: &Path, own: &str) -> anyhow::Result<()> {
+    let root = Hierarchy::find()?.root().to_owned();
+    let found = Tree::new(root, own.to_owned()).and_then(|mut tree| tree.scan());
+    let cgroup = match found {
+        Ok(found) => found.pods.get(own).map(std::fs::metadata).transpose(),
+        Err(e) => Err(e),
+    };
+    match cgroup {
+        Ok(Some(cgroup)) => Ok(datapath::admit(pin_directory, cgroup.ino())?),
+        Ok(None) => Ok(()),
+        // It is tried again, and said, when the pods are followed.
+        Err(e) => {
+            tracing::warn!("{e}");
+            Ok(())
+        }
+    }
+}
+
 struct Binder {
     agent: Arc<Agent>,
     own: String,
     trust_domain: String,
+    strict: bool,
     /// The directories that are watched.
     tree: Option<Tree>,
     /// What stands in the way, by cgroup: said once.
     said: BTreeMap<PathBuf, String>,
 }
 
+/// What a look at everything gave.
+struct Outcome {
+    /// How it stands with the pods, if that is known.
+    said: Option<Verdicts>,
+    /// For the guard; nothing where the cgroups are not found, and everything stays as it is.
+    known: Option<Known>,
+}
+
 impl Binder {
-    /// Brings what is enrolled in line with the pods and the cgroups that are there. Says how it stands with the pods, if that is
-    /// known.
-    fn work(&mut self, pods: Option<&Pods>) -> Option<Verdicts> {
+    /// Brings what is enrolled in line with the pods and the cgroups that are there.
+    fn work(&mut self, pods: Option<&Pods>) -> Outcome {
         let mut problems = BTreeMap::new();
         let found = self.look(&mut problems);
         for enrolled in self.agent.foreign() {
@@ -124,20 +176,28 @@ impl Binder {
                 }
             }
         }
-        let (pods, found) = match (pods, found) {
-            (Some(pods), Some(found)) => (pods, found),
+        let Some(found) = found else {
             // Nothing new can be captured.
-            (Some(pods), None) => {
-                let why = problems.values().next().cloned();
-                self.say(problems);
-                let all = pods.values().filter_map(|pod| said(pod, &Standing::Free(why.clone())));
-                return Some(all.collect());
-            }
-            (None, _) => {
-                self.say(problems);
-                return None;
+            let why = problems.get(self.agent.hierarchy.root()).cloned();
+            self.say(problems);
+            let all =
+                pods.map(|pods| pods.values().filter_map(|pod| said(pod, &Standing::Free(why.clone()))));
+            return Outcome { said: all.map(Iterator::collect), known: None };
+        };
+        let verdicts = pods.map(|pods| self.enroll_all(pods, &found, &mut problems));
+        let known = match self.know(pods, &found) {
+            Ok(known) => Some(known),
+            Err(e) => {
+                self.agent.counters.checks_failed.increment();
+                problems.insert(found.parent, format!("strict start stays as it was: {e}"));
+                None
             }
         };
+        self.say(problems);
+        Outcome { said: verdicts, known }
+    }
+
+    fn enroll_all(&self, pods: &Pods, found: &Found, problems: &mut BTreeMap<PathBuf, String>) -> Verdicts {
         let mut verdicts = Verdicts::new();
         for pod in pods.values() {
             let standing = match found.pods.get(&pod.cgroup) {
@@ -151,8 +211,31 @@ impl Binder {
             };
             verdicts.extend(said(pod, &standing));
         }
-        self.say(problems);
-        Some(verdicts)
+        verdicts
+    }
+
+    /// What is to be known for strict start.
+    fn know(&self, pods: Option<&Pods>, found: &Found) -> io::Result<Known> {
+        let capture = &self.agent.capture;
+        let inode = |path: &Path| std::fs::metadata(path).map(|directory| directory.ino());
+        let is_guarded =
+            |parent| capture.guarded().map_err(io::Error::other).map(|all| all.contains(&parent));
+        let classes = capture.classes().map_err(io::Error::other)?;
+        let unknown = found.pods.iter().filter(|(uid, _)| pods.is_none_or(|pods| !pods.contains_key(*uid)));
+        let left_alone: BTreeSet<_> = unknown
+            .filter(|(_, cgroup)| {
+                inode(cgroup).is_ok_and(|inode| classes.get(&inode) == Some(&Class::NotOurs))
+            })
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        let is_enrolled = |uid: &str| {
+            let cgroup = found.pods.get(uid).and_then(|cgroup| inode(cgroup).ok());
+            cgroup.is_some_and(|inode| self.agent.by_inode(inode).is_some())
+        };
+        let known = Known::new(&self.own, pods, is_enrolled, left_alone);
+        // Before the API has answered nobody is guarded who was not before: all that run would be refused.
+        let guard = self.strict && (pods.is_some() || is_guarded(inode(&found.parent)?)?);
+        Ok(Known { parent: guard.then(|| found.parent.clone()), all: pods.is_some(), ..known })
     }
 
     fn look(&mut self, problems: &mut BTreeMap<PathBuf, String>) -> Option<Found> {
@@ -190,7 +273,15 @@ impl Binder {
         let Some(pod) = pod else { return Ok(()) };
         match pod.wish {
             Wish::Unclear => Ok(()),
-            Wish::Nobody | Wish::OptedOut | Wish::Own => self.agent.withdraw(enrolled).map_err(text),
+            Wish::Nobody | Wish::OptedOut | Wish::Own => {
+                self.agent.withdraw(enrolled).map_err(text)?;
+                if self.strict {
+                    // At once: a guard would refuse it until it is looked at.
+                    let left_alone = self.agent.capture.classify(workload.cgroup_inode, Class::NotOurs);
+                    left_alone.map_err(|e| e.to_string())?;
+                }
+                Ok(())
+            }
             Wish::Enrolled => {
                 let (identity, origin) = self.as_what(pod)?;
                 if (&workload.identity, &workload.origin) == (&identity, &origin) {

@@ -4,6 +4,7 @@
 //! `cargo test`, because they take programs that cargo does not build.
 
 mod cli;
+mod configuration;
 mod itself;
 
 use std::path::{Path, PathBuf};

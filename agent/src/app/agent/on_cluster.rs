@@ -39,6 +39,7 @@ use crate::{
     },
     node::{
         agent::Agent,
+        guard::Guards,
         pods::{self, Pods, Said, Verdicts},
         resolvers,
     },
@@ -66,6 +67,8 @@ pub(super) async fn run(settings: Settings, cluster: Cluster, stop: Cancellation
     if let Err(e) = settings.run_dir.forget_killed_pods() {
         tracing::warn!("what killed pods left in {} stays: {e}", settings.run_dir.path().display());
     }
+    pods::admit_own(&cleanup::pin_directory(&settings.run_dir.instance()), &cluster.own.uid)
+        .context("this pod may be held by the strict start of an earlier agent")?;
     let found = ranges::watch(&cluster);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
@@ -120,9 +123,9 @@ impl Pod {
         };
         let agent = Arc::clone(&started.agent);
         self.readiness().enter(Stage::Serving);
-        self.follow_pods(&agent, started.mesh.trust_domain.clone());
+        let guards = self.follow_pods(&agent, &start, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
-        match serve(&mut start, started, admin, self.removal.asked(), &self.tasks, &self.stop).await {
+        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop).await {
             Ended::Told => {
                 let left = agent.workloads().len();
                 tracing::warn!(
@@ -154,6 +157,8 @@ impl Pod {
             // What an earlier agent bypassed is bypassed without a break. Without it pods are captured all the same.
             drop(timeout(RANGES, found.wait_for(|found| found.complete)).await);
         }
+        let mut gateways = role::gateways(&self.settings, Some(&self.cluster));
+        // Nobody is taken over before it is known: connections would be refused.
         gateways.wait_for(Option::is_some).await.context("the gateways are not watched any more")?;
         let machine_resolvers = resolvers::of_node().unwrap_or_else(|e| {
             tracing::warn!("pods cannot resolve names unless MeshConfig names dns.resolvers: {e}");
@@ -209,19 +214,28 @@ impl Pod {
         }
     }
 
-    /// Enrols the pods of this node, and tells them so.
-    fn follow_pods(&self, agent: &Arc<Agent>, trust_domain: String) {
+    /// Enrols the pods of this node, and tells them so. Returns what is to be guarded for them.
+    fn follow_pods(
+        &self,
+        agent: &Arc<Agent>,
+        start: &Start,
+        trust_domain: String,
+    ) -> watch::Receiver<Guards> {
+        let (guards, wanted) = watch::channel(Guards::unknown());
         let parts = pods::Parts {
             agent: Arc::clone(agent),
             own: self.cluster.own.uid.clone(),
             trust_domain,
             pods: self.pods.clone(),
+            configuration: start.configuration.clone(),
             verdicts: self.verdicts.clone(),
+            guards,
         };
         self.tasks.spawn(pods::run(parts, self.stop.clone()));
         let (cluster, told, agent) = (self.cluster.clone(), self.verdicts.subscribe(), Arc::clone(agent));
         let failed = move || agent.condition_not_written();
         self.tasks.spawn(conditions::write(cluster, told, failed, self.stop.clone()));
+        wanted
     }
 
     /// What was accepted goes on until it ends, or this pod does. Nothing else is ours any more.

@@ -16,7 +16,10 @@ use super::{
 use crate::{
     admin,
     app::take_over,
-    node::{binding, guard::Guards},
+    node::{
+        binding,
+        guard::{self, Guards},
+    },
 };
 
 /// Why an agent does not act any more.
@@ -30,11 +33,12 @@ pub(super) enum Ended {
     Removal,
 }
 
-/// Acts until told to end, taken over, or `removal` comes. Connections that were accepted go on after this.
+/// Acts until told to end, taken over, or `removal` comes. Guards what bindings want, and what is wanted for pods. Connections that were accepted go on after this.
 pub(super) async fn serve(
     start: &mut Start,
     started: Started,
     admin: admin::AgentState,
+    of_pods: Option<watch::Receiver<Guards>>,
     removal: impl Future<Output = ()>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -43,7 +47,7 @@ pub(super) async fn serve(
     // Nobody else sets it, and once is all.
     drop(admin.acting.set((Arc::clone(&agent), mesh.trust_domain.clone())));
     tasks.spawn(admin::serve(clients, admin::agent(admin), stop.clone()));
-    let (guards, wanted) = watch::channel(Guards::unknown());
+    let (guards, of_bindings) = watch::channel(Guards::unknown());
     tasks.spawn(binding::run(
         Arc::clone(&agent),
         start.configuration.clone(),
@@ -51,6 +55,10 @@ pub(super) async fn serve(
         guards,
         stop.clone(),
     ));
+    let wanted = match of_pods {
+        Some(of_pods) => guard::both(of_bindings, of_pods),
+        None => of_bindings,
+    };
     tasks.spawn(Arc::clone(&agent).guard(wanted));
     let (following, gateways, ending) = (Arc::clone(&agent), start.gateways.clone(), stop.clone());
     tasks.spawn(async move {

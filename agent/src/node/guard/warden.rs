@@ -22,7 +22,8 @@ use crate::{
 pub(super) struct Warden<'a> {
     capture: &'a Capture,
     counters: &'a Counters,
-    own: PathBuf,
+    /// The inodes of the cgroups that this process is in.
+    own: HashSet<u64>,
     events: Inotify,
     /// Directories whose children are told apart, with the parent that is guarded and the depth of those children.
     watched: HashMap<WatchDescriptor, (PathBuf, PathBuf, u32)>,
@@ -54,8 +55,13 @@ impl Found {
 }
 
 impl<'a> Warden<'a> {
-    /// `own`: the cgroup of this process.
-    pub(super) fn new(capture: &'a Capture, counters: &'a Counters, own: PathBuf, events: Inotify) -> Self {
+    /// `own`: the inodes of the cgroups that this process is in.
+    pub(super) fn new(
+        capture: &'a Capture,
+        counters: &'a Counters,
+        own: HashSet<u64>,
+        events: Inotify,
+    ) -> Self {
         Self {
             capture,
             counters,
@@ -203,7 +209,7 @@ impl<'a> Warden<'a> {
                 return self.survey(survey, path, depth + 1, found);
             }
             // But for our own: whoever judges must be able to ask others.
-            Answer::Held if !self.own.starts_with(path) => return,
+            Answer::Held if !self.own.contains(&inode) => return,
             Answer::Held | Answer::NotOurs | Answer::Between => {}
         }
         found.not_ours.insert(inode);

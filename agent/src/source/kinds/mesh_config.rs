@@ -79,6 +79,9 @@ pub(super) fn read(mut spec: Fields<'_>) -> MeshSettings {
     {
         settings.existing_connections = existing;
     }
+    if let Some(strict) = spec.take("strictStart").and_then(|field| field.flag()) {
+        settings.strict_start = strict;
+    }
     spec.finish();
     settings
 }
@@ -136,6 +139,14 @@ mod tests {
             let settings = &loaded.snapshot.settings;
             assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::RegistryOnly, "{bad}");
         }
+    }
+
+    #[test]
+    fn pods_start_strictly_unless_it_says_otherwise() {
+        let given = |spec: &str| snapshot(&mesh(spec)).settings.strict_start;
+        assert!(given("{}") && given("{strictStart: true}"));
+        assert!(!given("{strictStart: false}"));
+        assert!(load(&mesh("{strictStart: 'perhaps'}")).report.has_errors());
     }
 
     #[test]
