@@ -145,8 +145,11 @@ pub fn overview(namespace: &str, asked: &Asked) -> Overview {
         wanted.as_ref().err().map(|why| format!("pods that are not captured are not seen: {why}")),
         root_ends.as_ref().err().map(|why| format!("the end of the CA's certificate is not seen: {why}")),
     ];
-    let rows = rows::nodes(nodes.as_deref().unwrap_or_default(), &asked.agents);
+    let mut rows = rows::nodes(nodes.as_deref().unwrap_or_default(), &asked.agents);
     let uncaptured = rows::uncaptured(wanted.as_deref().unwrap_or_default(), &rows);
+    for row in &mut rows {
+        row.uncaptured = uncaptured.iter().filter(|pod| pod.node == row.node).count();
+    }
     let mut problems = problems::all(asked, &rows);
     problems.sort_by(|a, b| b.severity.cmp(&a.severity));
     Overview {

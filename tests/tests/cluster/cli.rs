@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "istio-system";
 
 /// Where `cargo xtask image` writes it.
-const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/image/egret-", env!("CARGO_PKG_VERSION"), ".tar");
+const IMAGE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/image/egret-", env!("CARGO_PKG_VERSION"), ".tar");
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/egret");
 
@@ -51,7 +52,10 @@ fn all_roles_are_shown(cluster: &Cluster) -> Result<()> {
     for (row, node) in array(&status, "nodes").iter().zip(NODES) {
         ensure!(row["node"] == node && row["answered"] == true && row["ready"] == true, "{row:#}");
     }
-    ensure!(array(&status, "nodes").len() == NODES.len() && array(&status, "gateways").len() == 2, "{status:#}");
+    ensure!(
+        array(&status, "nodes").len() == NODES.len() && array(&status, "gateways").len() == 2,
+        "{status:#}"
+    );
     ensure!(array(&status, "silent").is_empty(), "{status:#}");
     let flows = json(&egret(cluster, &["flows", "--cluster", "-o", "json"])?)?;
     ensure!(flows.is_array(), "{flows:#}");
@@ -87,7 +91,13 @@ fn a_node_without_an_agent_is_said(cluster: &Cluster) -> Result<()> {
 /// A user that may read everything and run nothing.
 fn who_may_not_exec_is_told_what_it_takes(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["create", "serviceaccount", "reader"])?;
-    cluster.kubectl(&["create", "clusterrolebinding", "reader", "--clusterrole=view", "--serviceaccount=default:reader"])?;
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "reader",
+        "--clusterrole=view",
+        "--serviceaccount=default:reader",
+    ])?;
     let token = cluster.kubectl(&["create", "token", "reader"])?;
     let directory = TempDir::new()?;
     let kubeconfig = directory.path().join("kubeconfig");
@@ -114,7 +124,8 @@ fn kubectl_finds_the_plugin(cluster: &Cluster) -> Result<()> {
     let directory = TempDir::new()?;
     symlink(egret::binary()?, directory.path().join("kubectl-egret"))?;
     let path = env::join_paths(
-        std::iter::once(directory.path().to_owned()).chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+        std::iter::once(directory.path().to_owned())
+            .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
     )?;
     let run = |arguments: &[&str]| {
         cluster.kube().command("kubectl").env("PATH", &path).arg("egret").args(arguments).output()
@@ -135,7 +146,8 @@ fn egret(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
 }
 
 fn json(output: &Output) -> Result<Value> {
-    serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {

@@ -125,7 +125,9 @@ impl Pod {
         self.readiness().enter(Stage::Serving);
         let guards = self.follow_pods(&agent, &start, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
-        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop).await {
+        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop)
+            .await
+        {
             Ended::Told => {
                 let left = agent.workloads().len();
                 tracing::warn!(
@@ -150,7 +152,6 @@ impl Pod {
     async fn read(&self) -> anyhow::Result<Start> {
         // Nobody starts before it is known whether everything is to be taken away.
         self.removal.known().await;
-        let mut gateways = role::gateways(&self.settings, Some(&self.cluster));
         let configuration =
             role::configuration(&self.settings, Some(&self.cluster), Scope::Agent, &self.stop).await?;
         if let Some(mut found) = self.admin.ranges.clone() {

@@ -168,7 +168,7 @@ fn nodes(rows: &[NodeRow]) -> String {
 }
 
 fn is_well(row: &NodeRow) -> bool {
-    row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.problems == 0
+    row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.uncaptured == 0 && row.problems == 0
 }
 
 fn state(row: &NodeRow) -> &'static str {
@@ -185,12 +185,19 @@ fn state(row: &NodeRow) -> &'static str {
 }
 
 fn capture(row: &NodeRow) -> String {
-    match (row.open, row.escaped) {
-        (0, 0) if row.enrolled == 0 => "-".to_owned(),
-        (0, 0) => "ok".to_owned(),
-        (open, 0) => format!("{open} open"),
-        (0, escaped) => format!("{escaped} ESCAPED"),
-        (open, escaped) => format!("{open} open, {escaped} ESCAPED"),
+    let counts = [(row.uncaptured, "NOT CAPTURED"), (row.open, "open")];
+    let mut said: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if row.escaped > 0 {
+        said.push(format!("{} ESCAPED", row.escaped));
+    }
+    match (said.is_empty(), row.enrolled) {
+        (true, 0) => "-".to_owned(),
+        (true, _) => "ok".to_owned(),
+        (false, _) => said.join(", "),
     }
 }
 

@@ -32,7 +32,9 @@ pub struct NodeRow {
     pub second: Option<String>,
     /// What it has enrolled.
     pub enrolled: usize,
-    /// Of these, those for which not every lock holds.
+    /// Pods there that are meant to be captured and are not.
+    pub uncaptured: usize,
+    /// What is enrolled and has a lock that does not hold.
     pub open: usize,
     /// Connections that were open to the outside though neither captured nor permitted, since the agent's start.
     pub escaped: u64,
@@ -89,6 +91,7 @@ fn empty(node: &str, node_ready: Option<bool>) -> NodeRow {
         version: None,
         second: None,
         enrolled: 0,
+        uncaptured: 0,
         open: 0,
         escaped: 0,
         problems: 0,

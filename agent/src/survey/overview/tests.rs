@@ -213,6 +213,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
             ("alone", "no agent is on its node"),
         ]
     );
+    assert_eq!(all.nodes[0].uncaptured, 2, "its row does not look as if all were well");
 }
 
 #[test]
