@@ -133,10 +133,11 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, Str
 /// Why a command could not be run, with the remedy where there is one.
 fn describe(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) if status.code == 403 => format!(
-            "{}; asking Egret's pods takes the verbs get and create of pods/exec in its namespace",
-            status.message
-        ),
+        // The API server's own words name user and pod at length, for each pod.
+        kube::Error::Api(status) if status.code == 403 => "this user may not run commands in Egret's pods: asking \
+                                                           them takes the verbs get and create of pods/exec in \
+                                                           its namespace"
+            .to_owned(),
         kube::Error::Api(status) => status.message.clone(),
         other => format!("{:#}", anyhow::Error::msg(other.to_string())),
     }

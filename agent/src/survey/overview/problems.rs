@@ -114,7 +114,7 @@ fn of_node(row: &NodeRow, asked: &Asked) -> Option<Problem> {
     let Some(agent) = &row.agent else {
         return Some(error(
             object,
-            "NO AGENT: pods there that are not captured yet are not captured at all",
+            "NO AGENT: enrolled pods there are refused, and others are not captured",
             "look at the DaemonSet egret-agent: kubectl describe daemonset egret-agent, and its tolerations",
         ));
     };
@@ -124,7 +124,7 @@ fn of_node(row: &NodeRow, asked: &Asked) -> Option<Problem> {
         Err(why) => Some(error(
             object,
             format!("the agent {agent} does not answer: {why}"),
-            "its enrolled pods are refused while it is down; look at its log: kubectl logs",
+            "if it is down, its enrolled pods are refused; its log says why: kubectl logs",
         )),
         Ok(_) if !row.ready => Some(error(
             object,

@@ -219,7 +219,8 @@ pub(super) fn uncaptured(wanted: &[WantedPod], nodes: &[NodeRow]) -> Vec<Uncaptu
             (Some((false, why)), _) => why.clone(),
             (None, Some(row)) if row.agent.is_some() => "the agent has not said anything of it".to_owned(),
             (None, _) => "no agent is on its node".to_owned(),
-            (Some((true, _)), _) => return None,
+            (Some((true, _)), Some(row)) if row.agent.is_some() => return None,
+            (Some((true, _)), _) => "no agent is on its node any more: what it dials is refused".to_owned(),
         };
         Some(UncapturedRow {
             namespace: pod.namespace.clone(),

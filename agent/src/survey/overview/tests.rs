@@ -202,6 +202,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
         wanted("refused", "node-1", Some((false, "no cgroup v2".to_owned()))),
         wanted("new", "node-1", None),
         wanted("alone", "node-3", None),
+        wanted("left", "node-3", Some((true, "captured".to_owned()))),
     ]);
     let all = of(&asked);
     let rows: Vec<_> = all.uncaptured.iter().map(|row| (row.pod.as_str(), row.why.as_str())).collect();
@@ -211,6 +212,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
             ("refused", "no cgroup v2"),
             ("new", "the agent has not said anything of it"),
             ("alone", "no agent is on its node"),
+            ("left", "no agent is on its node any more: what it dials is refused"),
         ]
     );
     assert_eq!(all.nodes[0].uncaptured, 2, "its row does not look as if all were well");
