@@ -5,10 +5,12 @@
 mod ca;
 pub mod client;
 mod explain;
+mod readiness;
 mod server;
 mod status;
 
 pub use ca::{CaState, CaStatus, ca};
 pub use explain::{Answer, Question};
-pub use server::{agent, base, gateway, serve};
-pub use status::{AgentStatus, GatewayStatus, Ready, RoleStatus, WorkloadStatus};
+pub use readiness::{Readiness, Ready, Stage};
+pub use server::{AgentState, agent, base, gateway, serve};
+pub use status::{AgentStatus, GatewayStatus, RoleStatus, WorkloadStatus};

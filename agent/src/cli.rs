@@ -14,7 +14,9 @@ mod explain;
 mod flows;
 mod output;
 mod plugin;
+mod ready;
 mod status;
+mod uninstall;
 mod verify_bypass;
 
 use std::process::ExitCode;
@@ -67,6 +69,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             logging::init();
             current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
         }
+        Command::Ready(ready) => current_thread()?.block_on(ready::run(ready)),
+        Command::Uninstall(uninstall) => current_thread()?.block_on(uninstall::run(&uninstall)).map(done),
         Command::Exec(exec) => exec::run(exec, &current_thread()?),
         Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
         Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),

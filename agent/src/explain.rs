@@ -110,8 +110,8 @@ pub struct Tls {
     pub verified_names: Vec<String>,
     /// The Secret, as `namespace/name`.
     pub credential: Option<String>,
-    /// Whether the Secret is there, with all that the mode needs.
-    pub credential_present: bool,
+    /// Whether the Secret is there, with all that the mode needs; absent where Secrets may not be read.
+    pub credential_present: Option<bool>,
 }
 
 /// Explains an HTTP request. `request` is normalised already; `source_address` is what policies on addresses see.
@@ -269,10 +269,10 @@ fn origination_of(snapshot: &Snapshot, origination: &TlsOrigination, host: &str)
     let credential = origination.credential_name.as_deref();
     let secret = credential.and_then(|name| snapshot.credentials.get(name));
     let credential_present = match (credential, secret) {
-        (None, _) => true,
-        (Some(_), None) => false,
+        (None, _) => Some(true),
+        (Some(_), None) => (!snapshot.credentials_unknown).then_some(false),
         (Some(_), Some(secret)) => {
-            !origination.mutual || (secret.certificate.is_some() && secret.key.is_some())
+            Some(!origination.mutual || (secret.certificate.is_some() && secret.key.is_some()))
         }
     };
     Tls {

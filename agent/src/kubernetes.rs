@@ -10,10 +10,11 @@ pub mod callers;
 pub mod cluster;
 pub mod configuration;
 pub mod endpoints;
-pub mod mesh_settings;
 pub mod outside;
 pub mod own;
 pub mod pods;
+pub mod ranges;
+pub mod removal;
 pub mod scene;
 pub mod standing;
 mod watching;
@@ -35,6 +36,12 @@ pub mod names {
     pub const CAPTURED: &str = "egret.dev/Captured";
     /// Selects the pods of Egret itself.
     pub const OURS: &str = "app.kubernetes.io/name=egret";
+    /// The ConfigMap that orders the agents to take everything away, in Egret's own namespace.
+    pub const UNINSTALL: &str = "egret-uninstall";
+    /// Condition of an agent's pod: it has done so.
+    pub const REMOVED: &str = "egret.dev/Removed";
+    /// Selects the agents' pods.
+    pub const AGENTS: &str = "app.kubernetes.io/name=egret,app.kubernetes.io/component=agent";
     /// The Secret with the CA's keys; also the name of the CA's Service and service account.
     pub const CA: &str = "egret-ca";
     /// The ConfigMap with the mesh's root certificates, in Egret's own namespace.

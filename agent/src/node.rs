@@ -29,6 +29,7 @@ mod port_block;
 mod presence;
 mod processes;
 mod refuse;
+mod removal;
 mod residents;
 pub mod resolvers;
 mod routes;

@@ -43,7 +43,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
     let mut terminal = Terminal::new();
     signals::handle()?;
     match task {
-        Task::Tools => build::tools(&mut terminal).map(drop),
+        Task::Tools => build(&mut terminal),
         Task::Up(name) => up(&mut terminal, &name.name),
         Task::Test => test(&mut terminal),
         Task::Down(name) => down(&mut terminal, &name.name),
@@ -112,6 +112,11 @@ pub(crate) fn missing() -> Option<String> {
         let go = packages::installed("go") || tools::Tools::built().is_ok();
         (!go).then(|| "Go, with which Kubernetes is built, is not on this machine".to_owned())
     })
+}
+
+/// Builds what a cluster is made of, where it is not there.
+pub(crate) fn build(terminal: &mut Terminal) -> Result<()> {
+    build::tools(terminal).map(drop)
 }
 
 /// Builds everything and runs the tests, one at a time.

@@ -68,7 +68,7 @@ fn tool(name: &str) -> Result<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
-        .with_context(|| format!("{name} is not in PATH; `cargo xtask cluster up` builds it, too"))
+        .with_context(|| format!("{name} is not in PATH; `cargo xtask cluster tools` builds it"))
 }
 
 /// Writes what has changed; with `check`, says what has.

@@ -23,6 +23,11 @@ pub(crate) fn run() -> Result<()> {
     terminal.section("Unit and in-process tests")?;
     cargo(&["test", "--workspace", "--exclude", "egret-tests"])?;
 
+    let no_cluster = cluster::missing();
+    if no_cluster.is_none() {
+        terminal.section("What the test cluster is made of, and the chart is checked with")?;
+        cluster::build(&mut terminal)?;
+    }
     if let Some(why) = manifests::missing() {
         left_out(&mut terminal, "chart and manifests", &why)?;
     } else {
@@ -41,7 +46,7 @@ pub(crate) fn run() -> Result<()> {
         // One at a time: they share this machine's cgroups, namespaces and ports.
         cargo(&["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"])?;
         terminal.section("On a real Kubernetes of two nodes")?;
-        match cluster::missing() {
+        match no_cluster {
             None => cluster::test(&mut terminal)?,
             Some(why) => left_out(&mut terminal, "the cluster tests", &why)?,
         }

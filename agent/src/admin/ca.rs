@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{Json, Router, extract::State, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Ready;
+use super::{Ready, Stage, base};
 use crate::{
     ca::{Opening, Tally},
     kubernetes::standing::Standing,
@@ -68,16 +68,14 @@ impl CaState {
 
 /// The CA's: readiness and status.
 pub fn ca(state: CaState) -> Router {
-    Router::new()
-        .route("/ready", get(ready))
-        .route("/status", get(|State(state): State<CaState>| async move { Json(state.status()) }))
-        .with_state(state)
-}
-
-async fn ready(State(state): State<CaState>) -> Result<Json<Ready>, (StatusCode, String)> {
-    let lacking = state.lacking();
-    if lacking.is_empty() {
-        return Ok(Json(Ready { ready: true, pid: std::process::id() }));
-    }
-    Err((StatusCode::SERVICE_UNAVAILABLE, lacking.join("; ")))
+    let asked = state.clone();
+    base(move || {
+        let problems = asked.lacking();
+        let stage = if problems.is_empty() { Stage::Serving } else { Stage::Starting };
+        Ready { ready: problems.is_empty(), pid: std::process::id(), stage, problems }
+    })
+    .route(
+        "/status",
+        get(|State(state): State<CaState>| async move { Json(state.status()) }).with_state(state),
+    )
 }

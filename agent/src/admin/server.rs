@@ -1,6 +1,9 @@
 //! The server half: one router per role.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Json, Router,
@@ -11,10 +14,10 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Ready, RoleStatus};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus};
 use crate::{
     flow::FlowTable,
-    kubernetes::Cluster,
+    kubernetes::{Cluster, ranges::Ranges},
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
         agent::{Agent, Enrolment, Error},
@@ -35,20 +38,50 @@ pub async fn serve(listener: UnixListener, router: Router, stop: CancellationTok
     }
 }
 
+/// Says whether a role is ready, whenever it is asked.
+pub trait Ask: Fn() -> Ready + Clone + Send + Sync + 'static {}
+
+impl<F: Fn() -> Ready + Clone + Send + Sync + 'static> Ask for F {}
+
 /// What every role answers.
-pub fn base() -> Router {
-    Router::new().route("/ready", get(|| async { Json(Ready { ready: true, pid: std::process::id() }) }))
+pub fn base(readiness: impl Ask) -> Router {
+    Router::new().route("/ready", get(move || async move { Json(readiness()) }))
+}
+
+/// What the agent's admin socket asks. It may be served before there is an agent.
+#[derive(Clone)]
+pub struct AgentState {
+    /// The agent, once it acts, with its trust domain.
+    pub acting: Arc<OnceLock<(Arc<Agent>, String)>>,
+    /// Its flows.
+    pub flows: FlowTable,
+    /// Whether it is ready.
+    pub readiness: Readiness,
+    /// Cluster-internal ranges that were found, where there is a cluster.
+    pub ranges: Option<watch::Receiver<Ranges>>,
+    /// The cluster.
+    pub cluster: Option<Cluster>,
+}
+
+impl AgentState {
+    fn acting(&self) -> Result<&(Arc<Agent>, String), Failure> {
+        self.acting.get().ok_or_else(|| {
+            let why = self.readiness.ask().problems.join("; ");
+            let why = if why.is_empty() { "it is just starting".to_owned() } else { why };
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the agent does not capture yet: {why}"))
+        })
+    }
 }
 
 /// The agent's: status, flows, enrolment.
-pub fn agent(agent: Arc<Agent>, trust_domain: String, cluster: Option<Cluster>) -> Router {
-    let flows = agent.flows().clone();
+pub fn agent(state: AgentState) -> Router {
+    let (flows, readiness) = (state.flows.clone(), state.readiness.clone());
     let routes = Router::new()
         .route("/status", get(agent_status))
         .route("/workloads", post(enroll))
         .route("/workloads/{id}", delete(release))
-        .with_state(AgentState { agent, trust_domain: trust_domain.into(), cluster });
-    base().merge(flow_routes(flows)).merge(routes)
+        .with_state(state);
+    base(move || readiness.ask()).merge(flow_routes(flows)).merge(routes)
 }
 
 /// The gateway's: status, flows and explanations.
@@ -57,19 +90,13 @@ pub fn gateway(
     flows: FlowTable,
     certificates: CertificateStore,
     cluster: Option<Cluster>,
+    readiness: impl Ask,
 ) -> Router {
     let routes = Router::new()
         .route("/status", get(gateway_status))
         .route("/explain", post(explain))
         .with_state(GatewayState { configuration, certificates, cluster });
-    base().merge(flow_routes(flows)).merge(routes)
-}
-
-#[derive(Clone)]
-struct AgentState {
-    agent: Arc<Agent>,
-    trust_domain: Arc<str>,
-    cluster: Option<Cluster>,
+    base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
 #[derive(Clone)]
@@ -85,24 +112,34 @@ fn flow_routes(flows: FlowTable) -> Router {
         .with_state(flows)
 }
 
-async fn agent_status(State(AgentState { agent, cluster, .. }): State<AgentState>) -> Json<AgentStatus> {
+async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatus>, Failure> {
+    let (agent, _) = state.acting()?;
     let counters: BTreeMap<_, _> =
         agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    Json(AgentStatus {
+    let stage = state.readiness.ask().stage;
+    let ranges = state.ranges.as_ref().map(|ranges| ranges.borrow().clone());
+    let mut role = RoleStatus::of(state.cluster.as_ref(), agent.certificates());
+    role.cluster_problems.extend(state.readiness.waiting());
+    role.cluster_problems.extend(ranges.iter().flat_map(|ranges| ranges.problems.clone()));
+    Ok(Json(AgentStatus {
         pid: std::process::id(),
-        role: RoleStatus::of(cluster.as_ref(), agent.certificates()),
+        stage,
+        role,
         gateways: agent.gateways(),
-        workloads: agent.workloads(),
+        // Those of an agent that gave them up are another's to tell of.
+        workloads: if agent.has_given_up() { Vec::new() } else { agent.workloads() },
         binding_problems: agent.binding_problems(),
         guards: agent.guards(),
+        ranges,
         counters,
-    })
+    }))
 }
 
 async fn enroll(
-    State(AgentState { agent, trust_domain, .. }): State<AgentState>,
+    State(state): State<AgentState>,
     Json(Enrolment { namespace, service_account, own_network, cgroup }): Json<Enrolment>,
 ) -> Result<Json<Workload>, Failure> {
+    let (agent, trust_domain) = state.acting()?.clone();
     let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
     let _acting = agent.acting().await.ok_or_else(moved)?;
@@ -114,10 +151,8 @@ async fn enroll(
     .await
 }
 
-async fn release(
-    State(AgentState { agent, .. }): State<AgentState>,
-    Path(id): Path<u32>,
-) -> Result<Json<()>, Failure> {
+async fn release(State(state): State<AgentState>, Path(id): Path<u32>) -> Result<Json<()>, Failure> {
+    let (agent, _) = state.acting()?.clone();
     let _acting = agent.acting().await.ok_or_else(moved)?;
     blocking(move || agent.release_by_hand(id)).await
 }

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::Stage;
 use crate::{
     hbone::client::GatewayState,
-    kubernetes::Cluster,
+    kubernetes::{Cluster, ranges::Ranges},
     node::{locks::Locks, sockets::SocketStatus, workload::Workload},
     source::report::Report,
     tls::store::{CertificateStatus, CertificateStore},
@@ -26,7 +27,7 @@ pub struct RoleStatus {
     pub node: Option<String>,
     /// Its own certificates, or those of its workloads.
     pub certificates: CertificateStatus,
-    /// What is in the way of reading the Kubernetes API, one sentence each.
+    /// What is in the way of reading the Kubernetes API, or of what the role does with it, one sentence each.
     pub cluster_problems: Vec<String>,
 }
 
@@ -41,15 +42,6 @@ impl RoleStatus {
             cluster_problems: cluster.map(|cluster| cluster.standing.problems()).unwrap_or_default(),
         }
     }
-}
-
-/// A role serves.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Ready {
-    /// Always true: a role that is not ready does not answer.
-    pub ready: bool,
-    /// Who answers: while an agent takes over from another, there are two.
-    pub pid: u32,
 }
 
 /// A workload, where it is, which locks hold for it, and what is known of its sockets.
@@ -71,6 +63,9 @@ pub struct WorkloadStatus {
 pub struct AgentStatus {
     /// Process id.
     pub pid: u32,
+    /// How far it is.
+    #[serde(default)]
+    pub stage: Stage,
     /// Which agent this is.
     #[serde(flatten)]
     pub role: RoleStatus,
@@ -84,6 +79,9 @@ pub struct AgentStatus {
     /// Parents of cgroups with a strict start, with what is in the way of guarding them.
     #[serde(default)]
     pub guards: BTreeMap<PathBuf, Option<String>>,
+    /// What the cluster says is cluster-internal, and is bypassed; absent where there is no cluster.
+    #[serde(default)]
+    pub ranges: Option<Ranges>,
     /// Decisions of the kernel programs and of the agent, by name.
     pub counters: BTreeMap<String, u64>,
 }

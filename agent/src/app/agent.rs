@@ -1,38 +1,33 @@
 //! `egret agent`: captures the workloads of this machine and carries their connections to the gateway. With `--take-over` it
-//! takes them from an agent that runs.
+//! takes them from an agent that runs; on a cluster it always does where there is one.
 
-use std::{net::SocketAddr, sync::Arc};
+mod beginning;
+mod on_cluster;
+mod serving;
+mod settings;
 
-use anyhow::Context as _;
-use tokio::{
-    sync::watch,
-    time::{self, MissedTickBehavior},
+use std::{
+    future,
+    sync::{Arc, OnceLock},
 };
+
+use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    beginning::Start,
+    serving::{Ended, serve},
+};
 use super::{
-    Settings, cleanup, role,
-    settings::{DRAIN_DEADLINE, RECENT_FLOWS, gateway_identity},
+    Settings, role,
+    settings::{DRAIN_DEADLINE, RECENT_FLOWS},
     shutdown,
-    take_over::{self, Found, Old},
 };
 use crate::{
-    admin,
-    datapath::Capture,
+    admin::{AgentState, Readiness},
     flow::{FlowTable, Side},
-    hbone::client::Gateways,
-    kubernetes::{self, Cluster, configuration::Scope},
-    mesh::{MeshSettings, Snapshot},
-    node::{
-        agent::{Agent, Parts},
-        binding,
-        cgroup::Hierarchy,
-        guard::{self, Guards},
-        pods, resolvers,
-        sockets::{Direct, SocketSettings},
-    },
-    source::directory::Loaded,
-    tls::store::CertificateStore,
+    kubernetes::configuration::Scope,
+    node::resolvers,
 };
 
 /// How often original destinations that nobody took are looked for.
@@ -47,137 +42,43 @@ const LINGER: time::Duration = time::Duration::from_millis(200);
 pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
+    match role::cluster(&settings)? {
+        Some(cluster) => on_cluster::run(settings, cluster, stop).await,
+        None => on_machine(settings, take_over, stop).await,
+    }
+}
+
+/// Whatever is in the way ends it: the supervisor starts it again, or says so.
+async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
     let announced = if take_over { None } else { Some(role::announce(&settings.run_dir, "agent")?) };
-    let cluster = role::cluster(&settings)?;
-    if let Some(cluster) = &cluster {
-        pods::admit_own(&cleanup::pin_directory(&settings.run_dir.instance()), &cluster.own.uid)
-            .context("this pod may be held by the strict start of an earlier agent")?;
-    }
-    let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Agent, &stop).await?;
-    let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
-    let mesh = snapshot.settings.clone();
-    let mut gateways = role::gateways(&settings, cluster.as_ref());
-    // Nobody is taken over before it is known: connections would be refused.
-    let found = stop.run_until_cancelled(gateways.wait_for(Option::is_some)).await;
-    let found = found.context("told to end before the gateways were found")?.context("the gateways")?.clone();
-    let found = found.unwrap_or_default();
-    gateways.mark_unchanged();
-    let instance = settings.run_dir.instance();
-    let capture = Capture::load(&cleanup::pin_directory(&instance)).context("capture cannot start")?;
+    let configuration = role::configuration(&settings, None, Scope::Agent, &stop).await?;
+    let gateways = role::gateways(&settings, None);
     let machine_resolvers = resolvers::of_machine().unwrap_or_else(|e| {
         tracing::warn!("workloads cannot resolve names unless MeshConfig names dns.resolvers: {e}");
         Vec::new()
     });
-    // What an earlier agent permitted may still be open.
-    let former = Direct::new(&capture.bypass()?, &capture.resolvers()?);
-    let sockets = SocketSettings { direct_ever: former, ..SocketSettings::default() }
-        .changed(direct(&mesh, &machine_resolvers), mesh.existing_connections);
-    let agent = Agent::new(Parts {
-        capture,
-        certificates: CertificateStore::new(role::issuer(&settings, cluster.as_ref(), &mesh.trust_domain)?),
-        gateways: Gateways::new(gateway_identity(&mesh)?),
-        flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
-        run_dir: settings.run_dir.clone(),
-        hierarchy: Hierarchy::find()?,
-        sockets,
-    });
-    // Until the role is ours, nothing is released or repaired.
-    let frozen = agent.freeze().await;
-    agent.set_gateways(&found).context("gateways")?;
-    let met = match announced {
-        Some(announced) => Found::Nobody(announced),
-        None => take_over::meet(&settings.run_dir, &candidate).await?,
+    let take_over_drain = settings.take_over_drain;
+    let flows = FlowTable::new(Side::Agent, RECENT_FLOWS);
+    let admin = AgentState {
+        acting: Arc::new(OnceLock::new()),
+        flows: flows.clone(),
+        readiness: Readiness::default(),
+        ranges: None,
+        cluster: None,
     };
-    let announced = match met {
-        Found::Nobody(announced) => {
-            begin(&agent, &snapshot, &machine_resolvers)?;
-            announced
-        }
-        Found::Old(old) => replace(*old, &agent, &snapshot, &machine_resolvers, &candidate).await?,
-    };
+    let mut start = Start { settings, cluster: None, configuration, gateways, machine_resolvers, flows };
+    let started = beginning::start(&mut start, &candidate, announced).await?;
     drop(candidate);
-    let admin_listener = role::bind(&settings.run_dir.socket("agent"))?;
-    let successors = role::bind(&settings.run_dir.socket(take_over::SOCKET))?;
-    drop(frozen);
-    tracing::info!(gateways = found.len(), "capturing");
-
+    let agent = Arc::clone(&started.agent);
     let tasks = TaskTracker::new();
-    tasks.spawn(admin::serve(
-        admin_listener,
-        admin::agent(Arc::clone(&agent), mesh.trust_domain.clone(), cluster.clone()),
-        stop.clone(),
-    ));
-    let (guards, of_bindings) = watch::channel(Guards::unknown());
-    tasks.spawn(binding::run(
-        Arc::clone(&agent),
-        configuration.clone(),
-        mesh.trust_domain.clone(),
-        guards,
-        stop.clone(),
-    ));
-    let wanted = match cluster {
-        Some(cluster) => {
-            let of_pods =
-                follow_pods(&tasks, &agent, cluster, mesh.trust_domain.clone(), configuration.clone(), &stop);
-            guard::both(of_bindings, of_pods)
+    let deadline = match serve(&mut start, started, admin, None, future::pending(), &tasks, &stop).await {
+        Ended::TakenOver => {
+            tracing::info!("another agent has taken over; connections may go on for {take_over_drain:?}");
+            take_over_drain
         }
-        None => of_bindings,
+        Ended::Told | Ended::Removal => DRAIN_DEADLINE,
     };
-    tasks.spawn(Arc::clone(&agent).guard(wanted));
-    let (following, ending) = (Arc::clone(&agent), stop.clone());
-    tasks.spawn(async move {
-        ending.run_until_cancelled(following.follow_gateways(gateways)).await;
-    });
-    // An agent that was taken over may still have connections to gateways that we do not know.
-    let alone = time::Instant::now() + settings.take_over_drain + LINGER;
-    let retiring = Arc::clone(&agent);
-    tasks.spawn(async move {
-        time::sleep(LINGER).await;
-        match retiring.capture().retire_other_versions() {
-            Ok(0) => {}
-            Ok(retired) => tracing::info!(retired, "removed the programs of other versions"),
-            Err(e) => tracing::error!("{e}"),
-        }
-    });
-    let mut taken_over = tokio::spawn(take_over::offer(successors, Arc::clone(&agent), announced));
-    let mut sweep = time::interval(SWEEP_INTERVAL);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut deadline = DRAIN_DEADLINE;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = &mut taken_over => {
-                deadline = settings.take_over_drain;
-                tracing::info!("another agent has taken over; connections may go on for {deadline:?}");
-                time::sleep(LINGER).await;
-                break;
-            }
-            changed = configuration.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let snapshot = Arc::clone(&configuration.borrow_and_update().snapshot);
-                // While another agent takes over, the maps are its own to write.
-                if let Some(_acting) = agent.acting().await {
-                    apply(&agent, &mesh, &snapshot, &machine_resolvers);
-                }
-            }
-            _ = sweep.tick() => {
-                match agent.capture().sweep() {
-                    Ok(0) => {}
-                    Ok(swept) => tracing::debug!(swept, "original destinations nobody took"),
-                    Err(e) => tracing::warn!("{e}"),
-                }
-                if time::Instant::now() > alone
-                    && let Some(_acting) = agent.acting().await
-                    && let Err(e) = agent.forget_gateways()
-                {
-                    tracing::warn!("gateways that are gone stay permitted: {e}");
-                }
-            }
-        }
-    }
     if stop.run_until_cancelled(agent.drain(deadline)).await.is_none() {
         agent.drain(DRAIN_DEADLINE).await;
     }
@@ -185,112 +86,4 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
-}
-
-/// Enrols the pods of this node, and tells them so. Returns what is to be guarded for them.
-fn follow_pods(
-    tasks: &TaskTracker,
-    agent: &Arc<Agent>,
-    cluster: Cluster,
-    trust_domain: String,
-    configuration: watch::Receiver<Loaded>,
-    stop: &CancellationToken,
-) -> watch::Receiver<Guards> {
-    let (verdicts, told) = watch::channel(Arc::default());
-    let (guards, wanted) = watch::channel(Guards::unknown());
-    let parts = pods::Parts {
-        agent: Arc::clone(agent),
-        own: cluster.own.uid.clone(),
-        trust_domain,
-        pods: kubernetes::pods::watch(&cluster),
-        configuration,
-        verdicts,
-        guards,
-    };
-    tasks.spawn(pods::run(parts, stop.clone()));
-    let agent = Arc::clone(agent);
-    let failed = move || agent.condition_not_written();
-    tasks.spawn(kubernetes::pods::conditions::write(cluster, told, failed, stop.clone()));
-    wanted
-}
-
-/// Takes the workloads of an earlier agent, if there was one. What cannot be taken stays refused.
-fn begin(
-    agent: &Arc<Agent>,
-    snapshot: &Arc<Snapshot>,
-    machine_resolvers: &[SocketAddr],
-) -> anyhow::Result<usize> {
-    let mesh = &snapshot.settings;
-    set_direct(agent.capture(), mesh, machine_resolvers)?;
-    agent.set_on_agent_down(mesh.on_agent_down);
-    agent.configure(snapshot, resolvers::choose(mesh, machine_resolvers));
-    agent.adopt().context("the workloads of an earlier agent cannot be taken over")
-}
-
-/// Takes all workloads of an agent that runs, or none.
-async fn replace(
-    mut old: Old,
-    agent: &Arc<Agent>,
-    snapshot: &Arc<Snapshot>,
-    machine_resolvers: &[SocketAddr],
-    candidate: &role::Candidate,
-) -> anyhow::Result<role::Announced> {
-    agent.number_after(old.last_id());
-    let beginning = tokio::task::spawn_blocking({
-        let (agent, snapshot) = (Arc::clone(agent), Arc::clone(snapshot));
-        let resolvers = machine_resolvers.to_owned();
-        move || begin(&agent, &snapshot, &resolvers)
-    });
-    let begun = async {
-        tokio::select! {
-            begun = beginning => begun?,
-            never = old.keep_waiting() => match never {},
-        }
-    };
-    let why = match begun.await {
-        Ok(0) => return old.dismiss(candidate).await,
-        Ok(refused) => anyhow::anyhow!("{refused} workloads cannot be taken over"),
-        Err(why) => why,
-    };
-    // Until it has them back, our listeners serve.
-    old.give_back().await;
-    agent.drain(DRAIN_DEADLINE).await;
-    Err(why.context("the running agent goes on"))
-}
-
-fn apply(
-    agent: &Agent,
-    started_with: &MeshSettings,
-    snapshot: &Arc<Snapshot>,
-    machine_resolvers: &[SocketAddr],
-) {
-    let now = &snapshot.settings;
-    if let Err(e) = set_direct(agent.capture(), now, machine_resolvers) {
-        tracing::error!("what may be reached directly stays as it was: {e:#}");
-    }
-    agent.set_on_agent_down(now.on_agent_down);
-    agent.configure(snapshot, resolvers::choose(now, machine_resolvers));
-    agent.set_direct(direct(now, machine_resolvers), now.existing_connections);
-    if now.trust_domain != started_with.trust_domain
-        || now.gateway.namespace != started_with.gateway.namespace
-    {
-        tracing::warn!(
-            "trust domain and gateway namespace are read at the start only: restart egret to change them"
-        );
-    }
-}
-
-/// What workloads may reach without the gateway, for whoever looks at their sockets.
-fn direct(mesh: &MeshSettings, machine_resolvers: &[SocketAddr]) -> Direct {
-    Direct::new(&mesh.bypass, resolvers::choose(mesh, machine_resolvers))
-}
-
-/// What workloads may reach without the gateway.
-fn set_direct(
-    capture: &Capture,
-    mesh: &MeshSettings,
-    machine_resolvers: &[SocketAddr],
-) -> anyhow::Result<()> {
-    capture.set_bypass(&mesh.bypass).context("bypassed ranges")?;
-    capture.set_resolvers(resolvers::choose(mesh, machine_resolvers)).context("DNS resolvers")
 }

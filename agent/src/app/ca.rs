@@ -43,7 +43,11 @@ pub async fn run(settings: Settings, network: Network) -> anyhow::Result<()> {
 
     let tasks = TaskTracker::new();
     tasks.spawn(ca::serve(listener, authority, stop.clone()));
-    tasks.spawn(admin::serve(admin_listener, admin::base(), stop.clone()));
+    tasks.spawn(admin::serve(
+        admin_listener,
+        admin::base(|| admin::Readiness::default().ask()),
+        stop.clone(),
+    ));
     stop.cancelled().await;
     tasks.close();
     tasks.wait().await;

@@ -43,22 +43,47 @@ pub async fn after_crash(run_dir: &RunDir) -> anyhow::Result<Vec<Workload>> {
 /// Foreign workloads are not ours to end. They go on, and what they dial from then on is direct: whoever ends Egret on purpose
 /// wants the machine back as it was. They are returned, to be named.
 pub(super) async fn run(run_dir: &RunDir) -> anyhow::Result<Vec<Workload>> {
-    let instance = run_dir.instance();
     // For naming only: what is attached to them is found by its pins.
     let mut released = Workload::load_all(run_dir).unwrap_or_default();
     released.retain(|workload| workload.origin.is_foreign() && workload.open_cgroup().is_ok());
-    timeout(KILL_DEADLINE, Hierarchy::find()?.end_instance(&instance))
-        .await
-        .context("the processes of the workloads do not end; they stay captured")?
-        .context("the workloads cannot be ended; they stay captured")?;
-    datapath::cleanup(&pin_directory(&instance)).context("pinned programs")?;
-    remove_namespaces(run_dir)?;
+    off_the_machine(run_dir).await?;
     match fs::remove_dir_all(run_dir.path()) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("run directory {}", run_dir.path().display()))
         }
         _ => Ok(released),
     }
+}
+
+/// The same by an agent that lives on and is still asked: its sockets and its pid file stay, as does the run directory, which is
+/// mounted.
+pub(super) async fn of_node(run_dir: &RunDir) -> anyhow::Result<()> {
+    off_the_machine(run_dir).await?;
+    let state = [fs::remove_dir_all(run_dir.workloads()), fs::remove_dir_all(run_dir.namespaces())];
+    for removed in state.into_iter().chain([fs::remove_file(run_dir.synthetic())]) {
+        match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("state in {}", run_dir.path().display()));
+            }
+            _ => {}
+        }
+    }
+    // Empty, unless another instance is on this node.
+    if let Some(parent) = pin_directory(&run_dir.instance()).parent() {
+        drop(fs::remove_dir(parent));
+    }
+    Ok(())
+}
+
+/// Everything outside the run directory.
+async fn off_the_machine(run_dir: &RunDir) -> anyhow::Result<()> {
+    let instance = run_dir.instance();
+    timeout(KILL_DEADLINE, Hierarchy::find()?.end_instance(&instance))
+        .await
+        .context("the processes of the workloads do not end; they stay captured")?
+        .context("the workloads cannot be ended; they stay captured")?;
+    datapath::cleanup(&pin_directory(&instance)).context("pinned programs")?;
+    remove_namespaces(run_dir)
 }
 
 fn remove_namespaces(run_dir: &RunDir) -> anyhow::Result<()> {

@@ -97,7 +97,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let tasks = TaskTracker::new();
-    let router = admin::gateway(configuration.clone(), flows, certificates.clone(), cluster);
+    let router = admin::gateway(configuration.clone(), flows, certificates.clone(), cluster, health.asker());
     tasks.spawn(admin::serve(admin_listener, router, ended.clone()));
     let drain = CancellationToken::new();
     let serving = tokio::spawn(gateway::serve(listener, Arc::clone(&gateway), drain.clone()));

@@ -11,7 +11,10 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::listen;
-use crate::kubernetes::standing::Standing;
+use crate::{
+    admin::{self, Stage},
+    kubernetes::standing::Standing,
+};
 
 /// What a role says of itself. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +84,19 @@ impl Health {
             lacking.extend(standing.problems());
         }
         if lacking.is_empty() { Phase::Ready } else { Phase::Lacking(lacking) }
+    }
+
+    /// The same for whoever asks the admin socket.
+    pub(super) fn asker(&self) -> impl Fn() -> admin::Ready + Clone + Send + Sync + 'static {
+        let health = self.clone();
+        move || {
+            let (stage, problems) = match health.phase() {
+                Phase::Lacking(problems) => (Stage::Starting, problems),
+                Phase::Ready => (Stage::Serving, Vec::new()),
+                Phase::Draining => (Stage::Draining, Vec::new()),
+            };
+            admin::Ready { ready: stage == Stage::Serving, pid: std::process::id(), stage, problems }
+        }
     }
 
     /// Answers probes at `address` until `stop`, in a task of its own.

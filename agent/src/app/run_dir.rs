@@ -3,7 +3,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -56,6 +59,31 @@ impl RunDir {
         self.path.join(format!("{role}.sock"))
     }
 
+    /// The admin socket of the agent that is this pod: of two that share the directory, each has one, from its first moment on.
+    /// [`Self::socket`] of the agent is that of the one that acts.
+    pub fn socket_of_pod(&self, uid: &str) -> PathBuf {
+        self.socket(&format!("agent-{uid}"))
+    }
+
+    /// The admin socket of the agent that is meant by who asks: in an agent's pod that pod's, else the one that acts.
+    pub fn agent_socket(&self) -> PathBuf {
+        std::env::var("POD_UID").map_or_else(|_| self.socket("agent"), |uid| self.socket_of_pod(&uid))
+    }
+
+    /// Removes admin sockets of pods that nobody serves any more: they were killed.
+    pub fn forget_killed_pods(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let of_pod = name.starts_with("agent-") && name.ends_with(".sock");
+            let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+            if of_pod && UnixStream::connect(&path).is_err_and(|e| refused(&e)) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The socket on which the CA issues certificates.
     pub fn issuer_socket(&self) -> PathBuf {
         self.path.join("issuer.sock")
@@ -94,7 +122,21 @@ impl RunDir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::RunDir;
+
+    #[test]
+    fn only_sockets_that_nobody_serves_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path());
+        drop(UnixListener::bind(run_dir.socket_of_pod("killed")).unwrap());
+        drop(UnixListener::bind(run_dir.socket("agent")).unwrap());
+        let _served = UnixListener::bind(run_dir.socket_of_pod("alive")).unwrap();
+        run_dir.forget_killed_pods().unwrap();
+        assert!(!run_dir.socket_of_pod("killed").exists());
+        assert!(run_dir.socket_of_pod("alive").exists() && run_dir.socket("agent").exists());
+    }
 
     #[test]
     fn instances_are_told_apart_by_directory() {

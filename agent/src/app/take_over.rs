@@ -111,6 +111,9 @@ async fn give(dialogue: &mut Dialogue, agent: &Arc<Agent>) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let frozen = agent.freeze().await;
+    if agent.has_given_up() {
+        return Err(io::Error::other("this agent takes everything away and has nothing to hand over"));
+    }
     tracing::info!("frozen: another agent is taking over");
     let taken = async {
         dialogue.say(&format!("{FROZEN}{}", agent.last_id())).await?;

@@ -1,5 +1,7 @@
 //! The authority's file, what it signs, and the whole way over the socket.
 
+mod network;
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};

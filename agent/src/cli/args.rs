@@ -57,6 +57,10 @@ pub(super) enum Command {
     Doctor(Doctor),
     /// Try to get out of a workload by every known way; run it with `egret exec`, and a witness outside
     VerifyBypass(VerifyBypass),
+    /// Ask whether a role is ready, and say what is in the way (probes do)
+    Ready(Ready),
+    /// Take Egret off every node of the cluster, before it is deleted (`helm uninstall` does)
+    Uninstall(Uninstall),
     /// Run the node agent (`egret up` does)
     Agent(Agent),
     /// Run the egress gateway (`egret up` does)
@@ -81,7 +85,9 @@ impl Command {
             Self::Gateway(_) => "gateway",
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
+            Self::Ready(_) => "ready",
             Self::Crds(_)
+            | Self::Uninstall(_)
             | Self::Flows(_)
             | Self::Status(_)
             | Self::Check(_)
@@ -327,6 +333,32 @@ fn settings(
         source,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
     })
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ready {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The role
+    #[arg(value_enum)]
+    pub(super) role: RoleName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum RoleName {
+    /// The node agent; in a pod that of this pod
+    Agent,
+    /// The egress gateway
+    Gateway,
+    /// The certificate authority
+    Ca,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Uninstall {
+    /// How long the agents may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(super) timeout: u64,
 }
 
 #[derive(Debug, clap::Args)]

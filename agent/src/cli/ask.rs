@@ -8,7 +8,9 @@ use crate::admin::client;
 
 /// Asks, prints.
 pub(super) async fn run(ask: Ask) -> anyhow::Result<()> {
-    let answer = client::get_raw(&ask.instance.run_dir().socket(&ask.role), &ask.path).await?;
+    let run_dir = ask.instance.run_dir();
+    let socket = if ask.role == "agent" { run_dir.agent_socket() } else { run_dir.socket(&ask.role) };
+    let answer = client::get_raw(&socket, &ask.path).await?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(&answer)?;
     Ok(stdout.flush()?)

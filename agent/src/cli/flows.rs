@@ -24,7 +24,7 @@ pub(super) async fn run(arguments: Flows) -> anyhow::Result<ExitCode> {
 async fn of_machine(arguments: &Flows) -> anyhow::Result<()> {
     let Flows { query, .. } = arguments;
     let run_dir = query.instance.run_dir();
-    let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
+    let (agent_socket, gateway_socket) = (run_dir.agent_socket(), run_dir.socket("gateway"));
     let (agent, gateway) = tokio::join!(
         client::get::<Vec<FlowRecord>>(&agent_socket, "/flows"),
         client::get::<Vec<FlowRecord>>(&gateway_socket, "/flows"),

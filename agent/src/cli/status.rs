@@ -48,7 +48,7 @@ pub(super) async fn run(arguments: args::Status) -> anyhow::Result<ExitCode> {
 
 async fn of_machine(query: &Query) -> anyhow::Result<()> {
     let run_dir = query.instance.run_dir();
-    let (agent_socket, gateway_socket) = (run_dir.socket("agent"), run_dir.socket("gateway"));
+    let (agent_socket, gateway_socket) = (run_dir.agent_socket(), run_dir.socket("gateway"));
     let (agent, gateway) = tokio::join!(
         client::get::<AgentStatus>(&agent_socket, "/status"),
         client::get::<GatewayStatus>(&gateway_socket, "/status"),

@@ -20,7 +20,7 @@ const OTHERS: u32 = 0o077;
 
 /// What the agent says, if there is one.
 pub(super) async fn agent_status(run_dir: &RunDir) -> Option<AgentStatus> {
-    time::timeout(PATIENCE, client::get(&run_dir.socket("agent"), "/status")).await.ok()?.ok()
+    time::timeout(PATIENCE, client::get(&run_dir.agent_socket(), "/status")).await.ok()?.ok()
 }
 
 /// The run directory and the roles.
@@ -53,7 +53,7 @@ pub(super) async fn checks(run_dir: &RunDir) -> Vec<Check> {
 
 async fn role_check(run_dir: &RunDir, role: &str) -> Check {
     let name = format!("role {role}");
-    let socket = run_dir.socket(role);
+    let socket = if role == "agent" { run_dir.agent_socket() } else { run_dir.socket(role) };
     match time::timeout(PATIENCE, client::get::<Ready>(&socket, "/ready")).await {
         Ok(Ok(_)) => Check::ok(name, "answers"),
         // A machine need not run every role.

@@ -61,8 +61,11 @@ impl fmt::Display for Tls {
         }
         match &self.credential {
             None => f.write_str(", trust from the system"),
-            Some(name) if self.credential_present => write!(f, ", Secret {name}"),
-            Some(name) => write!(f, ", Secret {name} MISSING or incomplete"),
+            Some(name) => match self.credential_present {
+                Some(true) => write!(f, ", Secret {name}"),
+                Some(false) => write!(f, ", Secret {name} MISSING or incomplete"),
+                None => write!(f, ", Secret {name} (which may not be read from here)"),
+            },
         }
     }
 }

@@ -78,10 +78,9 @@ impl ca::Callers for Callers {
         };
         let reviews = Api::<TokenReview>::all(self.cluster.client.clone());
         let _turn = self.questions.acquire().await.map_err(|e| Unknown::Unavailable(e.to_string()))?;
-        let reviewed = reviews
-            .create(&PostParams::default(), &review)
-            .await
-            .map_err(|e| Unknown::Unavailable(format!("the token cannot be reviewed: {}", describe_cause(&e))))?;
+        let reviewed = reviews.create(&PostParams::default(), &review).await.map_err(|e| {
+            Unknown::Unavailable(format!("the token cannot be reviewed: {}", describe_cause(&e)))
+        })?;
         let caller = caller(reviewed.status.unwrap_or_default()).map_err(Unknown::Refused)?;
         self.remember(token, &caller);
         Ok(caller)
@@ -95,7 +94,10 @@ impl ca::Callers for Callers {
         let _turn = self.questions.acquire().await.map_err(|e| Unknown::Unavailable(e.to_string()))?;
         let found = pods.list_metadata(&ListParams::default().fields(&fields).limit(1)).await;
         found.map(|found| !found.items.is_empty()).map_err(|e| {
-            Unknown::Unavailable(format!("the pods of node {node} cannot be looked up: {}", describe_cause(&e)))
+            Unknown::Unavailable(format!(
+                "the pods of node {node} cannot be looked up: {}",
+                describe_cause(&e)
+            ))
         })
     }
 }

@@ -44,27 +44,27 @@ impl Standing {
     }
 
     /// `name` is going to be watched.
-    pub(super) fn expect(&self, name: &str) {
+    pub(crate) fn expect(&self, name: &str) {
         self.watches.lock().entry(name.to_owned()).or_default();
     }
 
     /// `name` is not watched any more.
-    pub(super) fn forget(&self, name: &str) {
+    pub(crate) fn forget(&self, name: &str) {
         self.watches.lock().remove(name);
     }
 
     /// All of `name` has been read.
-    pub(super) fn is_read(&self, name: &str) {
+    pub(crate) fn is_read(&self, name: &str) {
         self.watches.lock().insert(name.to_owned(), Watch { read: true, ..Watch::default() });
     }
 
     /// `name` is fine again, or as far as it was. Whether there was a problem.
-    pub(super) fn is_well(&self, name: &str) -> bool {
+    pub(crate) fn is_well(&self, name: &str) -> bool {
         self.watches.lock().entry(name.to_owned()).or_default().problem.take().is_some()
     }
 
     /// Something is in the way of `name`. Whether that is news.
-    pub(super) fn fails(&self, name: &str, problem: String) -> bool {
+    pub(crate) fn fails(&self, name: &str, problem: String) -> bool {
         let mut watches = self.watches.lock();
         let watch = watches.entry(name.to_owned()).or_default();
         let news = watch.problem.as_ref() != Some(&problem);

@@ -3,7 +3,12 @@
 //!
 //! Used by everything here that reads. What was read before stays in force while the API server is away: no event, no change.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
@@ -27,8 +32,12 @@ pub(super) type Key = (String, String);
 /// Everything of one kind that is there; `None` before it was read for the first time.
 pub(super) type Mirror<V> = Option<Arc<BTreeMap<Key, V>>>;
 
-/// How often the API server is asked whether it is back, where no event would tell.
-const ASK: Duration = Duration::from_secs(2);
+/// How long after a failure the API server is asked whether it is back, where no event would tell: longer than a watch that still
+/// fails waits, so that it fails again before that.
+const ASK: Duration = Duration::from_secs(3);
+
+/// Too much happened since: everything has to be listed again, as now and then it has.
+const GONE: u16 = 410;
 
 /// Hands every event to `apply`, for ever.
 pub(super) async fn follow<K>(
@@ -89,8 +98,13 @@ pub(super) async fn follow_until<K>(
                 if cause(&error).is_some_and(&ends) {
                     return;
                 }
-                // Who may list may still not be allowed to watch.
-                away = !matches!(cause(&error), Some(kube::Error::Api(status)) if status.code == 403);
+                if let watcher::Error::WatchError(status) = &error
+                    && status.code == GONE
+                {
+                    tracing::debug!("{name} is listed again: {}", status.message);
+                    continue;
+                }
+                away = true;
                 let problem = describe(&error);
                 if standing.fails(name, problem.clone()) {
                     tracing::warn!("{name} cannot be watched: {problem}");
@@ -106,22 +120,35 @@ pub(super) async fn follow_until<K>(
 #[derive(Default)]
 struct Patience {
     tries: u32,
+    last: Option<Instant>,
+}
+
+impl Patience {
+    /// Without a failure for this long, the next one is a first one.
+    const CALM: Duration = Duration::from_secs(10);
+
+    fn after(&mut self, now: Instant) -> Duration {
+        if self.last.is_none_or(|last| now.duration_since(last) > Self::CALM) {
+            self.tries = 0;
+        }
+        self.last = Some(now);
+        let most = (200 << self.tries).min(2_000);
+        self.tries = (self.tries + 1).min(4);
+        Duration::from_millis(rand::random_range(most / 2..=most))
+    }
 }
 
 impl Iterator for Patience {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let most = (200 << self.tries.min(4)).min(2_000);
-        self.tries += 1;
-        Some(Duration::from_millis(rand::random_range(most / 2..=most)))
+        Some(self.after(Instant::now()))
     }
 }
 
 impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.tries = 0;
-    }
+    // Every new try to list begins with an event, which is no success.
+    fn reset(&mut self) {}
 }
 
 /// Asks for one object of a selection: enough to know how it stands with them.
@@ -203,7 +230,6 @@ fn cause(error: &watcher::Error) -> Option<&kube::Error> {
 fn describe(error: &watcher::Error) -> String {
     match (error, cause(error)) {
         (_, Some(cause)) => describe_cause(cause),
-        // Too much happened since: everything is listed again.
         (watcher::Error::WatchError(status), None) => status.message.clone(),
         (other, None) => other.to_string(),
     }
@@ -217,8 +243,22 @@ pub(super) fn describe_cause(cause: &kube::Error) -> String {
         }
         kube::Error::Api(status) if status.code == 404 => NO_SUCH_KIND.to_owned(),
         kube::Error::Api(status) => status.message.clone(),
-        other => format!("the API server cannot be reached: {other}"),
+        other => format!("the API server cannot be reached: {}", chain(other)),
     }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !said.contains(&more) {
+            said = format!("{said}: {more}");
+        }
+        next = cause.source();
+    }
+    said
 }
 
 /// What to do where a kind is missing.
@@ -227,21 +267,34 @@ pub(super) const NO_SUCH_KIND: &str = "the API server does not know this kind, s
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use kube::runtime::utils::Backoff as _;
 
-    use super::Patience;
+    use super::{Patience, describe_cause};
 
     #[test]
     fn nobody_waits_long_and_not_all_alike() {
-        let waits: Vec<_> = Patience::default().take(50).collect();
+        let (mut patience, mut now) = (Patience::default(), Instant::now());
+        let mut wait = |patience: &mut Patience| {
+            let waited = patience.after(now);
+            now += waited;
+            patience.reset();
+            waited
+        };
+        let waits: Vec<_> = (0..50).map(|_| wait(&mut patience)).collect();
         assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(100)), "{waits:?}");
+        assert!(waits[10..].iter().all(|wait| *wait >= Duration::from_secs(1)), "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(2)), "{waits:?}");
-        assert!(waits[10..].windows(2).any(|pair| pair[0] != pair[1]));
-        let mut patience = Patience { tries: 100 };
-        patience.reset();
-        assert!(patience.next().unwrap() <= Duration::from_millis(200));
+        assert!(waits[10..].windows(2).any(|pair| pair[0] != pair[1]), "{waits:?}");
+        now += Duration::from_secs(20);
+        assert!(patience.after(now) <= Duration::from_millis(200));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_once() {
+        let cause = std::io::Error::other("no route");
+        let error = kube::Error::Service(Box::new(std::io::Error::other(cause)));
+        assert_eq!(describe_cause(&error), "the API server cannot be reached: ServiceError: no route");
     }
 }

@@ -38,6 +38,8 @@ pub struct Objects {
     pub may_hold_more_bindings: bool,
     /// Credentials of every namespace.
     pub credentials: Vec<Arc<Credential>>,
+    /// Whoever asks may not read credentials: that one is not there means nothing.
+    pub credentials_unknown: bool,
 }
 
 impl Objects {
@@ -98,6 +100,7 @@ impl Objects {
         snapshot.refused_bindings = self.refused_bindings;
         snapshot.may_hold_more_bindings = self.may_hold_more_bindings;
         snapshot.credentials = credentials(&self.credentials, &settings.gateway.namespace);
+        snapshot.credentials_unknown = self.credentials_unknown;
         snapshot
     }
 }

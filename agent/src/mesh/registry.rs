@@ -57,7 +57,7 @@ impl Service {
 }
 
 /// All services.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
     hosts: HostMap<Vec<Arc<Service>>>,
     addresses: HashMap<SocketAddr, Vec<Arc<Service>>>,

@@ -11,7 +11,7 @@ use super::{
 pub(crate) type RouteTable = HostMap<Vec<Arc<VirtualService>>>;
 
 /// One consistent configuration.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Counts up with every change; 0 is the empty configuration.
     pub version: u64,
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub settings: MeshSettings,
     /// Secrets of the gateway's namespace that hold TLS material, by name.
     pub credentials: HashMap<String, Arc<Credential>>,
+    /// They could not be read. Never so in a gateway, which waits until they were.
+    pub credentials_unknown: bool,
     /// WorkloadBindings, in the order in which they are asked.
     pub bindings: Vec<Arc<WorkloadBinding>>,
     /// WorkloadBindings that are not valid and have no last good version: what they have enrolled stays so.

@@ -35,6 +35,11 @@ impl Agent {
         drop(frozen);
     }
 
+    /// Whether this agent gave up its workloads for good.
+    pub fn has_given_up(&self) -> bool {
+        self.moved.is_cancelled()
+    }
+
     /// Puts every workload back on our listeners and programs, after a successor gave up. Returns how many stay refused.
     pub fn restore(&self) -> usize {
         self.all_enrolled().iter().filter(|enrolled| !self.restore_one(enrolled)).count()

@@ -139,7 +139,7 @@ impl Index {
         }
         let objects = self.objects(refused);
         let places = self.good.iter().map(|(object, good)| (object.clone(), good.place.clone())).collect();
-        lint::check(&objects, &places, self.credentials_unknown, &mut problems);
+        lint::check(&objects, &places, &mut problems);
         problems.sort_by(|a, b| {
             // What follows from a problem comes after it.
             let follows = |p: &Problem| p.code == codes::LAST_GOOD || p.code == codes::FAIL_CLOSED;
@@ -281,6 +281,7 @@ impl Index {
         objects.refused_hosts = refused.hosts;
         objects.refused_bindings = refused.bindings;
         objects.may_hold_more_bindings = refused.unreadable;
+        objects.credentials_unknown = self.credentials_unknown;
         for policy in refused.policies {
             match policy.object.kind {
                 Kind::MeshConfig => closed = true,

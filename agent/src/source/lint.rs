@@ -14,7 +14,6 @@ use crate::{
 };
 
 struct Lint<'a> {
-    credentials_unknown: bool,
     places: &'a HashMap<ObjectRef, Place>,
     problems: &'a mut Vec<Problem>,
 }
@@ -37,13 +36,8 @@ impl Lint<'_> {
 }
 
 /// Checks everything in force. Where the credentials are unknown, nothing is said of them.
-pub(super) fn check(
-    objects: &Objects,
-    places: &HashMap<ObjectRef, Place>,
-    credentials_unknown: bool,
-    problems: &mut Vec<Problem>,
-) {
-    let mut lint = Lint { credentials_unknown, places, problems };
+pub(super) fn check(objects: &Objects, places: &HashMap<ObjectRef, Place>, problems: &mut Vec<Problem>) {
+    let mut lint = Lint { places, problems };
     if objects.settings.on_agent_down == OnAgentDown::Bypass
         && let Some(object) = places.keys().find(|object| object.kind == Kind::MeshConfig)
     {
@@ -180,7 +174,7 @@ fn credential(lint: &mut Lint<'_>, objects: &Objects, rule: &DestinationRule, tl
     let TlsSetting::Originate { mutual, credential_name: Some(name), insecure_skip_verify, .. } = tls else {
         return;
     };
-    if lint.credentials_unknown {
+    if objects.credentials_unknown {
         return;
     }
     let home = &objects.settings.gateway.namespace;

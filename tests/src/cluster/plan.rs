@@ -31,6 +31,8 @@ pub const NODES: [&str; 2] = ["node-1", "node-2"];
 
 /// Where the state of all clusters is.
 const STATE: &str = "/run/egret-cluster";
+/// Who starts or removes which cluster.
+const LOCKS: &str = "/run/lock/egret-cluster";
 /// Names of links have 15 characters at most, and ours carry a prefix.
 const LONGEST_NAME: usize = 10;
 
@@ -65,7 +67,7 @@ impl Plan {
 
     /// The lock that `up` and `down` hold.
     pub fn lock(&self) -> PathBuf {
-        Path::new(STATE).join(format!("{}.lock", self.name))
+        Path::new(LOCKS).join(format!("{}.lock", self.name))
     }
 
     /// Name of the control machine's network namespace for `ip netns`, and of this machine's link into it.

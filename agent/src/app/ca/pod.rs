@@ -10,7 +10,11 @@ use crate::{
     admin,
     app::{Settings, role, settings},
     ca::{self, Account, Authority, Desk, Office, Opening, Rules, Tally},
-    kubernetes::{self, Cluster, ca_keys, ca_root, callers::Callers},
+    kubernetes::{
+        Cluster, ca_keys, ca_root,
+        callers::Callers,
+        configuration::{self, Scope},
+    },
     source::directory::Loaded,
 };
 
@@ -47,7 +51,7 @@ pub(super) async fn run(
     tasks.spawn(admin::serve(admin_listener, admin::ca(status), stop.clone()));
     let desk = Desk { callers: Callers::new(&cluster), rules: rules.clone(), office, tally };
     tasks.spawn(ca::serve_network(listener, desk, stop.clone()));
-    let custody = Custody { cluster: cluster.clone(), rules, opening, roots };
+    let custody = Custody { cluster: cluster.clone(), rules, opening, roots, stop: stop.clone() };
     let keeping = async {
         tokio::join!(custody.keep(), ca_root::publish(cluster, wanted));
     };
@@ -64,14 +68,15 @@ struct Custody {
     rules: Rules,
     opening: watch::Sender<Opening>,
     roots: watch::Sender<Option<String>>,
+    stop: CancellationToken,
 }
 
 impl Custody {
     async fn keep(self) {
-        let mut settings = kubernetes::mesh_settings::watch(&self.cluster);
-        if settings.wait_for(Option::is_some).await.is_err() {
+        // No settings, no keys: they would be for a trust domain that nobody has named.
+        let Some(mut settings) = configuration::watch(&self.cluster, Scope::Ca, &self.stop).await else {
             return;
-        }
+        };
         let mut keys = {
             let (settings, office) = (settings.clone(), self.opening.subscribe());
             ca_keys::watch(&self.cluster, move || {
@@ -138,10 +143,8 @@ impl Custody {
     }
 }
 
-fn trust_domain(settings: &watch::Receiver<Option<Loaded>>) -> String {
-    let loaded = settings.borrow();
-    let loaded = loaded.as_ref().map(|loaded| &loaded.snapshot.settings.trust_domain);
-    loaded.cloned().unwrap_or_else(|| Loaded::default().snapshot.settings.trust_domain.clone())
+fn trust_domain(settings: &watch::Receiver<Loaded>) -> String {
+    settings.borrow().snapshot.settings.trust_domain.clone()
 }
 
 /// The CA's port, on all addresses.

@@ -201,7 +201,7 @@ async fn serves(settings: &Settings, name: &str, child: &mut Child) -> anyhow::R
     let (socket, pid) = (settings.run_dir.socket(name), child.id());
     let answers = async {
         let answer = || admin::client::get::<admin::Ready>(&socket, "/ready");
-        while !answer().await.is_ok_and(|ready| Some(ready.pid) == pid) {
+        while !answer().await.is_ok_and(|answer| answer.ready && Some(answer.pid) == pid) {
             time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -42,9 +42,13 @@ pub(super) const ALL: [Subject; 7] = [
 /// Types of Secrets that hold TLS material; the others are nobody's business here.
 pub(super) const SECRET_TYPES: [&str; 2] = ["Opaque", "kubernetes.io/tls"];
 
-/// Says what does not need to be sent at all. The CA's own key is no credential of anybody else.
-const SECRET_FIELDS: &str = "metadata.name!=egret-ca,type!=kubernetes.io/service-account-token,type!=helm.sh/release.v1,\
-                             type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token";
+/// Other types, of which there may be many: they need not be sent at all.
+const OTHER_TYPES: [&str; 4] = [
+    "kubernetes.io/service-account-token",
+    "helm.sh/release.v1",
+    "kubernetes.io/dockerconfigjson",
+    "bootstrap.kubernetes.io/token",
+];
 
 impl Subject {
     /// What a role needs under these settings.
@@ -94,7 +98,12 @@ impl Subject {
     pub(super) fn selection(self) -> watcher::Config {
         match self {
             Self::Settings => super::super::watching::named(names::MESH),
-            Self::Secret => watcher::Config::default().fields(SECRET_FIELDS),
+            Self::Secret => {
+                // The CA's own key is nobody's credential.
+                let mut without = vec![format!("metadata.name!={}", names::CA)];
+                without.extend(OTHER_TYPES.map(|kind| format!("type!={kind}")));
+                watcher::Config::default().fields(&without.join(","))
+            }
             _ => watcher::Config::default(),
         }
     }

@@ -23,6 +23,9 @@ const NAME: &str = "the conditions of pods";
 /// Waits between tries while something is in the way: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// How often the last word is tried.
+const LAST_TRIES: u32 = 5;
+
 /// Writes what is said of each pod, where it says something else, until `stop`. `failed` is called for every write that failed.
 pub async fn write(
     cluster: Cluster,
@@ -35,14 +38,7 @@ pub async fn write(
     let writing = async {
         loop {
             let now = Arc::clone(&verdicts.borrow_and_update());
-            let mut problem = None;
-            for (pod, said) in now.values() {
-                if let Err(e) = write_one(&cluster, pod, said).await {
-                    failed();
-                    problem = Some(format!("pod {}/{}: {e}", pod.namespace, pod.name));
-                }
-            }
-            let Some(problem) = problem else {
+            let Some(problem) = write_all(&cluster, &now, &failed).await else {
                 if cluster.standing.is_well(NAME) {
                     tracing::info!("{NAME}: written again");
                 }
@@ -60,6 +56,27 @@ pub async fn write(
         }
     };
     stop.run_until_cancelled(writing).await;
+}
+
+/// Tries each; the last thing that was in the way.
+async fn write_all(cluster: &Cluster, verdicts: &Verdicts, failed: &impl Fn()) -> Option<String> {
+    let mut problem = None;
+    for (pod, said) in verdicts.values() {
+        if let Err(e) = write_one(cluster, pod, said).await {
+            failed();
+            problem = Some(format!("pod {}/{}: {e}", pod.namespace, pod.name));
+        }
+    }
+    problem
+}
+
+/// Writes what is said at the end, when nothing is captured any more. Not for ever: the permission to do so is about to go.
+pub async fn withdraw(cluster: &Cluster, verdicts: &Verdicts) {
+    for _ in 0..LAST_TRIES {
+        let Some(problem) = write_all(cluster, verdicts, &|| {}).await else { return };
+        tracing::error!("{NAME} still say that they are captured: {problem}");
+        time::sleep(RETRY.0).await;
+    }
 }
 
 async fn write_one(cluster: &Cluster, pod: &Pod, said: &Said) -> Result<(), String> {

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::load;
-use crate::{source::codes, tls::testing::TestAuthority};
+use crate::{
+    admin::Question,
+    source::{codes, index::Index},
+    tls::testing::TestAuthority,
+};
 
 const ENTRY: &str = "
 apiVersion: networking.istio.io/v1
@@ -74,6 +78,31 @@ proptest! {
         text.insert_str(at, &with);
         load(&text);
     }
+}
+
+#[test]
+fn of_secrets_that_may_not_be_read_nothing_is_said() {
+    let rule = rule("a", "{host: test.com, trafficPolicy: {tls: {mode: SIMPLE, credentialName: missing}}}");
+    let mut index = Index::default();
+    index.apply("config.yaml", &(ENTRY.to_owned() + &rule));
+    assert_eq!(index.load().report.problems.len(), 1);
+    index.without_credentials();
+    let loaded = index.load();
+    assert!(loaded.report.problems.is_empty(), "{:#?}", loaded.report);
+    let question = Question {
+        namespace: "default".to_owned(),
+        service_account: "sleep".to_owned(),
+        method: "GET".to_owned(),
+        url: "http://test.com:443/".to_owned(),
+        dialled: None,
+        headers: Vec::new(),
+    };
+    let answer = question.ask(&loaded.snapshot).unwrap();
+    assert!(
+        answer.text.contains("Secret istio-system/missing (which may not be read from here)"),
+        "{}",
+        answer.text
+    );
 }
 
 #[test]

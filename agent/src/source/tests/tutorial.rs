@@ -183,7 +183,7 @@ fn explain_tells_the_whole_way() {
     };
     assert_eq!(
         (cluster.as_str(), tls.mode, tls.credential_present),
-        ("outbound|443||test.com", "MUTUAL", true)
+        ("outbound|443||test.com", "MUTUAL", Some(true))
     );
     assert_eq!(tls.verified_names, ["test.com"]);
     assert!(explanation.to_string().contains("Secret istio-system/test.client"), "{explanation}");

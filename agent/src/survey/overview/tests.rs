@@ -63,10 +63,12 @@ fn agent(name: &str, node: &str, workloads: Vec<WorkloadStatus>) -> Answer<Agent
     let status = AgentStatus {
         pid: 1,
         role: role(name, certificates),
-        gateway: "10.0.0.1:15008".parse().unwrap(),
+        gateways: Vec::new(),
         workloads,
         binding_problems: Vec::new(),
         guards: BTreeMap::new(),
+        stage: Default::default(),
+        ranges: None,
         counters: BTreeMap::new(),
     };
     Answer { pod: pod(Role::Agent, name, node), said: Ok(status) }
