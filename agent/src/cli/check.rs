@@ -21,7 +21,9 @@ pub(super) async fn run(check: Check) -> anyhow::Result<ExitCode> {
     } else if let Some(access) = check.access.cluster() {
         configuration::load(&Outside::connect(&access).await?).await?
     } else {
-        bail!("say what to check: a directory of YAML files, or a cluster with --context or --kubeconfig");
+        bail!(
+            "say what to check: a directory of YAML files, or a cluster with --cluster, --context or --kubeconfig"
+        );
     };
     let mut report = Report::clone(&loaded.report);
     if let Some(namespace) = &check.namespace {

@@ -6,10 +6,12 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+/// Without `EGRET_LOG`. What is in the way at the Kubernetes API is said by `kubernetes`, once and not at every try.
+const FILTER: &str = "info,h2=warn,hyper=warn,kube_runtime=error,kube_client=off";
+
 /// Starts the log of this process.
 pub fn init() {
-    let filter =
-        EnvFilter::try_from_env("EGRET_LOG").unwrap_or_else(|_| EnvFilter::new("info,h2=warn,hyper=warn"));
+    let filter = EnvFilter::try_from_env("EGRET_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -94,9 +94,10 @@ impl Subject {
         }
     }
 
-    /// The objects of it that are read.
+    /// The objects of it that are read: all in one list, which an API server takes out of its memory. Pages come one after the
+    /// other, and with thousands of objects that is what a gateway waits for when it starts or the API server is back.
     pub(super) fn selection(self) -> watcher::Config {
-        match self {
+        let selection = match self {
             Self::Settings => super::super::watching::named(names::MESH),
             Self::Secret => {
                 // The CA's own key is nobody's credential.
@@ -105,7 +106,8 @@ impl Subject {
                 watcher::Config::default().fields(&without.join(","))
             }
             _ => watcher::Config::default(),
-        }
+        };
+        watcher::Config { page_size: None, ..selection }
     }
 
     /// Where they are asked for, in one version.
