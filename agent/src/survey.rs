@@ -6,7 +6,7 @@ pub mod findings;
 pub mod flows;
 pub mod overview;
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
@@ -51,6 +51,8 @@ pub struct RolePod {
     pub name: String,
     /// Where it runs; absent: nowhere yet.
     pub node: Option<String>,
+    /// Its address; of an agent the node's.
+    pub address: Option<IpAddr>,
     /// Its container runs, so that it can be asked.
     pub running: bool,
     /// Its readiness probe passes.
@@ -117,6 +119,7 @@ mod testing {
             role,
             name: name.to_owned(),
             node: Some(node.to_owned()),
+            address: None,
             running: true,
             ready: true,
             terminating: false,

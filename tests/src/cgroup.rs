@@ -43,7 +43,8 @@ impl Cgroup {
         Self::at(self.path.join(name))
     }
 
-    fn at(path: PathBuf) -> anyhow::Result<Self> {
+    /// A new cgroup with this directory.
+    pub fn at(path: PathBuf) -> anyhow::Result<Self> {
         fs::create_dir(&path).with_context(|| format!("cgroup {}", path.display()))?;
         Ok(Self { path })
     }

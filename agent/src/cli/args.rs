@@ -244,10 +244,9 @@ impl Gateway {
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
         let settings = self.role.settings()?;
         let usual = settings.ending;
-        let ending = Ending {
-            delay: self.drain_delay.map_or(usual.delay, Duration::from_secs),
-            deadline: self.drain_deadline.map_or(usual.deadline, Duration::from_secs),
-        };
+        let deadline = self.drain_deadline.map_or(usual.deadline, Duration::from_secs);
+        let delay = self.drain_delay.map_or(usual.delay.min(deadline), Duration::from_secs);
+        let ending = Ending { delay, deadline };
         anyhow::ensure!(
             ending.delay <= ending.deadline,
             "--drain-delay {} is longer than --drain-deadline {}: both count from the signal, so the deadline has to be the later one",
@@ -614,6 +613,31 @@ pub(super) struct Explain {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
+
+    #[test]
+    fn a_gateway_ends_as_is_usual_where_it_runs_or_as_it_is_told() {
+        let ending = |arguments: &[&str]| {
+            let line = ["egret", "gateway"].iter().chain(arguments);
+            let super::Command::Gateway(gateway) = super::Args::parse_from(line).command else { panic!() };
+            gateway.settings().map(|settings| {
+                let super::Ending { delay, deadline } = settings.ending;
+                (
+                    delay.as_secs(),
+                    deadline.as_secs(),
+                    settings.hbone_address.to_string(),
+                    settings.health_address,
+                )
+            })
+        };
+        let machine = ending(&["--config", "/etc/egret"]).unwrap();
+        assert_eq!(machine, (0, 5, "127.0.0.1:15008".to_owned(), None));
+        let health = Some("[::]:15021".parse().unwrap());
+        let cluster = ending(&["--kubernetes"]).unwrap();
+        assert_eq!(cluster, (5, 30, "[::]:15008".to_owned(), health));
+        let short = ending(&["--kubernetes", "--drain-deadline", "3"]).unwrap();
+        assert_eq!((short.0, short.1), (3, 3), "the usual delay fits into any deadline");
+        assert!(ending(&["--kubernetes", "--drain-delay", "9", "--drain-deadline", "3"]).is_err());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -3,6 +3,8 @@
 
 use std::io::{self, Write as _};
 
+use anyhow::bail;
+
 use super::args::Ask;
 use crate::admin::client;
 
@@ -10,7 +12,13 @@ use crate::admin::client;
 pub(super) async fn run(ask: Ask) -> anyhow::Result<()> {
     let run_dir = ask.instance.run_dir();
     let socket = if ask.role == "agent" { run_dir.agent_socket() } else { run_dir.socket(&ask.role) };
-    let answer = client::get_raw(&socket, &ask.path).await?;
+    let answer = match client::get_raw(&socket, &ask.path).await {
+        // Who reads this is elsewhere, and has no use for the way to a socket.
+        Err(client::Error::Connect { .. }) => {
+            bail!("it does not serve yet; its log says what it waits for")
+        }
+        answer => answer?,
+    };
     let mut stdout = io::stdout().lock();
     stdout.write_all(&answer)?;
     Ok(stdout.flush()?)

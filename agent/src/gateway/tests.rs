@@ -308,6 +308,46 @@ async fn a_drain_lets_the_request_in_flight_finish() {
     tokio::time::timeout(std::time::Duration::from_secs(20), world.served).await.unwrap().unwrap();
 }
 
+/// Reads one answer of a connection that may go on: its head, and a body of the length that it names.
+async fn read_answer(tunnel: &mut Tunnel) -> String {
+    let mut answer = Vec::new();
+    loop {
+        answer.push(tunnel.read_u8().await.unwrap());
+        if answer.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    let length = length.map_or(0, |length| length.parse().unwrap());
+    tunnel.read_exact(&mut vec![0; length]).await.unwrap();
+    head
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_about_to_end_says_so_with_the_next_answer() {
+    let server = Server::echo().await;
+    let world = World::start(&service_entry(server.address, server.address)).await;
+    let gateway = Arc::clone(&world.bench.gateway);
+    let mut tunnel = world.open(SLEEP, "203.0.113.7:80").await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: test.com\r\n\r\n";
+    tunnel.write_all(request).await.unwrap();
+    let before = read_answer(&mut tunnel).await;
+    assert!(before.starts_with("http/1.1 200 ") && !before.contains("connection: close"), "{before}");
+    assert_eq!(gateway.tunnels(), 1);
+
+    gateway.close_after_answers();
+    // The connection is idle now, and still takes the request that may be on its way.
+    tunnel.write_all(request).await.unwrap();
+    let after = read_answer(&mut tunnel).await;
+    assert!(after.starts_with("http/1.1 200 ") && after.contains("connection: close"), "{after}");
+    assert_eq!(tunnel.read(&mut [0]).await.unwrap(), 0, "and then it ends");
+    drop(tunnel);
+    super::testing::until(|| gateway.tunnels() == 0).await;
+    // New ones are taken until it drains.
+    assert!(world.get(SLEEP, "/").await.starts_with("HTTP/1.1 200 "));
+}
+
 #[tokio::test]
 async fn a_rotated_secret_counts_for_the_next_request() {
     let (outside, wrong) = (TestAuthority::new(), TestAuthority::new());

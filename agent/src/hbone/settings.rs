@@ -27,7 +27,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the wish for a tunnel to the answer of one gateway or another.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one gateway is waited for while there is another.
+/// How long one gateway is waited for while there is another that is as good.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// A client connection without streams is closed after this many beats of [`CLIENT_PACE`].
 pub(super) const IDLE_BEATS: u32 = 60;

@@ -133,10 +133,11 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, Str
 /// Why a command could not be run, with the remedy where there is one.
 fn describe(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) if status.code == 403 => format!(
-            "{}; asking Egret's pods takes the verbs get and create of pods/exec in its namespace",
-            status.message
-        ),
+        // The API server's own words name user and pod at length, for each pod.
+        kube::Error::Api(status) if status.code == 403 => "this user may not run commands in Egret's pods: asking \
+                                                           them takes the verbs get and create of pods/exec in \
+                                                           its namespace"
+            .to_owned(),
         kube::Error::Api(status) => status.message.clone(),
         other => format!("{:#}", anyhow::Error::msg(other.to_string())),
     }
@@ -166,6 +167,7 @@ fn read(pod: &Pod) -> Option<RolePod> {
         role,
         name: pod.name_any(),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        address: status.pod_ip.and_then(|address| address.parse().ok()),
         running,
         ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
@@ -178,10 +180,15 @@ fn stopped(state: &ContainerState, before: &ContainerState) -> Option<String> {
     let ended = state.terminated.as_ref().or(before.terminated.as_ref());
     let waiting = state.waiting.as_ref().map(|waiting| {
         let reason = waiting.reason.clone().unwrap_or_else(|| "waiting".to_owned());
-        waiting.message.as_ref().map_or_else(|| reason.clone(), |message| format!("{reason}: {message}"))
+        // The kubelet goes on with what is known anyhow: container, pod, uid.
+        let message =
+            waiting.message.as_deref().map(|text| text.split(" restarting failed").next().unwrap_or(text));
+        message.map_or_else(|| reason.clone(), |message| format!("{reason}: {message}"))
     });
     let ended = ended.map(|ended| {
-        let message = ended.message.as_deref().map(|message| format!(": {}", message.trim()));
+        // The end of its log, of which the last line is the error.
+        let last = ended.message.as_deref().and_then(|log| log.trim().lines().next_back());
+        let message = last.map(|line| format!(": {}", line.trim_start_matches("egret: ")));
         format!("it ended with status {}{}", ended.exit_code, message.unwrap_or_default())
     });
     match (waiting, ended) {
@@ -222,8 +229,8 @@ mod tests {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": "False", "message": "containers with unready status: [agent]"}],
             "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 3,
-                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
-                "lastState": {"terminated": {"exitCode": 1, "message": "no BTF\n"}}}],
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container=agent"}},
+                "lastState": {"terminated": {"exitCode": 1, "message": "starting\negret: no BTF\n"}}}],
         });
         let agent = pod("agent", &crashing).unwrap();
         assert!(!agent.running && !agent.ready);

@@ -86,8 +86,10 @@ pub(super) struct Presences {
     pub(super) drops_older: bool,
     ports: Ports,
     entered: Vec<Arc<Presence>>,
-    /// A process is in the agent's own namespace.
+    /// A process is in the agent's own namespace, or none is anywhere.
     in_agents: bool,
+    /// No process is anywhere.
+    is_empty: bool,
     families: Families,
     /// Namespaces that could not be entered, and why: said once.
     failed: BTreeMap<NamespaceId, String>,
@@ -102,6 +104,7 @@ impl Presences {
             ports: Ports::default(),
             entered: Vec::new(),
             in_agents: false,
+            is_empty: false,
             families: Families::default(),
             failed: BTreeMap::new(),
             dns: dns::Bound::default(),
@@ -178,7 +181,7 @@ impl Presences {
 
     /// Whether a process of it is in the agent's own namespace.
     pub(super) fn in_agents(&self) -> bool {
-        self.in_agents
+        self.in_agents && !self.is_empty
     }
 
     /// The namespaces its processes are in, for people: `host` for the agent's own.
@@ -204,7 +207,8 @@ impl Presences {
         if workload.origin.is_foreign() {
             let mut inhabited = processes::namespaces(&workload.cgroup)?;
             // We are in the agent's own from the start, and stay: a container's first process is often there for a moment.
-            self.in_agents = inhabited.remove(&NamespaceId::of_agent()?).is_some() || inhabited.is_empty();
+            self.is_empty = inhabited.is_empty();
+            self.in_agents = inhabited.remove(&NamespaceId::of_agent()?).is_some() || self.is_empty;
             self.leave_others(&inhabited);
             let known: Vec<_> = self.own_namespaces().map(|namespace| namespace.id()).collect();
             inhabited.retain(|id, _| !known.contains(id));

@@ -1,6 +1,6 @@
 //! What `egret doctor` found on every node: each finding once, with the nodes that have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -73,7 +73,7 @@ pub fn merge(cluster: Vec<Check>, nodes: &[Answer<Report>]) -> Findings {
 
 /// What the agents together say of the cluster: whether one is on every node, and of which version.
 pub fn of_cluster(pods: &[RolePod], agents: &[Answer<AgentStatus>], scene: &Scene) -> Vec<Check> {
-    vec![coverage(pods, scene), versions(agents)]
+    vec![coverage(pods, scene), versions(agents), ranges(agents)]
 }
 
 fn coverage(pods: &[RolePod], scene: &Scene) -> Check {
@@ -122,6 +122,29 @@ fn versions(agents: &[Answer<AgentStatus>]) -> Check {
             "an update runs, or has stopped half-way: kubectl rollout status daemonset egret-agent",
         ),
     }
+}
+
+/// What the agents found to be cluster-internal, so that it is reached directly: each range once.
+fn ranges(agents: &[Answer<AgentStatus>]) -> Check {
+    const NAME: &str = "cluster ranges";
+    let said: Vec<_> =
+        agents.iter().filter_map(|answer| answer.said.as_ref().ok()?.ranges.as_ref()).collect();
+    if said.is_empty() {
+        return Check::warning(NAME, "no agent says what it found", "see why the agents do not answer");
+    }
+    let found: BTreeSet<_> = said.iter().flat_map(|ranges| &ranges.found).collect();
+    let found: Vec<_> = found.into_iter().map(|found| format!("{} ({})", found.range, found.from)).collect();
+    let problems: BTreeSet<&str> =
+        said.iter().flat_map(|ranges| ranges.problems.iter().map(String::as_str)).collect();
+    let found = if found.is_empty() { "none found".to_owned() } else { found.join(", ") };
+    if problems.is_empty() {
+        return Check::ok(NAME, format!("reached without the gateway: {found}"));
+    }
+    Check::warning(
+        NAME,
+        format!("{found}; {}", problems.into_iter().collect::<Vec<_>>().join("; ")),
+        "name what is missing in the chart's value clusterRanges",
+    )
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{Answer, RolePod, Silent, silent};
 use crate::{
-    admin::{AgentStatus, GatewayStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus},
     source::report,
 };
 
@@ -61,8 +61,8 @@ pub struct Asked {
     pub agents: Vec<Answer<AgentStatus>>,
     /// Gateways.
     pub gateways: Vec<Answer<GatewayStatus>>,
-    /// CAs, which are not asked: what matters of them is whether they are there.
-    pub authorities: Vec<RolePod>,
+    /// CAs.
+    pub authorities: Vec<Answer<CaStatus>>,
     /// The cluster.
     pub scene: Scene,
     /// The time.
@@ -90,7 +90,7 @@ pub struct Overview {
     pub uncaptured: Vec<UncapturedRow>,
     /// What is wrong, the worst first.
     pub problems: Vec<Problem>,
-    /// Agents and gateways that did not answer.
+    /// Whoever did not answer.
     pub silent: Vec<Silent>,
     /// What could not be looked at, so that this is not the whole.
     pub unseen: Vec<String>,
@@ -145,20 +145,26 @@ pub fn overview(namespace: &str, asked: &Asked) -> Overview {
         wanted.as_ref().err().map(|why| format!("pods that are not captured are not seen: {why}")),
         root_ends.as_ref().err().map(|why| format!("the end of the CA's certificate is not seen: {why}")),
     ];
-    let rows = rows::nodes(nodes.as_deref().unwrap_or_default(), &asked.agents);
+    let mut rows = rows::nodes(nodes.as_deref().unwrap_or_default(), &asked.agents);
     let uncaptured = rows::uncaptured(wanted.as_deref().unwrap_or_default(), &rows);
+    for row in &mut rows {
+        row.uncaptured = uncaptured.iter().filter(|pod| pod.node == row.node).count();
+    }
     let mut problems = problems::all(asked, &rows);
     problems.sort_by(|a, b| b.severity.cmp(&a.severity));
     Overview {
         namespace: namespace.to_owned(),
         configuration: configuration(&asked.gateways),
         certificates: certificates(asked),
-        authorities: asked.authorities.clone(),
-        gateways: rows::gateways(&asked.gateways),
+        authorities: asked.authorities.iter().map(|answer| answer.pod.clone()).collect(),
+        gateways: rows::gateways(&asked.gateways, &asked.agents),
         enrolled: rows::enrolled(&asked.agents),
         uncaptured,
         problems,
-        silent: silent(&asked.agents).chain(silent(&asked.gateways)).collect(),
+        silent: silent(&asked.agents)
+            .chain(silent(&asked.gateways))
+            .chain(silent(&asked.authorities))
+            .collect(),
         unseen: unseen.into_iter().flatten().collect(),
         nodes: rows,
     }

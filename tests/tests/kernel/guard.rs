@@ -305,12 +305,12 @@ fn a_guard_that_would_hit_the_wrong_ones_is_refused() {
     assert!(error.contains("1 processes are directly in it"), "{error}");
     drop(application);
 
-    // How deep a part of the tree is cannot be seen from within.
+    // How deep a part of the tree is cannot be seen by who is not in it.
     let child = lab.cgroup.child("pod").unwrap();
     let part = tempfile::tempdir().unwrap();
     mount(Some(lab.cgroup.path()), part.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     let error = guard(&part.path().join("pod"));
-    assert!(error.contains("only a part of the machine's cgroups"), "{error}");
+    assert!(error.contains("only a part of the machine's cgroups, and not the one"), "{error}");
     nix::mount::umount(part.path()).unwrap();
     drop(child);
     assert!(lab.capture.guarded().unwrap().is_empty());

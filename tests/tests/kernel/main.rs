@@ -18,6 +18,7 @@ mod mixed;
 mod neighbours;
 mod older;
 mod outside;
+mod part;
 mod ports;
 mod refusal;
 mod start;

@@ -3,23 +3,22 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, sync::watch, time};
+use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
-    app::{Settings, role, settings},
+    app::{Settings, health::Health, listen::listen, role, settings},
     ca::{self, Account, Authority, Desk, Office, Opening, Rules, Tally},
-    kubernetes::{
-        Cluster, ca_keys, ca_root,
-        callers::Callers,
-        configuration::{self, Scope},
-    },
-    source::directory::Loaded,
+    kubernetes::{Cluster, ca_keys, ca_root, callers::Callers, configuration::Scope},
+    source::following::Loaded,
 };
 
 /// How often keys are looked at although nothing changed: they expire.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// What the CA needs before it is ready, besides what it reads and writes at the API server.
+const KEYS: &str = "keys";
 
 /// Runs until `stop`. What is wrong with the keys is said, and waited for to be mended.
 pub(super) async fn run(
@@ -28,7 +27,14 @@ pub(super) async fn run(
     cluster: Cluster,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(network.listen).await.with_context(|| {
+    let health = Health::waiting_for(&[KEYS]);
+    health.follow(cluster.standing.clone());
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
+    if let Some(address) = settings.health_address {
+        health.serve(address, ended.clone())?;
+    }
+    let listener = listen(network.listen).with_context(|| {
         format!("the CA cannot listen on {}: choose another address with --listen", network.listen)
     })?;
     let rules = Rules {
@@ -51,12 +57,19 @@ pub(super) async fn run(
     tasks.spawn(admin::serve(admin_listener, admin::ca(status), stop.clone()));
     let desk = Desk { callers: Callers::new(&cluster), rules: rules.clone(), office, tally };
     tasks.spawn(ca::serve_network(listener, desk, stop.clone()));
-    let custody = Custody { cluster: cluster.clone(), rules, opening, roots, stop: stop.clone() };
     let keeping = async {
-        tokio::join!(custody.keep(), ca_root::publish(cluster, wanted));
+        // No settings, no keys: they would be for a trust domain that nobody has named.
+        let configuration = role::configuration(settings, Some(&cluster), Scope::Ca, &stop).await?;
+        let custody = Custody { cluster: cluster.clone(), rules, opening, roots, health: health.clone() };
+        tokio::join!(custody.keep(configuration), ca_root::publish(cluster.clone(), wanted));
+        anyhow::Ok(())
     };
-    stop.run_until_cancelled(keeping).await;
-    stop.cancelled().await;
+    let kept = stop.run_until_cancelled(keeping).await;
+    if !stop.is_cancelled() {
+        kept.transpose()?;
+        stop.cancelled().await;
+    }
+    health.drains();
     tasks.close();
     tasks.wait().await;
     Ok(())
@@ -68,15 +81,11 @@ struct Custody {
     rules: Rules,
     opening: watch::Sender<Opening>,
     roots: watch::Sender<Option<String>>,
-    stop: CancellationToken,
+    health: Health,
 }
 
 impl Custody {
-    async fn keep(self) {
-        // No settings, no keys: they would be for a trust domain that nobody has named.
-        let Some(mut settings) = configuration::watch(&self.cluster, Scope::Ca, &self.stop).await else {
-            return;
-        };
+    async fn keep(self, mut settings: watch::Receiver<Loaded>) {
         let mut keys = {
             let (settings, office) = (settings.clone(), self.opening.subscribe());
             ca_keys::watch(&self.cluster, move || {
@@ -130,13 +139,10 @@ impl Custody {
         match &opened {
             Ok(office) => {
                 tracing::info!(trust_domain, "issuing certificates");
+                self.health.has(KEYS);
                 self.roots.send_replace(Some(office.authority().roots_pem()));
             }
-            Err(why)
-                if self.opening.borrow().as_ref().and_then(|known| known.as_ref().err()) != Some(why) =>
-            {
-                tracing::error!("{why}");
-            }
+            Err(why) if self.health.lacks(KEYS, why) => tracing::error!("{why}"),
             Err(_) => {}
         }
         self.opening.send_replace(Some(opened));

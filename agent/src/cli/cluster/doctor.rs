@@ -43,19 +43,14 @@ fn human(found: &Findings) -> String {
     for finding in &found.checks {
         let check = &finding.check;
         let nodes = match finding.nodes.len() {
-            0 => "cluster".to_owned(),
-            all if all == found.examined => {
-                if all == 1 {
-                    finding.nodes.join("")
-                } else {
-                    "all nodes".to_owned()
-                }
-            }
-            ..=NAMED => finding.nodes.join(", "),
-            more => format!("{}, and {} more nodes", finding.nodes[..NAMED].join(", "), more - NAMED),
+            0 => " (cluster)".to_owned(),
+            // What holds everywhere needs no names.
+            all if all == found.examined => String::new(),
+            ..=NAMED => format!(" (on {})", finding.nodes.join(", ")),
+            more => format!(" (on {}, and {} more nodes)", finding.nodes[..NAMED].join(", "), more - NAMED),
         };
         let label = format!("{:<8} ", check.status.name());
-        lines.push(output::wrapped(&label, &format!("{}: {} ({nodes})", check.name, check.finding)));
+        lines.push(output::wrapped(&label, &format!("{}: {}{nodes}", check.name, check.finding)));
         lines.extend(check.remedy.as_ref().map(|remedy| output::wrapped("         → ", remedy)));
     }
     lines.push(String::new());
@@ -92,8 +87,8 @@ mod tests {
         assert_eq!(
             human(&found),
             "ok       definitions: there (cluster)\n\
-             ok       root: euid 0 (all nodes)\n\
-             error    btf: none (b)\n         → another kernel\n\n\
+             ok       root: euid 0\n\
+             error    btf: none (on b)\n         → another kernel\n\n\
              3 findings on 2 nodes: 1 error, 0 warnings"
         );
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use crate::{
-    admin::{AgentStatus, GatewayStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus},
     cli::{args::Format, output},
     kubernetes::{Outside, ask, outside::Access, scene},
     source::report::Severity,
@@ -26,16 +26,14 @@ pub(in crate::cli) async fn run(access: &Access, pods: bool, format: Format) -> 
     let outside = Outside::connect(access).await?;
     let (ours, scene) = tokio::join!(ask::pods(&outside), scene::look(&outside));
     let ours = ours?;
-    let (agents, gateways) = tokio::join!(
-        ask::each::<AgentStatus>(&outside, super::of_role(&ours, Role::Agent), &["ask", "agent", "/status"]),
-        ask::each::<GatewayStatus>(
-            &outside,
-            super::of_role(&ours, Role::Gateway),
-            &["ask", "gateway", "/status"]
-        ),
+    let of = |role| super::of_role(&ours, role);
+    let (agents, gateways, authorities) = tokio::join!(
+        ask::each::<AgentStatus>(&outside, of(Role::Agent), &["ask", "agent", "/status"]),
+        ask::each::<GatewayStatus>(&outside, of(Role::Gateway), &["ask", "gateway", "/status"]),
+        ask::each::<CaStatus>(&outside, of(Role::Ca), &["ask", "ca", "/status"]),
     );
     let now = Timestamp::now();
-    let asked = Asked { agents, gateways, authorities: super::of_role(&ours, Role::Ca), scene, now };
+    let asked = Asked { agents, gateways, authorities, scene, now };
     let overview = overview(&outside.namespace, &asked);
     match format {
         Format::Json => output::json(&overview)?,
@@ -170,7 +168,7 @@ fn nodes(rows: &[NodeRow]) -> String {
 }
 
 fn is_well(row: &NodeRow) -> bool {
-    row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.problems == 0
+    row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.uncaptured == 0 && row.problems == 0
 }
 
 fn state(row: &NodeRow) -> &'static str {
@@ -187,11 +185,19 @@ fn state(row: &NodeRow) -> &'static str {
 }
 
 fn capture(row: &NodeRow) -> String {
-    match (row.open, row.escaped) {
-        (0, 0) => "ok".to_owned(),
-        (open, 0) => format!("{open} open"),
-        (0, escaped) => format!("{escaped} ESCAPED"),
-        (open, escaped) => format!("{open} open, {escaped} ESCAPED"),
+    let counts = [(row.uncaptured, "NOT CAPTURED"), (row.open, "open")];
+    let mut said: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if row.escaped > 0 {
+        said.push(format!("{} ESCAPED", row.escaped));
+    }
+    match (said.is_empty(), row.enrolled) {
+        (true, 0) => "-".to_owned(),
+        (true, _) => "ok".to_owned(),
+        (false, _) => said.join(", "),
     }
 }
 
@@ -199,7 +205,7 @@ fn gateways(rows: &[GatewayRow]) -> String {
     if rows.is_empty() {
         return "no gateways".to_owned();
     }
-    let mut table = output::table(&["GATEWAY", "NODE", "STATE", "VERSION", "CONFIG", "OBJECTS"]);
+    let mut table = output::table(&["GATEWAY", "NODE", "STATE", "VERSION", "CONFIG", "OBJECTS", "TUNNELS"]);
     for row in rows.iter().take(ROWS) {
         let state = match (row.draining, row.ready) {
             (true, _) => "draining",
@@ -214,6 +220,7 @@ fn gateways(rows: &[GatewayRow]) -> String {
             or_unknown(row.version.clone()),
             or_unknown(row.config_version.map(|version| version.to_string())),
             or_unknown(row.objects.map(|objects| objects.to_string())),
+            or_unknown(row.tunnels.map(|tunnels| tunnels.to_string())),
         ]);
     }
     table.trim_fmt()

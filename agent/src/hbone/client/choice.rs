@@ -47,6 +47,31 @@ pub(super) fn choose(candidates: &[Candidate], seed: u64) -> Option<SocketAddr> 
     ranked.into_iter().min_by_key(|candidate| candidate.tunnels).map(|candidate| candidate.address)
 }
 
+/// How much of the time that is left the chosen one gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// A moment: another is as good.
+    Moment,
+    /// Half: the others are worse, and one that is slow under load is better than one that is gone.
+    Half,
+    /// All: there is no other.
+    All,
+}
+
+/// How long to wait for the chosen one of these.
+pub(super) fn patience(candidates: &[Candidate], chosen: SocketAddr) -> Patience {
+    let prospect =
+        candidates.iter().find(|candidate| candidate.address == chosen).map(|found| found.prospect);
+    let others = || candidates.iter().filter(|candidate| candidate.address != chosen);
+    if others().next().is_none() {
+        Patience::All
+    } else if others().any(|other| Some(other.prospect) <= prospect) {
+        Patience::Moment
+    } else {
+        Patience::Half
+    }
+}
+
 fn rank(seed: u64, address: SocketAddr) -> u64 {
     let mut hasher = DefaultHasher::new();
     (seed, address).hash(&mut hasher);
@@ -102,6 +127,15 @@ mod tests {
         let gateways: Vec<_> = (0..5).map(|n| good(n, 0)).collect();
         let chosen: HashSet<_> = (0..10).map(|_| choose(&gateways, 7)).collect();
         assert_eq!(chosen.len(), 1);
+    }
+
+    #[test]
+    fn one_that_is_slow_is_given_more_time_than_one_that_is_gone() {
+        let failing = Candidate { prospect: Prospect::Failing, ..good(2, 0) };
+        assert_eq!(patience(&[good(1, 0)], address(1)), Patience::All);
+        assert_eq!(patience(&[good(1, 0), good(2, 0)], address(1)), Patience::Moment);
+        assert_eq!(patience(&[good(1, 0), failing.clone()], address(1)), Patience::Half);
+        assert_eq!(patience(&[good(1, 0), failing], address(2)), Patience::Moment);
     }
 
     #[test]

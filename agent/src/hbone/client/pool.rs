@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Dial, Error, Gateway, Gateways,
-    choice::choose,
+    choice::{Patience, choose, patience},
     connection::{Again, Connection, OpenError, StreamPermit, establish},
     gateways::Counted,
 };
@@ -91,8 +91,11 @@ impl Inner {
             let chosen = choose(&others, self.seed).or_else(|| choose(&candidates, self.seed));
             let Some(address) = chosen else { return Err(last) };
             let started = Instant::now();
-            // The last one gets all the time that is left.
-            let until = if candidates.len() > 1 { deadline.min(started + PATIENCE) } else { deadline };
+            let until = match patience(&candidates, address) {
+                Patience::Moment => deadline.min(started + PATIENCE),
+                Patience::Half => started + deadline.saturating_duration_since(started) / 2,
+                Patience::All => deadline,
+            };
             let attempt = timeout_at(until, self.attempt(certificate, gateways, address, connect)).await;
             let failed = match attempt {
                 Ok(Ok(tunnel)) => {

@@ -20,7 +20,7 @@ const METADATA: [u8; 4] = [169, 254, 169, 254];
 const NAMED: usize = 3;
 
 /// A range that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Found {
     /// The range.
     pub range: IpNet,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Asked, NodeRow};
 use crate::{
-    admin::{AgentStatus, GatewayStatus, RoleStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus, RoleStatus},
     mesh::OnAgentDown,
     source::report::{self, Severity},
     survey::{Answer, RolePod},
@@ -15,6 +15,9 @@ use crate::{
 
 /// A root certificate is worth a word this long before it ends: everything that it signed ends with it.
 const ROOT_NOTICE: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Objects with the same problem that are named; of more it is said how many.
+const NAMED: usize = 3;
 
 /// Something that has to be mended, or known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,7 +55,7 @@ fn warning(object: impl Into<String>, problem: impl Into<String>, remedy: &str) 
     Problem { severity: Severity::Warning, ..error(object, problem, remedy) }
 }
 
-/// All of them, each once.
+/// All of them.
 pub(super) fn all(asked: &Asked, nodes: &[NodeRow]) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(nodes.iter().filter_map(|row| of_node(row, asked)));
@@ -77,9 +80,32 @@ pub(super) fn all(asked: &Asked, nodes: &[NodeRow]) -> Vec<Problem> {
         found.extend(said.iter().flat_map(|status| of_role(&status.role, pod)));
     }
     found.extend(configurations);
-    let mut said = BTreeSet::new();
-    found.retain(|problem| said.insert(problem.clone()));
-    found
+    joined(found)
+}
+
+/// What many have is said once, in the order in which it was found.
+fn joined(found: Vec<Problem>) -> Vec<Problem> {
+    let mut joined: Vec<(Problem, Vec<String>)> = Vec::new();
+    for problem in found {
+        let same = |known: &Problem| {
+            (known.severity, &known.problem, &known.remedy)
+                == (problem.severity, &problem.problem, &problem.remedy)
+        };
+        match joined.iter_mut().find(|(known, _)| same(known)) {
+            Some((_, objects)) if objects.contains(&problem.object) => {}
+            Some((_, objects)) => objects.push(problem.object),
+            None => joined.push((problem.clone(), vec![problem.object])),
+        }
+    }
+    let named = |(problem, objects): (Problem, Vec<String>)| {
+        let more = objects.len().saturating_sub(NAMED);
+        let mut object = objects.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            object = format!("{object} and {more} more");
+        }
+        Problem { object, ..problem }
+    };
+    joined.into_iter().map(named).collect()
 }
 
 /// A node that nobody captures on, or of which nobody knows.
@@ -88,7 +114,7 @@ fn of_node(row: &NodeRow, asked: &Asked) -> Option<Problem> {
     let Some(agent) = &row.agent else {
         return Some(error(
             object,
-            "NO AGENT: pods there that are not captured yet are not captured at all",
+            "NO AGENT: enrolled pods there are refused, and others are not captured",
             "look at the DaemonSet egret-agent: kubectl describe daemonset egret-agent, and its tolerations",
         ));
     };
@@ -98,7 +124,7 @@ fn of_node(row: &NodeRow, asked: &Asked) -> Option<Problem> {
         Err(why) => Some(error(
             object,
             format!("the agent {agent} does not answer: {why}"),
-            "its enrolled pods are refused while it is down; look at its log: kubectl logs",
+            "if it is down, its enrolled pods are refused; its log says why: kubectl logs",
         )),
         Ok(_) if !row.ready => Some(error(
             object,
@@ -129,7 +155,8 @@ pub(super) fn of_agent(status: &AgentStatus) -> impl Iterator<Item = String> + '
     let guards = status.guards.iter().filter_map(|(parent, problem)| {
         Some(format!("no strict start below {}: {}", parent.display(), problem.as_ref()?))
     });
-    bindings.chain(guards)
+    let ranges = status.ranges.iter().flat_map(|ranges| ranges.problems.iter().cloned());
+    bindings.chain(guards).chain(ranges)
 }
 
 fn of_gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<Problem> {
@@ -162,19 +189,28 @@ fn of_gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<Problem> {
     found
 }
 
-fn of_authorities(authorities: &[RolePod]) -> Vec<Problem> {
-    if authorities.iter().any(RolePod::is_well) {
-        return Vec::new();
+fn of_authorities(authorities: &[Answer<CaStatus>]) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if !authorities.iter().any(|answer| answer.pod.is_well()) {
+        found.push(error(
+            "ca",
+            "NO CA is ready: certificates are not renewed, and new identities get none",
+            "look at the Deployment egret-ca: kubectl describe, kubectl logs",
+        ));
     }
-    let why = match authorities.iter().find_map(|pod| pod.trouble.as_deref()) {
-        Some(trouble) => format!("NO CA is ready: {trouble}"),
-        None => "NO CA is ready".to_owned(),
-    };
-    vec![error(
-        "ca",
-        why,
-        "certificates are not renewed, and new identities get none; look at the Deployment egret-ca",
-    )]
+    for Answer { pod, said } in authorities {
+        let object = format!("ca {}", pod.name);
+        match said {
+            Err(_) if pod.terminating => {}
+            Err(why) => {
+                found.push(error(object, format!("does not answer: {why}"), "look at its log: kubectl logs"));
+            }
+            Ok(status) => {
+                found.extend(status.problems.iter().map(|problem| error(&object, problem.clone(), "")));
+            }
+        }
+    }
+    found
 }
 
 /// More than one version is normal while an update runs, and only then.

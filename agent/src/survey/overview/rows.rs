@@ -1,6 +1,6 @@
 //! The tables of an overview.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
@@ -32,7 +32,9 @@ pub struct NodeRow {
     pub second: Option<String>,
     /// What it has enrolled.
     pub enrolled: usize,
-    /// Of these, those for which not every lock holds.
+    /// Pods there that are meant to be captured and are not.
+    pub uncaptured: usize,
+    /// What is enrolled and has a lock that does not hold.
     pub open: usize,
     /// Connections that were open to the outside though neither captured nor permitted, since the agent's start.
     pub escaped: u64,
@@ -89,6 +91,7 @@ fn empty(node: &str, node_ready: Option<bool>) -> NodeRow {
         version: None,
         second: None,
         enrolled: 0,
+        uncaptured: 0,
         open: 0,
         escaped: 0,
         problems: 0,
@@ -118,9 +121,26 @@ pub struct GatewayRow {
     pub config_version: Option<u64>,
     /// Objects that are in force there.
     pub objects: Option<usize>,
+    /// Tunnel connections that agents have to it; absent where its address is not known.
+    pub tunnels: Option<usize>,
 }
 
-pub(super) fn gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<GatewayRow> {
+pub(super) fn gateways(
+    gateways: &[Answer<GatewayStatus>],
+    agents: &[Answer<AgentStatus>],
+) -> Vec<GatewayRow> {
+    let tunnels = |address: IpAddr| {
+        // Two agents of a node tell the same while one takes over.
+        let nodes: BTreeMap<_, _> = agents
+            .iter()
+            .filter_map(|Answer { pod, said }| {
+                let to_it =
+                    said.as_ref().ok()?.gateways.iter().filter(|gateway| gateway.address.ip() == address);
+                Some((&pod.node, to_it.map(|gateway| gateway.connections).sum::<usize>()))
+            })
+            .collect();
+        nodes.into_values().sum()
+    };
     let rows = gateways.iter().map(|Answer { pod, said }| {
         let said = said.as_ref().ok();
         GatewayRow {
@@ -131,6 +151,7 @@ pub(super) fn gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<GatewayRow> {
             draining: pod.terminating,
             config_version: said.map(|status| status.config_version),
             objects: said.map(|status| status.report.objects),
+            tunnels: pod.address.map(tunnels),
         }
     });
     rows.collect()
@@ -198,7 +219,8 @@ pub(super) fn uncaptured(wanted: &[WantedPod], nodes: &[NodeRow]) -> Vec<Uncaptu
             (Some((false, why)), _) => why.clone(),
             (None, Some(row)) if row.agent.is_some() => "the agent has not said anything of it".to_owned(),
             (None, _) => "no agent is on its node".to_owned(),
-            (Some((true, _)), _) => return None,
+            (Some((true, _)), Some(row)) if row.agent.is_some() => return None,
+            (Some((true, _)), _) => "no agent is on its node any more: what it dials is refused".to_owned(),
         };
         Some(UncapturedRow {
             namespace: pod.namespace.clone(),

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::{Asked, Node, Overview, Scene, WantedPod, overview};
 use crate::{
-    admin::{AgentStatus, GatewayStatus, RoleStatus, WorkloadStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus, RoleStatus, WorkloadStatus},
+    hbone::client::GatewayState,
+    kubernetes::endpoints::Condition,
     mesh::SpiffeId,
     node::{
         locks::{Lock, Locks},
@@ -14,7 +16,7 @@ use crate::{
         workload::{Origin, Workload},
     },
     source::report::{self, Report, Severity},
-    survey::{Answer, Role, RolePod, testing::pod},
+    survey::{Answer, Role, testing::pod},
     tls::store::CertificateStatus,
 };
 
@@ -88,6 +90,16 @@ fn gateway(name: &str, objects: usize, problems: Vec<report::Problem>) -> Answer
     Answer { pod: pod(Role::Gateway, name, "node-1"), said: Ok(status) }
 }
 
+fn authority(name: &str) -> Answer<CaStatus> {
+    let status = CaStatus {
+        pid: 1,
+        trust_domain: Some("cluster.local".to_owned()),
+        problems: Vec::new(),
+        counters: BTreeMap::new(),
+    };
+    Answer { pod: pod(Role::Ca, name, "node-1"), said: Ok(status) }
+}
+
 /// Two nodes, everything as it should be.
 pub(crate) fn well() -> Asked {
     let nodes = ["node-1", "node-2"].map(|name| Node { name: name.to_owned(), ready: true });
@@ -97,7 +109,7 @@ pub(crate) fn well() -> Asked {
             agent("egret-agent-2", "node-2", Vec::new()),
         ],
         gateways: vec![gateway("istio-egressgateway-1", 5, Vec::new())],
-        authorities: vec![pod(Role::Ca, "egret-ca-1", "node-1")],
+        authorities: vec![authority("egret-ca-1")],
         scene: Scene {
             nodes: Ok(nodes.to_vec()),
             wanted: Ok(Vec::new()),
@@ -190,6 +202,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
         wanted("refused", "node-1", Some((false, "no cgroup v2".to_owned()))),
         wanted("new", "node-1", None),
         wanted("alone", "node-3", None),
+        wanted("left", "node-3", Some((true, "captured".to_owned()))),
     ]);
     let all = of(&asked);
     let rows: Vec<_> = all.uncaptured.iter().map(|row| (row.pod.as_str(), row.why.as_str())).collect();
@@ -199,8 +212,10 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
             ("refused", "no cgroup v2"),
             ("new", "the agent has not said anything of it"),
             ("alone", "no agent is on its node"),
+            ("left", "no agent is on its node any more: what it dials is refused"),
         ]
     );
+    assert_eq!(all.nodes[0].uncaptured, 2, "its row does not look as if all were well");
 }
 
 #[test]
@@ -228,11 +243,8 @@ fn what_is_missing_of_gateway_ca_certificates_and_rights_is_said() {
     let mut asked = well();
     asked.gateways[0].pod.ready = false;
     asked.gateways[0].pod.trouble = Some("no certificate yet".to_owned());
-    asked.authorities = vec![RolePod {
-        ready: false,
-        trouble: Some("ImagePullBackOff".to_owned()),
-        ..pod(Role::Ca, "ca", "a")
-    }];
+    asked.authorities[0].pod.ready = false;
+    asked.authorities[0].said = Err("ImagePullBackOff".to_owned());
     asked.scene.root_ends = Ok(Some(end(24)));
     asked.scene.nodes = Err("nodes is forbidden".to_owned());
     if let Ok(status) = &mut asked.agents[1].said {
@@ -244,7 +256,8 @@ fn what_is_missing_of_gateway_ca_certificates_and_rights_is_said() {
     for part in [
         "NO GATEWAY is ready",
         "gateway istio-egressgateway-1: is not ready: no certificate yet",
-        "NO CA is ready: ImagePullBackOff",
+        "NO CA is ready",
+        "ca egret-ca-1: does not answer: ImagePullBackOff",
         "its root certificate ends soon",
         "of different versions: 0.0.9, 0.1.0",
         "sa/late: no certificate (agent egret-agent-2): the CA is down",
@@ -253,4 +266,40 @@ fn what_is_missing_of_gateway_ca_certificates_and_rights_is_said() {
     }
     assert_eq!(all.unseen, ["nodes without an agent are not seen: nodes is forbidden"]);
     assert_eq!(all.nodes.len(), 2, "agents show their nodes");
+}
+
+#[test]
+fn tunnels_are_counted_by_the_agents_once_per_node() {
+    let mut asked = well();
+    let address = "10.244.1.9".parse().unwrap();
+    asked.gateways[0].pod.address = Some(address);
+    for (answer, connections) in asked.agents.iter_mut().zip([2, 3]) {
+        if let Ok(status) = &mut answer.said {
+            status.gateways = vec![GatewayState {
+                address: (address, 15008).into(),
+                condition: Condition::Ready,
+                problem: None,
+                connections,
+            }];
+        }
+    }
+    let again = asked.agents[0].clone();
+    asked.agents.push(again);
+    assert_eq!(of(&asked).gateways[0].tunnels, Some(5));
+}
+
+#[test]
+fn what_all_agents_say_is_said_once() {
+    let mut asked = well();
+    asked.agents.extend((3..8).map(|n| agent(&format!("egret-agent-{n}"), &format!("node-{n}"), Vec::new())));
+    for answer in &mut asked.agents {
+        if let Ok(status) = &mut answer.said {
+            status.role.cluster_problems.push("pods: forbidden".to_owned());
+        }
+    }
+    let said = said(&of(&asked));
+    assert_eq!(
+        said,
+        ["agent egret-agent-1, agent egret-agent-2, agent egret-agent-3 and 4 more: pods: forbidden"]
+    );
 }

@@ -27,7 +27,7 @@ fn a_cluster_that_is_well_fits_a_screen() {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(words("node-1"), "node-1 egret-agent-1 ready 0.1.0 1 ok 0");
-    assert_eq!(words("istio-egressgateway-1"), "istio-egressgateway-1 node-1 ready 0.1.0 3 5");
+    assert_eq!(words("istio-egressgateway-1"), "istio-egressgateway-1 node-1 ready 0.1.0 3 5 ?");
     assert!(words("default").ends_with("hold 0"), "{text}");
     assert!(!text.contains("PROBLEMS ("), "{text}");
 }

@@ -1,0 +1,155 @@
+//! The command line on a cluster with Egret in it: who is asked, what is said when somebody is missing, and the kubectl plugin.
+
+use std::{
+    env,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use egret_tests::{
+    cluster::{Cluster, plan::NODES},
+    egret, privileges, wait,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_mins(2);
+
+const NAMESPACE: &str = "istio-system";
+
+/// Where `cargo xtask image` writes it.
+const IMAGE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/image/egret-", env!("CARGO_PKG_VERSION"), ".tar");
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/egret");
+
+#[test]
+fn a_cluster_is_asked_from_outside_of_it() -> Result<()> {
+    if !Path::new(IMAGE).is_file() {
+        privileges::skip("the command line on a cluster", "`cargo xtask image` has not written the image");
+        return Ok(());
+    }
+    let Some(cluster) = super::cluster("cli")? else { return Ok(()) };
+    cluster.import_image(Path::new(IMAGE))?;
+    let install = ["install", "egret", CHART, "--namespace", NAMESPACE, "--create-namespace"];
+    cluster.kube().helm(&[&install[..], &["--set", "image.pullPolicy=Never"]].concat())?;
+    for workload in ["deployment/egret-ca", "deployment/istio-egressgateway", "daemonset/egret-agent"] {
+        cluster.kube().wait_for_rollout(NAMESPACE, workload, PATIENCE)?;
+    }
+
+    all_roles_are_shown(&cluster)?;
+    a_node_without_an_agent_is_said(&cluster)?;
+    who_may_not_exec_is_told_what_it_takes(&cluster)?;
+    kubectl_finds_the_plugin(&cluster)?;
+    cluster.remove()
+}
+
+fn all_roles_are_shown(cluster: &Cluster) -> Result<()> {
+    let status = json(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
+    for (row, node) in array(&status, "nodes").iter().zip(NODES) {
+        ensure!(row["node"] == node && row["answered"] == true && row["ready"] == true, "{row:#}");
+    }
+    ensure!(
+        array(&status, "nodes").len() == NODES.len() && array(&status, "gateways").len() == 2,
+        "{status:#}"
+    );
+    ensure!(array(&status, "silent").is_empty(), "{status:#}");
+    let flows = json(&egret(cluster, &["flows", "--cluster", "-o", "json"])?)?;
+    ensure!(flows.is_array(), "{flows:#}");
+    let findings = json(&egret(cluster, &["doctor", "--cluster", "-o", "json"])?)?;
+    ensure!(findings["examined"] == NODES.len(), "{findings:#}");
+    let agents = array(&findings, "checks").iter().find(|check| check["name"] == "agents");
+    ensure!(agents.is_some_and(|check| check["status"] == "ok"), "{findings:#}");
+    Ok(())
+}
+
+/// Its agent is kept away by a label that the DaemonSet asks for.
+fn a_node_without_an_agent_is_said(cluster: &Cluster) -> Result<()> {
+    let [kept, lost] = NODES;
+    cluster.kubectl(&["label", "node", kept, "egret-test=yes"])?;
+    let select = r#"{"spec":{"template":{"spec":{"nodeSelector":{"egret-test":"yes"}}}}}"#;
+    cluster.kubectl(&["-n", NAMESPACE, "patch", "daemonset", "egret-agent", "-p", select])?;
+    wait::until("the node without an agent to be said", PATIENCE, || {
+        let status = json(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
+        let of = |node: &str| array(&status, "nodes").iter().find(|row| row["node"] == node).cloned();
+        let (kept, gone) = (of(kept).unwrap_or_default(), of(lost).unwrap_or_default());
+        Ok((gone["agent"].is_null() && kept["answered"] == true).then_some(()))
+    })?;
+    let shown = egret(cluster, &["status", "--cluster"])?;
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    ensure!(text.contains("NO AGENT") && text.contains(&format!("node {lost}")), "{text}");
+    ensure!(text.lines().all(|line| line.trim_end().chars().count() <= 100), "{text}");
+    ensure!(shown.status.success(), "the others answered");
+    let all = r#"{"spec":{"template":{"spec":{"nodeSelector":null}}}}"#;
+    cluster.kubectl(&["-n", NAMESPACE, "patch", "daemonset", "egret-agent", "-p", all])?;
+    cluster.kube().wait_for_rollout(NAMESPACE, "daemonset/egret-agent", PATIENCE)
+}
+
+/// A user that may read everything and run nothing.
+fn who_may_not_exec_is_told_what_it_takes(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["create", "serviceaccount", "reader"])?;
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "reader",
+        "--clusterrole=view",
+        "--serviceaccount=default:reader",
+    ])?;
+    let token = cluster.kubectl(&["create", "token", "reader"])?;
+    let directory = TempDir::new()?;
+    let kubeconfig = directory.path().join("kubeconfig");
+    std::fs::copy(cluster.kube().kubeconfig(), &kubeconfig)?;
+    let configure = |arguments: &[&str]| -> Result<()> {
+        let mut command = cluster.kube().command("kubectl");
+        let configured = command.env("KUBECONFIG", &kubeconfig).arg("config").args(arguments).output()?;
+        ensure!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
+        Ok(())
+    };
+    configure(&["set-credentials", "reader", "--token", token.trim()])?;
+    configure(&["set-context", "--current", "--user", "reader"])?;
+    let output = Command::new(egret::binary()?)
+        .args(["flows", "--kubeconfig"])
+        .arg(&kubeconfig)
+        .output()
+        .context("egret flows")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("create of pods/exec"), "{said}");
+    Ok(())
+}
+
+fn kubectl_finds_the_plugin(cluster: &Cluster) -> Result<()> {
+    let directory = TempDir::new()?;
+    symlink(egret::binary()?, directory.path().join("kubectl-egret"))?;
+    let path = env::join_paths(
+        std::iter::once(directory.path().to_owned())
+            .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
+    )?;
+    let run = |arguments: &[&str]| {
+        cluster.kube().command("kubectl").env("PATH", &path).arg("egret").args(arguments).output()
+    };
+    let status = json(&run(&["status", "-o", "json"])?)?;
+    ensure!(array(&status, "nodes").len() == NODES.len(), "{status:#}");
+    let refused = run(&["exec", "default/sleep", "--", "true"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("for the machine it runs on"), "{said}");
+    Ok(())
+}
+
+/// The program, as an operator runs it on a laptop.
+fn egret(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(egret::binary()?);
+    command.env("KUBECONFIG", cluster.kube().kubeconfig()).args(arguments);
+    command.output().with_context(|| format!("egret {}", arguments.join(" ")))
+}
+
+fn json(output: &Output) -> Result<Value> {
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
