@@ -128,7 +128,10 @@ impl Hop {
             SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, 0).into(),
         };
-        probe.bind_device_by_index_v4(Some(LOOPBACK_DEVICE))?;
+        // Once: only CAP_NET_RAW may bind a socket to a device again.
+        if probe.device_index_v4()? != Some(LOOPBACK_DEVICE) {
+            probe.bind_device_by_index_v4(Some(LOOPBACK_DEVICE))?;
+        }
         match probe.bind(&here.into()) {
             // Bound already: it could not connect the last time.
             Err(e) if e.raw_os_error() != Some(libc::EINVAL) => return Err(e),
