@@ -15,6 +15,7 @@ mod certificates;
 mod cgroups;
 mod control_plane;
 pub mod image;
+pub mod installed;
 mod kube;
 mod machine;
 mod network;

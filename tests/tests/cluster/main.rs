@@ -3,6 +3,7 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod calls;
 mod cli;
 mod configuration;
 mod itself;
@@ -11,9 +12,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use egret_tests::{
-    cluster::{Cluster, Options, tools},
+    cluster::{self, Cluster, Options, installed::Installed, tools},
+    egret::workspace,
     privileges,
 };
+
+/// The cluster with Egret that most tests share: started by the first of them, used again by later runs, and removed by `cargo xtask
+/// cluster test`. None where the machine does not allow it, and that is allowed.
+fn installed() -> Result<Option<Installed>> {
+    const NAME: &str = "test";
+    let chart = workspace().join("deploy/egret");
+    if cluster::exists(NAME)? {
+        return Ok(Some(Installed::attach(Cluster::attach(NAME, &tools::Tools::built()?)?, &chart)?));
+    }
+    let image = workspace().join(format!("target/image/egret-{}.tar", env!("CARGO_PKG_VERSION")));
+    if !image.is_file() {
+        privileges::skip("Egret in a cluster", "`cargo xtask image` has not written the image");
+        return Ok(None);
+    }
+    let Some(mut cluster) = cluster(NAME)? else { return Ok(None) };
+    cluster.keep();
+    Installed::install(cluster, &chart, &image, &[]).map(Some)
+}
 
 /// A cluster of these tests; none where the machine does not allow it, and that is allowed.
 fn cluster(name: &str) -> Result<Option<Cluster>> {
