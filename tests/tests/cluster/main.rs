@@ -8,7 +8,10 @@ mod cli;
 mod configuration;
 mod itself;
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use egret_tests::{
@@ -18,19 +21,19 @@ use egret_tests::{
 };
 
 /// The cluster with Egret that most tests share: started by the first of them, used again by later runs, and removed by `cargo xtask
-/// cluster test`. None where the machine does not allow it, and that is allowed.
+/// cluster test`. `EGRET_CLUSTER` names another than `test`. None where the machine does not allow it, and that is allowed.
 fn installed() -> Result<Option<Installed>> {
-    const NAME: &str = "test";
+    let name = env::var("EGRET_CLUSTER").unwrap_or_else(|_| "test".to_owned());
     let chart = workspace().join("deploy/egret");
-    if cluster::exists(NAME)? {
-        return Ok(Some(Installed::attach(Cluster::attach(NAME, &tools::Tools::built()?)?, &chart)?));
+    if cluster::exists(&name)? {
+        return Ok(Some(Installed::attach(Cluster::attach(&name, &tools::Tools::built()?)?, &chart)?));
     }
     let image = workspace().join(format!("target/image/egret-{}.tar", env!("CARGO_PKG_VERSION")));
     if !image.is_file() {
         privileges::skip("Egret in a cluster", "`cargo xtask image` has not written the image");
         return Ok(None);
     }
-    let Some(mut cluster) = cluster(NAME)? else { return Ok(None) };
+    let Some(mut cluster) = cluster(&name)? else { return Ok(None) };
     cluster.keep();
     Installed::install(cluster, &chart, &image, &[]).map(Some)
 }
