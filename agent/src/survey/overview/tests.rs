@@ -196,6 +196,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
         name: name.to_owned(),
         node: node.to_owned(),
         captured,
+        odd: None,
     };
     asked.scene.wanted = Ok(vec![
         wanted("fine", "node-1", Some((true, "captured".to_owned()))),
