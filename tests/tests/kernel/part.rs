@@ -92,7 +92,9 @@ fn within(cgroups: &Path) {
 
 #[test]
 fn whoever_has_to_ask_others_first_passes_a_guard_of_an_earlier_agent() {
-    let Some(lab) = Lab::new("whoever_has_to_ask_others_first_passes_a_guard_of_an_earlier_agent") else { return };
+    let Some(lab) = Lab::new("whoever_has_to_ask_others_first_passes_a_guard_of_an_earlier_agent") else {
+        return;
+    };
     let outside = Outside::new();
     let (server, address) = server(&outside, OUTSIDE[0]);
     let pod = lab.cgroup.child("pod").unwrap();
