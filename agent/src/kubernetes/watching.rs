@@ -262,8 +262,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What to do where a kind is missing.
-pub(super) const NO_SUCH_KIND: &str = "the API server does not know this kind, so there is none: install the \
-    CustomResourceDefinitions (the Helm chart does, with crds.install)";
+pub(super) const NO_SUCH_KIND: &str = "the API server does not know this kind: install the CustomResourceDefinitions \
+    (the Helm chart does, with crds.install)";
 
 #[cfg(test)]
 mod tests {

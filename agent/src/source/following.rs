@@ -99,7 +99,7 @@ mod tests {
     use tokio::sync::{mpsc, watch};
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
-    use super::{Loaded, Source, follow};
+    use super::{Loaded, Report, Source, follow};
     use crate::mesh::Snapshot;
 
     /// Counts: the version is the number of changes, the objects are the number of bursts.
@@ -112,10 +112,10 @@ mod tests {
         fn take(&mut self, burst: Vec<()>) -> Option<Loaded> {
             self.0 += u64::try_from(burst.len()).unwrap();
             self.1 += 1;
-            let mut loaded = Loaded::default();
-            loaded.snapshot = Arc::new(Snapshot { version: self.0, ..Snapshot::default() });
-            Arc::make_mut(&mut loaded.report).objects = self.1;
-            Some(loaded)
+            Some(Loaded {
+                snapshot: Arc::new(Snapshot { version: self.0, ..Snapshot::default() }),
+                report: Arc::new(Report { objects: self.1, ..Report::default() }),
+            })
         }
     }
 

@@ -152,7 +152,6 @@ impl Pod {
     async fn read(&self) -> anyhow::Result<Start> {
         // Nobody starts before it is known whether everything is to be taken away.
         self.removal.known().await;
-        let mut gateways = role::gateways(&self.settings, Some(&self.cluster));
         let configuration =
             role::configuration(&self.settings, Some(&self.cluster), Scope::Agent, &self.stop).await?;
         if let Some(mut found) = self.admin.ranges.clone() {

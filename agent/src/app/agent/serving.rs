@@ -33,7 +33,8 @@ pub(super) enum Ended {
     Removal,
 }
 
-/// Acts until told to end, taken over, or `removal` comes. Guards what bindings want, and what is wanted for pods. Connections that were accepted go on after this.
+/// Acts until told to end, taken over, or `removal` comes. Guards what bindings want, and what is wanted for pods. Connections that
+/// were accepted go on after this.
 pub(super) async fn serve(
     start: &mut Start,
     started: Started,

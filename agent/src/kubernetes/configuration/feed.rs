@@ -114,8 +114,12 @@ impl Feed {
                 let listed: BTreeSet<_> = objects.iter().map(|object| object.place.clone()).collect();
                 let gone: Vec<_> =
                     held.objects.keys().filter(|place| !listed.contains(*place)).cloned().collect();
-                gone.iter().for_each(|place| self.delete(subject, place));
-                objects.iter().for_each(|object| self.apply(subject, object));
+                for place in &gone {
+                    self.delete(subject, place);
+                }
+                for object in &objects {
+                    self.apply(subject, object);
+                }
                 if first && subject == Subject::Settings && !listed.contains(&self.settings) {
                     object::apply_without_settings(&mut self.index, &self.settings);
                 }
@@ -177,7 +181,9 @@ impl Source for Feed {
     type Change = Change;
 
     fn take(&mut self, burst: Vec<Change>) -> Option<Loaded> {
-        burst.into_iter().for_each(|change| self.change(change));
+        for change in burst {
+            self.change(change);
+        }
         if !self.pending || !self.is_read() {
             return None;
         }

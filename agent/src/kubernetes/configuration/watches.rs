@@ -52,6 +52,7 @@ async fn watch_kind(cluster: Cluster, subject: Subject, changes: mpsc::Unbounded
     let Cluster { client, own, standing } = cluster;
     let title = subject.title(&own.namespace);
     standing.expect(&title);
+    let mut read = false;
     loop {
         match subject.discover(&client, &own.namespace).await {
             Ok(Some(resource)) => {
@@ -67,7 +68,10 @@ async fn watch_kind(cluster: Cluster, subject: Subject, changes: mpsc::Unbounded
                     |event| match event {
                         Event::Init => listed.clear(),
                         Event::InitApply(object) => listed.extend(object::read(subject, &resource, object)),
-                        Event::InitDone => send(Change::Listed(subject, std::mem::take(&mut listed))),
+                        Event::InitDone => {
+                            read = true;
+                            send(Change::Listed(subject, std::mem::take(&mut listed)));
+                        }
                         Event::Apply(object) => {
                             let place = object::place(&resource, &object);
                             send(match object::read(subject, &resource, object) {
@@ -84,7 +88,13 @@ async fn watch_kind(cluster: Cluster, subject: Subject, changes: mpsc::Unbounded
                 .await;
             }
             Ok(None) => {
-                if standing.is_absent(&title, NO_SUCH_KIND) {
+                // What was there is gone when its deletion was seen, and not before.
+                let news = if read {
+                    standing.fails(&title, NO_SUCH_KIND.to_owned())
+                } else {
+                    standing.is_absent(&title, NO_SUCH_KIND)
+                };
+                if news {
                     tracing::warn!("{title}: {NO_SUCH_KIND}");
                 }
                 let _ = changes.send(Change::Unknown(subject));

@@ -18,7 +18,7 @@ use crate::{
 
 const PLACE: &str = "ConfigMap istio-system/egret-mesh";
 
-fn map(data: Value) -> Object {
+fn map(data: &Value) -> Object {
     let value =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "egret-mesh"}, "data": data});
     Object { place: PLACE.to_owned(), value }
@@ -26,7 +26,7 @@ fn map(data: Value) -> Object {
 
 fn mesh(spec: &str) -> Object {
     let head = "apiVersion: egret.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\n";
-    map(json!({"mesh.yaml": format!("{head}spec: {spec}\n")}))
+    map(&json!({"mesh.yaml": format!("{head}spec: {spec}\n")}))
 }
 
 fn entry(name: &str, resolution: &str) -> Object {
@@ -146,9 +146,9 @@ fn without_settings_a_role_waits_and_says_for_what() {
     assert!(!standing.is_complete());
     assert!(standing.problems()[0].contains("is not there"), "{:?}", standing.problems());
     for (bad, said) in [
-        (map(json!({"mesh.yml": ""})), "has no key mesh.yaml"),
-        (map(json!({"mesh.yaml": "# later\n"})), "holds no MeshConfig"),
-        (map(json!({"mesh.yaml": "spec: [\n"})), "is not valid YAML"),
+        (map(&json!({"mesh.yml": ""})), "has no key mesh.yaml"),
+        (map(&json!({"mesh.yaml": "# later\n"})), "holds no MeshConfig"),
+        (map(&json!({"mesh.yaml": "spec: [\n"})), "is not valid YAML"),
         (mesh("{trustDomain: 1}"), "spec.trustDomain"),
     ] {
         assert!(feed.take(vec![Change::Applied(Subject::Settings, bad)]).is_none());
@@ -167,7 +167,7 @@ fn settings_that_go_stay_in_force() {
     feed.take(vec![Change::Applied(Subject::Settings, strict)]).unwrap();
     for bad in [
         Change::Deleted(Subject::Settings, PLACE.to_owned()),
-        Change::Applied(Subject::Settings, map(json!({"mesh.yaml": ""}))),
+        Change::Applied(Subject::Settings, map(&json!({"mesh.yaml": ""}))),
         Change::Applied(Subject::Settings, mesh("{trustDomain: 1}")),
         Change::Listed(Subject::Settings, Vec::new()),
     ] {
@@ -187,7 +187,7 @@ fn only_the_settings_are_read_from_their_place() {
         "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: istio-system}\nstringData: {ca.crt: x}"
     );
     let loaded =
-        feed.take(vec![Change::Applied(Subject::Settings, map(json!({"mesh.yaml": text})))]).unwrap();
+        feed.take(vec![Change::Applied(Subject::Settings, map(&json!({"mesh.yaml": text})))]).unwrap();
     assert_eq!(codes_of(&loaded), [codes::INERT]);
     assert!(loaded.snapshot.credentials.is_empty());
 }
