@@ -17,7 +17,7 @@ use super::{
     Cluster,
     names::{CAPTURED, EGRESS},
     own::Own,
-    watching::{Mirror, mirror},
+    watching::{Key, mirror},
 };
 use crate::node::pods::{Condition, Pod, Pods, Wish};
 
@@ -64,7 +64,10 @@ pub fn watch(cluster: &Cluster) -> watch::Receiver<Option<Arc<Pods>>> {
         );
         let merging = async {
             loop {
-                let now = merged(&pods_seen.borrow_and_update(), &namespaces_seen.borrow_and_update());
+                let now = merged(
+                    pods_seen.borrow_and_update().as_deref(),
+                    namespaces_seen.borrow_and_update().as_deref(),
+                );
                 sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
                 let changed = tokio::select! {
                     changed = pods_seen.changed() => changed,
@@ -86,8 +89,11 @@ pub fn watch(cluster: &Cluster) -> watch::Receiver<Option<Arc<Pods>>> {
 }
 
 /// Both together, by the uid in the name of the pod's cgroup.
-fn merged(pods: &Mirror<Read>, namespaces: &Mirror<String>) -> Option<Arc<Pods>> {
-    let (pods, namespaces) = (pods.as_ref()?, namespaces.as_ref()?);
+fn merged(
+    pods: Option<&BTreeMap<Key, Read>>,
+    namespaces: Option<&BTreeMap<Key, String>>,
+) -> Option<Arc<Pods>> {
+    let (pods, namespaces) = (pods?, namespaces?);
     let mut all = Pods::new();
     for Read { label, own, pod } in pods.values() {
         let of_namespace = namespaces.get(&(String::new(), pod.namespace.clone())).map(String::as_str);
@@ -185,14 +191,15 @@ mod tests {
         });
         let namespaces =
             namespaces.iter().map(|(name, label)| ((String::new(), (*name).to_owned()), (*label).to_owned()));
-        merged(&Some(Arc::new(pods.collect())), &Some(Arc::new(namespaces.collect()))).unwrap()
+        merged(Some(&pods.collect()), Some(&namespaces.collect())).unwrap()
     }
 
     #[test]
     fn nothing_is_said_before_both_are_read() {
-        assert!(merged(&None, &Some(Arc::default())).is_none());
-        assert!(merged(&Some(Arc::default()), &None).is_none());
-        assert!(merged(&Some(Arc::default()), &Some(Arc::default())).unwrap().is_empty());
+        let (pods, namespaces) = (BTreeMap::new(), BTreeMap::new());
+        assert!(merged(None, Some(&namespaces)).is_none());
+        assert!(merged(Some(&pods), None).is_none());
+        assert!(merged(Some(&pods), Some(&namespaces)).unwrap().is_empty());
     }
 
     #[test]
@@ -204,7 +211,7 @@ mod tests {
             pod("other", "u-4", &serde_json::json!({})),
         ];
         let all = all(&pods, &[("web", "enabled")]);
-        let wishes: Vec<_> = all.values().map(|pod| pod.wish.clone()).collect();
+        let wishes: Vec<_> = all.values().map(|pod| pod.wish).collect();
         assert_eq!(wishes, [Wish::Enrolled, Wish::OptedOut, Wish::Enrolled, Wish::Nobody]);
         assert_eq!(all["u-1"].service_account, "sleep");
     }
@@ -219,7 +226,7 @@ mod tests {
             pod("elsewhere", &own().uid, &serde_json::json!({})),
         ];
         let all = all(&pods, &[("istio-system", "enabled"), ("elsewhere", "enabled")]);
-        let wishes: Vec<_> = ["u-1", "u-2", "u-3", &own().uid].map(|uid| all[uid].wish.clone()).into();
+        let wishes: Vec<_> = ["u-1", "u-2", "u-3", &own().uid].map(|uid| all[uid].wish).into();
         assert_eq!(wishes, [Wish::Own, Wish::Enrolled, Wish::Enrolled, Wish::Own]);
     }
 
