@@ -56,6 +56,8 @@ async fn of_machine(query: &Query) -> anyhow::Result<()> {
     );
     let (agent, gateway) = match (agent, gateway) {
         (Err(e), Err(_)) => return Err(e.into()),
+        // In an agent's pod of a cluster there is no gateway.
+        (Ok(agent), Err(_)) if agent.role.pod.is_some() => (Some(agent), None),
         (agent, gateway) => (answered("agent", agent), answered("gateway", gateway)),
     };
     let status = Status {
@@ -130,8 +132,14 @@ fn human(status: &Status) -> String {
             "         onAgentDown: BYPASS: without it, connections of workloads go out directly".to_owned(),
         );
     }
+    let is_pod = status.agent.as_ref().is_some_and(|agent| agent.role.pod.is_some());
     lines.push(status.gateway.as_ref().map_or_else(
-        || "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
+        || match is_pod {
+            true => {
+                "gateway  in pods of its own: egret status --cluster shows them, and the whole".to_owned()
+            }
+            false => "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
+        },
         |gateway| {
             format!(
                 "gateway  serving (pid {}, version {}), trust domain {}, unregistered hosts: {}; {}",
