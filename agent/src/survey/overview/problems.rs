@@ -250,12 +250,13 @@ fn root(asked: &Asked) -> Option<Problem> {
     (left < ROOT_NOTICE).then(|| warning(object, format!("its root certificate ends soon: {end}"), remedy))
 }
 
-/// Labels that mean nothing, also where the pod is captured because of its namespace's.
+/// Labels that mean nothing, where the pod is captured all the same: those of others are the reason why they are not.
 fn labels(asked: &Asked) -> impl Iterator<Item = Problem> + '_ {
     let pods = asked.scene.wanted.iter().flatten();
     pods.filter_map(|pod| {
         let odd = pod.odd.as_ref()?;
-        Some(warning(format!("pod {}/{}", pod.namespace, pod.name), odd.clone(), ""))
+        let is_listed = pod.captured.as_ref().is_some_and(|(holds, _)| !holds);
+        (!is_listed).then(|| warning(format!("pod {}/{}", pod.namespace, pod.name), odd.clone(), ""))
     })
 }
 
