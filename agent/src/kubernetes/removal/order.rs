@@ -18,7 +18,7 @@ use kube::{
 use tokio::time::{Instant, sleep};
 
 use super::{DAEMON_SET, names};
-use crate::kubernetes::watching::describe_cause;
+use crate::kubernetes::{Outside, watching::describe_cause};
 
 /// How often the agents are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,6 +43,11 @@ impl Place {
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).context("the Kubernetes API cannot be used")?;
         Ok(Some(Self { client, namespace }))
+    }
+
+    /// The same from outside of it.
+    pub fn outside(outside: &Outside) -> Self {
+        Self { client: outside.client.clone(), namespace: outside.namespace.clone() }
     }
 
     /// Orders the removal, and waits for every agent. Says with `say` who is done.
