@@ -21,6 +21,7 @@ mod machine;
 mod network;
 mod node;
 pub mod plan;
+pub mod release;
 pub mod tools;
 
 use std::{

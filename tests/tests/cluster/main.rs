@@ -7,6 +7,7 @@ mod calls;
 mod cli;
 mod configuration;
 mod itself;
+mod scenario;
 
 use std::{
     env,
