@@ -350,7 +350,10 @@ fn container(tag: &str, url: &str, more: &Value) -> Value {
 /// time would keep the machine busy.
 fn again_and_again(tag: &str, url: &str) -> Vec<String> {
     let numbered = format!("{url}?[1-1000000]");
-    command(tag, &["--max-time", "2", "--rate", RATE, "-H", "connection: close", &numbered])
+    command(
+        tag,
+        &["-o", "/dev/null", "--max-time", "2", "--rate", RATE, "-H", "connection: close", &numbered],
+    )
 }
 
 /// The command of a container that asks at once, until it is answered.
@@ -360,7 +363,7 @@ fn once(tag: &str, url: &str) -> Vec<String> {
 
 fn command(tag: &str, arguments: &[&str]) -> Vec<String> {
     let host = format!("host: {tag}.test");
-    let all = [&["curl", "-qs", "-o", "/dev/null", "-H", &host], arguments].concat();
+    let all = [&["curl", "-qs", "-H", &host], arguments].concat();
     all.into_iter().map(str::to_owned).collect()
 }
 

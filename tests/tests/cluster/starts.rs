@@ -134,13 +134,14 @@ fn restart_agents(egret: &Installed, stop: &AtomicBool, restarts: &AtomicUsize) 
     Ok(())
 }
 
-/// A pod that asks with its first instruction, in its init container and in its own, and goes on until it is answered.
+/// A pod that asks with its first instruction, in its init container and in its own, and goes on until it is answered. (A file that
+/// it cannot truncate, such as `/dev/null`, would be the end of curl's retries.)
 fn pod(number: usize, namespace: &str, url: &str) -> Value {
     let name = format!("start-{number}");
     let asks = |which: &str| {
         let host = format!("host: {name}-{which}.test");
         json!({ "name": which, "image": "sleep:test", "imagePullPolicy": "Never", "command": [
-            "curl", "-qs", "-o", "/dev/null", "--max-time", "10",
+            "curl", "-qs", "--max-time", "10",
             "--retry", "120", "--retry-all-errors", "--retry-delay", "1", "-H", host, url
         ] })
     };
