@@ -3,11 +3,15 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod bypass;
 mod calls;
 mod cli;
 mod configuration;
+mod enrolment;
 mod itself;
+mod outside;
 mod scenario;
+mod starts;
 
 use std::{
     env,
