@@ -17,6 +17,7 @@ mod control_plane;
 pub mod image;
 pub mod installed;
 mod kube;
+pub mod load;
 mod machine;
 mod network;
 mod node;
