@@ -20,6 +20,7 @@ mod kube;
 mod machine;
 mod network;
 mod node;
+pub mod parts;
 pub mod plan;
 pub mod tools;
 

@@ -4,9 +4,11 @@
 //! `cargo test`, because they take programs that cargo does not build.
 
 mod calls;
+mod chart;
 mod cli;
 mod configuration;
 mod itself;
+mod rights;
 
 use std::{
     env,
