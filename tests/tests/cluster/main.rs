@@ -5,12 +5,14 @@
 
 mod bypass;
 mod calls;
+mod chart;
 mod cli;
 mod configuration;
 mod enrolment;
 mod itself;
 mod losses;
 mod outside;
+mod rights;
 mod rolling;
 mod scenario;
 mod starts;
