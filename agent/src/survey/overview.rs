@@ -7,7 +7,7 @@ mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -153,7 +153,7 @@ pub fn overview(namespace: &str, asked: &Asked) -> Overview {
         row.uncaptured = uncaptured.iter().filter(|pod| pod.node == row.node).count();
     }
     let mut problems = problems::all(asked, &rows);
-    problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+    problems.sort_by_key(|problem| Reverse(problem.severity));
     Overview {
         namespace: namespace.to_owned(),
         configuration: configuration(&asked.gateways),

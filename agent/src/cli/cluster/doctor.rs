@@ -53,7 +53,7 @@ fn human(found: &Findings) -> String {
             0 => " (cluster)".to_owned(),
             // What holds everywhere needs no names.
             all if all == found.examined => String::new(),
-            ..=NAMED => format!(" (on {})", finding.nodes.join(", ")),
+            1..=NAMED => format!(" (on {})", finding.nodes.join(", ")),
             more => format!(" (on {}, and {} more nodes)", finding.nodes[..NAMED].join(", "), more - NAMED),
         };
         let label = format!("{:<8} ", check.status.name());

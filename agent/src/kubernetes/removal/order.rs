@@ -1,7 +1,10 @@
 //! `egret uninstall`: orders the removal, and waits until every agent has said that it is done. Runs in the cluster (Helm's hook
 //! before it deletes anything), or outside.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::{
@@ -56,11 +59,11 @@ impl Place {
             return Ok(());
         }
         self.order(&owners).await?;
-        let mut done = BTreeMap::new();
+        let mut done = BTreeSet::new();
         loop {
             let now: BTreeMap<_, _> = self.agents().await?.iter().map(progress).collect();
             for ((node, pod), progress) in &now {
-                if *progress == Progress::Removed && done.insert((node.clone(), pod.clone()), ()).is_none() {
+                if *progress == Progress::Removed && done.insert((node.clone(), pod.clone())) {
                     say(format!("node {node}: removed ({pod})"));
                 }
             }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Asked, Node, Overview, Scene, WantedPod, overview};
 use crate::{
-    admin::{AgentStatus, CaStatus, GatewayStatus, RoleStatus, WorkloadStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus, RoleStatus, Stage, WorkloadStatus},
     hbone::client::GatewayState,
     kubernetes::endpoints::Condition,
     mesh::SpiffeId,
@@ -69,7 +69,7 @@ fn agent(name: &str, node: &str, workloads: Vec<WorkloadStatus>) -> Answer<Agent
         workloads,
         binding_problems: Vec::new(),
         guards: BTreeMap::new(),
-        stage: Default::default(),
+        stage: Stage::default(),
         ranges: None,
         counters: BTreeMap::new(),
     };
