@@ -134,11 +134,13 @@ fn human(status: &Status) -> String {
     }
     let is_pod = status.agent.as_ref().is_some_and(|agent| agent.role.pod.is_some());
     lines.push(status.gateway.as_ref().map_or_else(
-        || match is_pod {
-            true => {
-                "gateway  in pods of its own: egret status --cluster shows them, and the whole".to_owned()
-            }
-            false => "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
+        || {
+            let whereabouts = if is_pod {
+                "in pods of its own: egret status --cluster shows them, and the whole"
+            } else {
+                "DOWN: connections of workloads are refused with 503"
+            };
+            format!("gateway  {whereabouts}")
         },
         |gateway| {
             format!(
