@@ -103,7 +103,7 @@ pub(super) fn install(terminal: &mut Terminal, release: &Release, values: &[&str
     terminal.done(
         "Egret is ready",
         &format!(
-            "{agents} agents, {gateways} gateways and a CA, after {:.1} s",
+            "agents: {agents}, gateways: {gateways}, and a CA, after {:.1} s",
             started.elapsed().as_secs_f32()
         ),
     )
