@@ -22,6 +22,7 @@ mod network;
 mod node;
 pub mod parts;
 pub mod plan;
+mod residue;
 pub mod tools;
 
 use std::{

@@ -8,6 +8,7 @@ mod chart;
 mod cli;
 mod configuration;
 mod itself;
+mod removal;
 mod rights;
 
 use std::{
