@@ -3,6 +3,7 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod bad_input;
 mod calls;
 mod chart;
 mod cli;

@@ -77,7 +77,8 @@ fn one_agent_cannot_answer(egret: &Installed, url: &str) -> Result<()> {
         egret.cluster().node(node)?.run("pkill", &["--signal", signal, "--full", "^/egret agent "])
     };
     signal("STOP")?;
-    let uninstall = || egret.kube().helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--timeout", "90s"]);
+    let uninstall =
+        || egret.kube().helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--timeout", "90s"]);
     let failed = uninstall();
     let log = egret.kube().kubectl(&["logs", "-n", NAMESPACE, "job/egret-uninstall"]);
     signal("CONT")?;

@@ -22,6 +22,8 @@ pub(super) enum Breaks {
     Gateway,
     /// A newly enrolled pod is not said to be captured.
     Enrolment,
+    /// A new pod of a namespace without a label is not left alone: the agent cannot make sure.
+    Doubt,
     /// An object that somebody deleted is not made again.
     Repair(&'static str, &'static str),
     /// Egret cannot be removed.
@@ -80,6 +82,7 @@ const fn one(
 pub(super) const RULES: &[Rule] = &[
     cluster(AGENT, "", "pods", READ, Breaks::Start),
     cluster(AGENT, "", "namespaces", READ, Breaks::Start),
+    cluster(AGENT, "", "namespaces", &["get"], Breaks::Doubt),
     cluster(AGENT, "", "nodes", READ, Breaks::Start),
     cluster(AGENT, "networking.k8s.io", "servicecidrs", READ, Breaks::Start),
     // With meshConfig.dns.capture.
