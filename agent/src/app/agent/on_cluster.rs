@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     beginning::{self, Start, Started},
-    serving::{Ended, serve},
+    serving::{Ended, Process, serve},
 };
 use crate::{
     admin::{self, AgentState, Readiness, Stage},
@@ -125,9 +125,8 @@ impl Pod {
         self.readiness().enter(Stage::Serving);
         let guards = self.follow_pods(&agent, &start, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
-        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop)
-            .await
-        {
+        let process = Process { tasks: &self.tasks, stop: &self.stop };
+        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), process).await {
             Ended::Told => {
                 let left = agent.workloads().len();
                 tracing::warn!(

@@ -43,6 +43,9 @@ pub(super) struct Rule {
     pub(super) breaks: Breaks,
 }
 
+/// The roles of Egret's parts; those for people are bound to nobody.
+const OURS: &str = "app.kubernetes.io/name=egret,app.kubernetes.io/component!=cli";
+
 const READ: &[&str] = &["list", "watch"];
 
 /// Of the whole cluster.
@@ -151,7 +154,7 @@ impl Rule {
 pub(super) fn given(kube: &Kube) -> Result<BTreeSet<Right>> {
     let mut all = BTreeSet::new();
     for kind in ["role", "clusterrole"] {
-        let list = kube.get(&[kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/name=egret"])?;
+        let list = kube.get(&[kind, "-n", NAMESPACE, "-l", OURS])?;
         for role in list["items"].as_array().into_iter().flatten() {
             let name = role["metadata"]["name"].as_str().context("a role without a name")?;
             all.extend(rights_of(&(kind, name.to_owned()), &role["rules"]));
