@@ -24,6 +24,7 @@ mod node;
 pub mod parts;
 pub mod plan;
 pub mod release;
+mod residue;
 pub mod tools;
 
 use std::{

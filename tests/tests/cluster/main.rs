@@ -3,6 +3,7 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod bad_input;
 mod bypass;
 mod calls;
 mod chart;
@@ -12,6 +13,7 @@ mod enrolment;
 mod itself;
 mod losses;
 mod outside;
+mod removal;
 mod rights;
 mod rolling;
 mod scenario;

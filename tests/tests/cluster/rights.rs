@@ -11,7 +11,7 @@ use egret_tests::{
     cluster::{
         installed::{Caller, Installed, NAMESPACE, condition},
         parts::{AGENT, CA, GATEWAY, Part},
-        plan::NODES,
+        plan::{API_SERVICE, NODES},
     },
     wait,
 };
@@ -109,6 +109,7 @@ fn without(egret: &Installed, rule: &Rule) -> Result<()> {
         Breaks::Start => start(egret, rule.who, &words, less),
         Breaks::Gateway => start(egret, GATEWAY, &words, less),
         Breaks::Enrolment => enrolment(egret, rule.who, &words, less),
+        Breaks::Doubt => doubt(egret, rule.who, &words, less),
         Breaks::Repair(kind, name) => repair(egret, rule.who, &words, (kind, name), less),
         Breaks::Removal => removal(egret, &words, rule.name, less),
     };
@@ -140,6 +141,22 @@ fn enrolment(egret: &Installed, part: Part, words: &[&str], less: Less<'_>) -> R
     ensure!(!captured, "the pod counts as captured: {found}");
     less.give_back()?;
     egret.wait_for_condition(ENROLLED, caller.name, "True")
+}
+
+/// A new pod that is not enrolled is held, which the agent says, then let go.
+fn doubt(egret: &Installed, part: Part, words: &[&str], less: Less<'_>) -> Result<()> {
+    const FREE: &str = "rights-free";
+    let caller = Caller { namespace: FREE, name: "free", node: Some(NODE), ..Caller::default() };
+    egret.namespace(FREE, false)?;
+    egret.start(&caller)?;
+    egret.wait_for_log(part, words)?;
+    let api = format!("https://{API_SERVICE}/");
+    let call = || egret.curl(FREE, caller.name, &["-k", "--max-time", "5", &api]);
+    let held = call()?;
+    ensure!(held.status.is_none(), "{}", held.summary());
+    less.give_back()?;
+    wait::until("the pod to be let go", PATIENCE, || Ok(call()?.status))?;
+    egret.remove_namespace(FREE)
 }
 
 /// What is deleted is missed, then made again.

@@ -55,7 +55,12 @@ impl Place {
         let deadline = Instant::now() + patience;
         let owners = owners(&self.agents().await?);
         if owners.is_empty() {
-            say(format!("no agent runs in namespace {}: there is nothing to remove", self.namespace));
+            say(format!(
+                "no agent runs in namespace {}, so there is nobody to remove anything. Where agents were deleted before, the pods \
+                 that they had enrolled stay captured and are refused: install Egret again and uninstall it, or run `egret agent \
+                 --cleanup` as root on each of their nodes",
+                self.namespace
+            ));
             return Ok(());
         }
         self.order(&owners).await?;

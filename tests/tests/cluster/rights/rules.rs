@@ -22,6 +22,8 @@ pub(super) enum Breaks {
     Gateway,
     /// A newly enrolled pod is not said to be captured.
     Enrolment,
+    /// A new pod of a namespace without a label is not left alone: the agent cannot make sure.
+    Doubt,
     /// An object that somebody deleted is not made again.
     Repair(&'static str, &'static str),
     /// Egret cannot be removed.
@@ -40,6 +42,9 @@ pub(super) struct Rule {
     pub(super) verbs: &'static [&'static str],
     pub(super) breaks: Breaks,
 }
+
+/// The roles of Egret's parts; those for people are bound to nobody.
+const OURS: &str = "app.kubernetes.io/name=egret,app.kubernetes.io/component!=cli";
 
 const READ: &[&str] = &["list", "watch"];
 
@@ -80,6 +85,7 @@ const fn one(
 pub(super) const RULES: &[Rule] = &[
     cluster(AGENT, "", "pods", READ, Breaks::Start),
     cluster(AGENT, "", "namespaces", READ, Breaks::Start),
+    cluster(AGENT, "", "namespaces", &["get"], Breaks::Doubt),
     cluster(AGENT, "", "nodes", READ, Breaks::Start),
     cluster(AGENT, "networking.k8s.io", "servicecidrs", READ, Breaks::Start),
     // With meshConfig.dns.capture.
@@ -148,7 +154,7 @@ impl Rule {
 pub(super) fn given(kube: &Kube) -> Result<BTreeSet<Right>> {
     let mut all = BTreeSet::new();
     for kind in ["role", "clusterrole"] {
-        let list = kube.get(&[kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/name=egret"])?;
+        let list = kube.get(&[kind, "-n", NAMESPACE, "-l", OURS])?;
         for role in list["items"].as_array().into_iter().flatten() {
             let name = role["metadata"]["name"].as_str().context("a role without a name")?;
             all.extend(rights_of(&(kind, name.to_owned()), &role["rules"]));
