@@ -7,6 +7,7 @@ mod calls;
 mod cli;
 mod configuration;
 mod itself;
+mod scale;
 
 use std::{
     env,
