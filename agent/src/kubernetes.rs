@@ -9,6 +9,7 @@ pub mod ca_root;
 pub mod callers;
 pub mod cluster;
 pub mod configuration;
+mod connection;
 pub mod endpoints;
 pub mod outside;
 pub mod own;

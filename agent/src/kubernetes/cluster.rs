@@ -1,15 +1,10 @@
 //! The connection to the Kubernetes API, and who this process is there. One per process.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Config, Resource};
 
-use super::{own::Own, standing::Standing};
-
-/// A connection that is not made by then is tried again: an API server that is back must not wait for one that is stuck.
-const CONNECT: Duration = Duration::from_secs(3);
+use super::{connection, own::Own, standing::Standing};
 
 /// The cluster that this process is a pod of.
 #[derive(Clone)]
@@ -25,11 +20,10 @@ impl Cluster {
     /// The cluster around this pod: address by environment, token and certificate by the service account. Nothing is asked yet.
     pub fn around() -> anyhow::Result<Self> {
         let own = Own::from_environment()?;
-        let mut config = Config::incluster().context(
+        let config = Config::incluster().context(
             "the Kubernetes API cannot be found: --kubernetes is for pods with a service account token",
         )?;
-        config.connect_timeout = Some(CONNECT);
-        let client = Client::try_from(config).context("the Kubernetes API cannot be used")?;
+        let client = connection::client(&config).context("the Kubernetes API cannot be used")?;
         Ok(Self { client, own, standing: Standing::default() })
     }
 

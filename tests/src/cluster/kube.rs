@@ -77,6 +77,11 @@ impl Kube {
         self.run("kubectl", &["apply", "-f", "-"], Some(yaml))
     }
 
+    /// Creates what is in a text, without a look at schemas: for many objects at once.
+    pub fn create(&self, text: &str) -> Result<String> {
+        self.run("kubectl", &["create", "--validate=false", "-f", "-"], Some(text))
+    }
+
     /// An object or a list, as `kubectl get` names it: `["pods", "-n", "x"]`.
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat())?;

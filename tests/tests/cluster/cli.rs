@@ -3,52 +3,33 @@
 use std::{
     env,
     os::unix::fs::symlink,
-    path::Path,
     process::{Command, Output},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use egret_tests::{
-    cluster::{Cluster, plan::NODES},
-    egret, privileges, wait,
+    cluster::{Cluster, installed::NAMESPACE, plan::NODES},
+    egret, wait,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
-const NAMESPACE: &str = "istio-system";
-
-/// Where `cargo xtask image` writes it.
-const IMAGE: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/image/egret-", env!("CARGO_PKG_VERSION"), ".tar");
-
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/egret");
-
 #[test]
 fn a_cluster_is_asked_from_outside_of_it() -> Result<()> {
-    if !Path::new(IMAGE).is_file() {
-        privileges::skip("the command line on a cluster", "`cargo xtask image` has not written the image");
-        return Ok(());
-    }
-    let Some(cluster) = super::cluster("cli")? else { return Ok(()) };
-    cluster.import_image(Path::new(IMAGE))?;
-    let install = ["install", "egret", CHART, "--namespace", NAMESPACE, "--create-namespace"];
-    cluster.kube().helm(&[&install[..], &["--set", "image.pullPolicy=Never"]].concat())?;
-    for workload in ["deployment/egret-ca", "deployment/istio-egressgateway", "daemonset/egret-agent"] {
-        cluster.kube().wait_for_rollout(NAMESPACE, workload, PATIENCE)?;
-    }
+    let Some(installed) = super::installed()? else { return Ok(()) };
+    let cluster = installed.cluster();
 
-    all_roles_are_shown(&cluster)?;
-    a_node_without_an_agent_is_said(&cluster)?;
-    who_may_not_exec_is_told_what_it_takes(&cluster)?;
-    kubectl_finds_the_plugin(&cluster)?;
-    cluster.remove()
+    all_roles_are_shown(cluster)?;
+    a_node_without_an_agent_is_said(cluster)?;
+    who_may_not_exec_is_told_what_it_takes(cluster)?;
+    kubectl_finds_the_plugin(cluster)
 }
 
 fn all_roles_are_shown(cluster: &Cluster) -> Result<()> {
-    let status = json(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
+    let status = read(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
     for (row, node) in array(&status, "nodes").iter().zip(NODES) {
         ensure!(row["node"] == node && row["answered"] == true && row["ready"] == true, "{row:#}");
     }
@@ -57,9 +38,9 @@ fn all_roles_are_shown(cluster: &Cluster) -> Result<()> {
         "{status:#}"
     );
     ensure!(array(&status, "silent").is_empty(), "{status:#}");
-    let flows = json(&egret(cluster, &["flows", "--cluster", "-o", "json"])?)?;
+    let flows = read(&egret(cluster, &["flows", "--cluster", "-o", "json"])?)?;
     ensure!(flows.is_array(), "{flows:#}");
-    let findings = json(&egret(cluster, &["doctor", "--cluster", "-o", "json"])?)?;
+    let findings = read(&egret(cluster, &["doctor", "--cluster", "-o", "json"])?)?;
     ensure!(findings["examined"] == NODES.len(), "{findings:#}");
     let agents = array(&findings, "checks").iter().find(|check| check["name"] == "agents");
     ensure!(agents.is_some_and(|check| check["status"] == "ok"), "{findings:#}");
@@ -73,7 +54,7 @@ fn a_node_without_an_agent_is_said(cluster: &Cluster) -> Result<()> {
     let select = r#"{"spec":{"template":{"spec":{"nodeSelector":{"egret-test":"yes"}}}}}"#;
     cluster.kubectl(&["-n", NAMESPACE, "patch", "daemonset", "egret-agent", "-p", select])?;
     wait::until("the node without an agent to be said", PATIENCE, || {
-        let status = json(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
+        let status = read(&egret(cluster, &["status", "--cluster", "-o", "json"])?)?;
         let of = |node: &str| array(&status, "nodes").iter().find(|row| row["node"] == node).cloned();
         let (kept, gone) = (of(kept).unwrap_or_default(), of(lost).unwrap_or_default());
         Ok((gone["agent"].is_null() && kept["answered"] == true).then_some(()))
@@ -85,19 +66,19 @@ fn a_node_without_an_agent_is_said(cluster: &Cluster) -> Result<()> {
     ensure!(shown.status.success(), "the others answered");
     let all = r#"{"spec":{"template":{"spec":{"nodeSelector":null}}}}"#;
     cluster.kubectl(&["-n", NAMESPACE, "patch", "daemonset", "egret-agent", "-p", all])?;
-    cluster.kube().wait_for_rollout(NAMESPACE, "daemonset/egret-agent", PATIENCE)
+    cluster.kube().wait_for_rollout(NAMESPACE, "daemonset/egret-agent", PATIENCE)?;
+    cluster.kubectl(&["label", "node", kept, "egret-test-"]).map(drop)
 }
 
 /// A user that may read everything and run nothing.
 fn who_may_not_exec_is_told_what_it_takes(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["create", "serviceaccount", "reader"])?;
-    cluster.kubectl(&[
-        "create",
-        "clusterrolebinding",
-        "reader",
-        "--clusterrole=view",
-        "--serviceaccount=default:reader",
-    ])?;
+    let reader = json!([
+        { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "reader", "namespace": "default" } },
+        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "reader" },
+          "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
+          "subjects": [{ "kind": "ServiceAccount", "name": "reader", "namespace": "default" }] },
+    ]);
+    cluster.kube().apply(&json!({ "apiVersion": "v1", "kind": "List", "items": reader }).to_string())?;
     let token = cluster.kubectl(&["create", "token", "reader"])?;
     let directory = TempDir::new()?;
     let kubeconfig = directory.path().join("kubeconfig");
@@ -117,7 +98,7 @@ fn who_may_not_exec_is_told_what_it_takes(cluster: &Cluster) -> Result<()> {
         .context("egret flows")?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains("create of pods/exec"), "{said}");
-    Ok(())
+    cluster.kubectl(&["delete", "clusterrolebinding/reader", "serviceaccount/reader"]).map(drop)
 }
 
 fn kubectl_finds_the_plugin(cluster: &Cluster) -> Result<()> {
@@ -130,7 +111,7 @@ fn kubectl_finds_the_plugin(cluster: &Cluster) -> Result<()> {
     let run = |arguments: &[&str]| {
         cluster.kube().command("kubectl").env("PATH", &path).arg("egret").args(arguments).output()
     };
-    let status = json(&run(&["status", "-o", "json"])?)?;
+    let status = read(&run(&["status", "-o", "json"])?)?;
     ensure!(array(&status, "nodes").len() == NODES.len(), "{status:#}");
     let refused = run(&["exec", "default/sleep", "--", "true"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -145,7 +126,7 @@ fn egret(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
     command.output().with_context(|| format!("egret {}", arguments.join(" ")))
 }
 
-fn json(output: &Output) -> Result<Value> {
+fn read(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,52 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const IN_FORCE: Duration = Duration::from_secs(2);
 /// What a change gets that was made while the API server was away, from its return on.
 const AFTER_OUTAGE: Duration = Duration::from_secs(5);
+
+/// How long the network swallows everything; the last time that TCP tries again before its end lies far before it, the next one far
+/// behind.
+const PARTITION: Duration = Duration::from_secs(31);
+
+/// What swallows every packet between this machine and the API server.
+const SWALLOW: &str = "table ip lost {
+    chain input { type filter hook input priority -300; ip saddr @HOST@ drop; }
+    chain output { type filter hook output priority -300; ip daddr @HOST@ drop; }
+}";
+
+/// A partition between this machine and the API server. It goes with the cluster at the latest.
+struct Lost<'a>(&'a Cluster);
+
+impl<'a> Lost<'a> {
+    fn between(cluster: &'a Cluster) -> Result<Self> {
+        let rules = SWALLOW.replace("@HOST@", &cluster.plan().host().to_string());
+        let lost = Self(cluster);
+        lost.on_control("nft", &[&rules])?;
+        Ok(lost)
+    }
+
+    /// Applies a text where the API server is to be reached.
+    fn apply_beyond(&self, file: &Path, text: &str) -> Result<()> {
+        fs::write(file, text)?;
+        let kubectl = self.0.kube().command("kubectl");
+        let program = kubectl.get_program().to_str().context("the path of kubectl")?;
+        self.on_control(program, &["apply", "-f", file.to_str().context("the path of the file")?])
+    }
+
+    fn end(self) -> Result<()> {
+        self.on_control("nft", &["delete table ip lost"])
+    }
+
+    /// Runs a program in the network of the API server.
+    fn on_control(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.0.internet().command(Path::new(program));
+        let output = command.args(arguments).env("KUBECONFIG", self.0.kube().kubeconfig()).output()?;
+        ensure!(
+            output.status.success(),
+            "{program} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+}
 
 /// A gateway that follows the configuration of the cluster.
 struct Gateway {
@@ -196,7 +243,7 @@ fn a_gateway_takes_up_what_the_api_server_has() -> Result<()> {
     let control = cluster.control();
     control.stop("kube-apiserver")?;
     gateway.process.wait_for_line("the API server cannot be reached", PATIENCE)?;
-    std::thread::sleep(Duration::from_secs(5));
+    thread::park_timeout(Duration::from_secs(5));
     control.start("kube-apiserver")?;
     cluster.wait_for_api_server()?;
     let back = Instant::now();
@@ -204,16 +251,25 @@ fn a_gateway_takes_up_what_the_api_server_has() -> Result<()> {
     let took = gateway.next(back, AFTER_OUTAGE)?;
     ensure!(gateway.last().ends_with("objects=3 problems=0"), "after {took:?}: {}", gateway.last());
 
+    // Its packets are lost without a word for so long that the API server has almost given up sending what it has to tell.
+    let lost = Lost::between(&cluster)?;
+    thread::park_timeout(Duration::from_secs(1));
+    lost.apply_beyond(&directory.path().join("beyond.yaml"), &entry("d", HTTP))?;
+    thread::park_timeout(PARTITION);
+    lost.end()?;
+    let took = gateway.next(Instant::now(), AFTER_OUTAGE)?;
+    ensure!(gateway.last().ends_with("objects=4 problems=0"), "after {took:?}: {}", gateway.last());
+
     // A thousand objects at once are few loads.
     let many: Vec<_> = (0..1000).map(|number| entry(&format!("many-{number}"), HTTP)).collect();
     kube.apply(&many.join("---\n"))?;
     wait::until("all of them to be in force", PATIENCE, || {
-        Ok(gateway.last().ends_with("objects=1003 problems=0").then_some(()))
+        Ok(gateway.last().ends_with("objects=1004 problems=0").then_some(()))
     })?;
     // The settings go by mistake: they stay as they were, and that is said.
     kube.kubectl(&["delete", "configmap", "egret-mesh", "-n", NAMESPACE])?;
     wait::until("the settings to be missed", PATIENCE, || {
-        Ok(gateway.last().ends_with("objects=1003 problems=1").then_some(()))
+        Ok(gateway.last().ends_with("objects=1004 problems=1").then_some(()))
     })?;
     cluster.remove()
 }

@@ -16,6 +16,7 @@ mod outside;
 mod removal;
 mod rights;
 mod rolling;
+mod scale;
 mod scenario;
 mod starts;
 
