@@ -20,13 +20,16 @@ use crate::{
 };
 
 const BRIDGE: &str = "nodes";
+/// Its hardware address. By itself a bridge has one of its ports', and another one when that node is killed: then the others would
+/// not reach it until their tables are corrected.
+const HARDWARE_ADDRESS: &str = "02:00:00:00:00:01";
 
 /// The control machine's side, and this machine's link to it.
 pub(super) fn control(plan: &Plan, machine: &Machine) -> Result<()> {
     let (name, prefix) = (plan.link(), plan.prefix());
     run("ip", &["netns", "attach", &name, &process_one(machine)])?;
     let inside = |arguments: &[&str]| run("ip", &[&["-n", &name], arguments].concat());
-    inside(&["link", "add", BRIDGE, "type", "bridge"])?;
+    inside(&["link", "add", BRIDGE, "address", HARDWARE_ADDRESS, "type", "bridge"])?;
     inside(&["addr", "add", &format!("{}/{prefix}", plan.control()), "dev", BRIDGE])?;
     inside(&["link", "set", BRIDGE, "up"])?;
     for range in INTERNET {
