@@ -61,6 +61,11 @@ pub(super) fn node(plan: &Plan, index: usize, machine: &Machine) -> Result<()> {
     forwarding(machine)
 }
 
+/// Cuts a node off: nobody hears of it any more, not even that its connections end.
+pub(super) fn cut(plan: &Plan, node: &str) -> Result<()> {
+    run("ip", &["-n", &plan.link(), "link", "set", node, "down"]).map(drop)
+}
+
 /// Removes what [`control`] made on this machine.
 pub(super) fn remove(plan: &Plan) -> Result<()> {
     let name = plan.link();
