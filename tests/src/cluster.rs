@@ -21,7 +21,9 @@ pub mod load;
 mod machine;
 mod network;
 mod node;
+pub mod parts;
 pub mod plan;
+pub mod release;
 pub mod tools;
 
 use std::{

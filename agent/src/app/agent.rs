@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     beginning::Start,
-    serving::{Ended, serve},
+    serving::{Ended, Process, serve},
 };
 use super::{
     Settings, role,
@@ -72,7 +72,16 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
     drop(candidate);
     let agent = Arc::clone(&started.agent);
     let tasks = TaskTracker::new();
-    let deadline = match serve(&mut start, started, admin, None, future::pending(), &tasks, &stop).await {
+    let deadline = match serve(
+        &mut start,
+        started,
+        admin,
+        None,
+        future::pending(),
+        Process { tasks: &tasks, stop: &stop },
+    )
+    .await
+    {
         Ended::TakenOver => {
             tracing::info!("another agent has taken over; connections may go on for {take_over_drain:?}");
             take_over_drain

@@ -84,11 +84,11 @@ pub(super) fn short(name: &str, longest: usize) -> String {
 
 /// A time span as people read it, in its largest unit.
 pub(super) fn span(duration: jiff::SignedDuration) -> String {
-    let minutes = duration.as_mins();
+    let minutes = usize::try_from(duration.as_mins()).unwrap_or_default();
     match minutes {
-        ..120 => count(usize::try_from(minutes).unwrap_or_default(), "minute"),
-        120..2880 => count((minutes / 60) as usize, "hour"),
-        _ => count((minutes / 1440) as usize, "day"),
+        ..120 => count(minutes, "minute"),
+        120..2880 => count(minutes / 60, "hour"),
+        _ => count(minutes / 1440, "day"),
     }
 }
 

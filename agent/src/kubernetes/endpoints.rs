@@ -2,7 +2,10 @@
 //!
 //! `app` watches the gateway's and the CA's.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -10,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Cluster,
-    watching::{Mirror, mirror},
+    watching::{Key, mirror},
 };
 pub use crate::net::endpoints::{Condition, Endpoints};
 
@@ -34,7 +37,7 @@ pub fn watch(cluster: &Cluster, service: &str, port: &str) -> watch::Receiver<Op
         );
         let merging = async {
             while changed.changed().await.is_ok() {
-                let now = merged(&changed.borrow_and_update());
+                let now = merged(changed.borrow_and_update().as_deref());
                 sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
             }
         };
@@ -47,8 +50,8 @@ pub fn watch(cluster: &Cluster, service: &str, port: &str) -> watch::Receiver<Op
     receiver
 }
 
-fn merged(slices: &Mirror<Endpoints>) -> Option<Endpoints> {
-    let all = slices.as_ref()?.values().flatten();
+fn merged(slices: Option<&BTreeMap<Key, Endpoints>>) -> Option<Endpoints> {
+    let all = slices?.values().flatten();
     Some(all.map(|(address, condition)| (*address, *condition)).collect())
 }
 

@@ -30,7 +30,7 @@ use crate::{mesh::Snapshot, source::directory::Loaded};
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The same, after it did not know them: it may have been updated.
-const LATER: Duration = Duration::from_secs(300);
+const LATER: Duration = Duration::from_mins(5);
 
 const SERVICES: &str = "ServiceCIDRs";
 const NODES: &str = "nodes";

@@ -3,12 +3,19 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod bypass;
 mod calls;
+mod chart;
 mod cli;
 mod configuration;
+mod enrolment;
 mod itself;
 mod losses;
+mod outside;
+mod rights;
 mod rolling;
+mod scenario;
+mod starts;
 
 use std::{
     collections::BTreeSet,

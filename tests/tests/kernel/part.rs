@@ -66,28 +66,29 @@ fn a_part_of_the_tree_is_guarded_from_within() {
 
 fn within(cgroups: &Path) {
     let lab = Lab::new(TEST).expect("asked before");
-    let own = lab.capture.own_cgroups().unwrap();
+    let own = lab.capture.own_cgroups().expect("it is ours");
     assert_eq!(own[own.len() - 2..], [inode(cgroups), inode(&cgroups.join("agent"))]);
 
-    let part = tempfile::tempdir().unwrap();
-    mount(Some(cgroups), part.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let part = tempfile::tempdir().expect("it is ours");
+    mount(Some(cgroups), part.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("it is ours");
     let outside = Outside::new();
     let (server, address) = server(&outside, OUTSIDE[0]);
-    let all = Cgroup::at(part.path().join("kubepods")).unwrap();
-    let pod = all.child("pod1").unwrap();
-    let (class, container) = (all.child("burstable").unwrap(), pod.child("container").unwrap());
-    let other = class.child("pod2").unwrap();
-    lab.capture.guard(all.path(), Depths::TWO).unwrap();
+    let all = Cgroup::at(part.path().join("kubepods")).expect("it is ours");
+    let pod = all.child("pod1").expect("it is ours");
+    let (class, container) =
+        (all.child("burstable").expect("it is ours"), pod.child("container").expect("it is ours"));
+    let other = class.child("pod2").expect("it is ours");
+    lab.capture.guard(all.path(), Depths::TWO).expect("it is ours");
     let mut applications = [&container, &other].map(|cgroup| Application::start(Some(cgroup)));
     for application in &mut applications {
         assert_refused(application, &address);
     }
     for (cgroup, application) in [&pod, &other].into_iter().zip(&mut applications) {
-        lab.capture.classify(cgroup.inode().unwrap(), Class::NotOurs).unwrap();
+        lab.capture.classify(cgroup.inode().expect("it is ours"), Class::NotOurs).expect("it is ours");
         assert_direct(application, &address, &server);
     }
     drop((applications, container, other, class, pod, all));
-    umount(part.path()).unwrap();
+    umount(part.path()).expect("it is ours");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     beginning::{self, Start, Started},
-    serving::{Ended, serve},
+    serving::{Ended, Process, serve},
 };
 use crate::{
     admin::{self, AgentState, Readiness, Stage},
@@ -67,8 +67,6 @@ pub(super) async fn run(settings: Settings, cluster: Cluster, stop: Cancellation
     if let Err(e) = settings.run_dir.forget_killed_pods() {
         tracing::warn!("what killed pods left in {} stays: {e}", settings.run_dir.path().display());
     }
-    pods::admit_own(&cleanup::pin_directory(&settings.run_dir.instance()), &cluster.own.uid)
-        .context("this pod may be held by the strict start of an earlier agent")?;
     let found = ranges::watch(&cluster);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
@@ -116,7 +114,10 @@ impl Pod {
         let mut start = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             () = self.removal.asked() => return self.remove(None).await,
-            read = self.read() => read?,
+            read = async {
+                self.admit().await;
+                self.read().await
+            } => read?,
         };
         let Some(started) = self.start(&mut start).await else {
             return if self.removal.is_asked() { self.remove(None).await } else { Ok(()) };
@@ -125,9 +126,8 @@ impl Pod {
         self.readiness().enter(Stage::Serving);
         let guards = self.follow_pods(&agent, &start, started.mesh.trust_domain.clone());
         let admin = self.admin.clone();
-        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), &self.tasks, &self.stop)
-            .await
-        {
+        let process = Process { tasks: &self.tasks, stop: &self.stop };
+        match serve(&mut start, started, admin, Some(guards), self.removal.asked(), process).await {
             Ended::Told => {
                 let left = agent.workloads().len();
                 tracing::warn!(
@@ -146,6 +146,22 @@ impl Pod {
 
     fn readiness(&self) -> &Readiness {
         &self.admin.readiness
+    }
+
+    /// Frees this pod, should an earlier agent's strict start hold it, however often that has to be tried: who is held cannot ask the
+    /// API server for anything.
+    async fn admit(&self) {
+        const PART: &str = "strict start";
+        loop {
+            match pods::admit_own(&self.pins(), &self.cluster.own.uid) {
+                Ok(()) => return self.readiness().goes_on(PART),
+                Err(e) => self.readiness().waits(
+                    PART,
+                    format!("an earlier agent's may hold this pod, and it cannot be let go: {e:#}; it is tried again"),
+                ),
+            }
+            sleep(RETRY).await;
+        }
     }
 
     /// Reads what an agent cannot start without; what is in the way is said by whoever reads.

@@ -33,6 +33,15 @@ pub(super) enum Ended {
     Removal,
 }
 
+/// What all of the process has in common.
+#[derive(Clone, Copy)]
+pub(super) struct Process<'a> {
+    /// Awaited before it ends.
+    pub(super) tasks: &'a TaskTracker,
+    /// Tells it to end.
+    pub(super) stop: &'a CancellationToken,
+}
+
 /// Acts until told to end, taken over, or `removal` comes. Guards what bindings want, and what is wanted for pods. Connections that
 /// were accepted go on after this.
 pub(super) async fn serve(
@@ -41,8 +50,7 @@ pub(super) async fn serve(
     admin: admin::AgentState,
     of_pods: Option<watch::Receiver<Guards>>,
     removal: impl Future<Output = ()>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
+    Process { tasks, stop }: Process<'_>,
 ) -> Ended {
     let Started { agent, mesh, announced, clients, successors } = started;
     // Nobody else sets it, and once is all.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use crate::{
-    admin::{AgentStatus, CaStatus, GatewayStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus, Stage},
     cli::{args::Format, output},
     kubernetes::{Outside, ask, outside::Access, scene},
     source::report::Severity,
@@ -126,16 +126,12 @@ fn head(overview: &Overview, now: Timestamp) -> Vec<String> {
     let certificates = &overview.certificates;
     let root = certificates.root_ends.map(|end| format!(", root certificate {}", until(end)));
     lines.push(format!("ca       {ready} of {} ready{}", authorities.len(), root.unwrap_or_default()));
-    let mut held = output::count(certificates.valid, "certificate");
-    if let Some(end) = certificates.first_ends {
-        held.push_str(&format!(" valid, the first {}", until(end)));
-    }
-    for (number, what) in [(certificates.overdue, "OVERDUE"), (certificates.failed, "MISSING")] {
-        if number > 0 {
-            held.push_str(&format!(", {number} {what}"));
-        }
-    }
-    lines.push(format!("identity {held}"));
+    let held = output::count(certificates.valid, "certificate");
+    let first = certificates.first_ends.map(|end| format!(" valid, the first {}", until(end)));
+    let wrong = [(certificates.overdue, "OVERDUE"), (certificates.failed, "MISSING")];
+    let wrong =
+        wrong.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!(", {number} {what}"));
+    lines.push(format!("identity {held}{}{}", first.unwrap_or_default(), wrong.collect::<Vec<_>>().concat()));
     lines
 }
 
@@ -158,13 +154,14 @@ fn nodes(rows: &[NodeRow]) -> String {
             known(row.problems.to_string()),
         ]);
     }
-    let mut text = table.trim_fmt();
-    if rows.len() > ROWS {
-        let rest = &sorted[ROWS..];
-        let troubled = rest.iter().filter(|row| !is_well(row)).count();
-        text.push_str(&format!("\n  … and {} more nodes, {troubled} of them with problems", rest.len()));
+    let text = table.trim_fmt();
+    match sorted.get(ROWS..) {
+        None | Some([]) => text,
+        Some(rest) => {
+            let troubled = rest.iter().filter(|row| !is_well(row)).count();
+            format!("{text}\n  … and {} more nodes, {troubled} of them with problems", rest.len())
+        }
     }
-    text
 }
 
 fn is_well(row: &NodeRow) -> bool {
@@ -176,8 +173,9 @@ fn state(row: &NodeRow) -> &'static str {
         (None, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
         (None, _) => "NO AGENT",
         (_, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
-        (_, NodeRow { answered: false, .. }) => "SILENT",
+        (_, NodeRow { stage: Some(Stage::Removed), .. }) => "REMOVED",
         (_, NodeRow { ready: false, .. }) => "NOT READY",
+        (_, NodeRow { answered: false, .. }) => "SILENT",
         (_, NodeRow { terminating: true, .. }) => "ENDING",
         (_, NodeRow { second: Some(_), .. }) => "handover",
         _ => "ready",

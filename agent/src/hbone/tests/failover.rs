@@ -27,7 +27,7 @@ use crate::{
         server,
         tunnel::Tunnel,
     },
-    net::endpoints::{Condition, Endpoints},
+    net::endpoints::Condition,
     tls::{certificate::WorkloadCertificate, testing::TestAuthority},
 };
 
@@ -88,7 +88,7 @@ impl Workload {
     }
 
     fn knows(&self, gateways: &[(SocketAddr, Condition)]) {
-        self.gateways.set(Endpoints::from_iter(gateways.iter().copied()));
+        self.gateways.set(gateways.iter().copied().collect());
     }
 
     async fn open(&self) -> Result<Tunnel, Error> {

@@ -1,7 +1,10 @@
 //! `egret uninstall`: orders the removal, and waits until every agent has said that it is done. Runs in the cluster (Helm's hook
 //! before it deletes anything), or outside.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::{
@@ -15,7 +18,7 @@ use kube::{
 use tokio::time::{Instant, sleep};
 
 use super::{DAEMON_SET, names};
-use crate::kubernetes::watching::describe_cause;
+use crate::kubernetes::{Outside, watching::describe_cause};
 
 /// How often the agents are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,6 +45,11 @@ impl Place {
         Ok(Some(Self { client, namespace }))
     }
 
+    /// The same from outside of it.
+    pub fn outside(outside: &Outside) -> Self {
+        Self { client: outside.client.clone(), namespace: outside.namespace.clone() }
+    }
+
     /// Orders the removal, and waits for every agent. Says with `say` who is done.
     pub async fn uninstall(&self, patience: Duration, mut say: impl FnMut(String)) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
@@ -51,11 +59,11 @@ impl Place {
             return Ok(());
         }
         self.order(&owners).await?;
-        let mut done = BTreeMap::new();
+        let mut done = BTreeSet::new();
         loop {
             let now: BTreeMap<_, _> = self.agents().await?.iter().map(progress).collect();
             for ((node, pod), progress) in &now {
-                if *progress == Progress::Removed && done.insert((node.clone(), pod.clone()), ()).is_none() {
+                if *progress == Progress::Removed && done.insert((node.clone(), pod.clone())) {
                     say(format!("node {node}: removed ({pod})"));
                 }
             }

@@ -24,8 +24,9 @@ pub(super) fn verdict(pod: &Pod, standing: &Standing) -> Option<Said> {
     let (holds, reason, message) = match (pod.wish, standing) {
         (_, Standing::Captured(but)) => {
             let reason = if pod.wish == Wish::Unclear { "InvalidLabel" } else { "Captured" };
-            let remarks: String = but.iter().chain(&pod.odd).map(|remark| format!("; {remark}")).collect();
-            (true, reason, format!("captured by {agent}{remarks}"))
+            let mut message = vec![format!("captured by {agent}")];
+            message.extend(but.iter().chain(&pod.odd).cloned());
+            (true, reason, message.join("; "))
         }
         (_, Standing::Broken(why)) => (false, "CannotCapture", format!("{agent} cannot capture it: {why}")),
         (Wish::Enrolled, Standing::Free(why)) => {
@@ -40,7 +41,6 @@ pub(super) fn verdict(pod: &Pod, standing: &Standing) -> Option<Said> {
                 format!("{agent} cannot capture it: there is no cgroup of a pod {uid} on its node"),
             )
         }
-        (Wish::Enrolled, Standing::Missing) => return None,
         (Wish::Own, _) => (
             false,
             "AgentOwnPod",
@@ -57,7 +57,7 @@ pub(super) fn verdict(pod: &Pod, standing: &Standing) -> Option<Said> {
             "Disabled",
             "not captured: neither it nor its namespace has the label egret.dev/egress=enabled".to_owned(),
         ),
-        (Wish::Nobody, _) => return None,
+        (Wish::Enrolled, Standing::Missing) | (Wish::Nobody, _) => return None,
     };
     Some(Said { holds, reason: reason.to_owned(), message })
 }
