@@ -167,6 +167,14 @@ impl Cluster {
         Namespace::of_others(&self.plan.link(), &self.plan.link(), self.plan.host(), plan::EXTERNAL)
     }
 
+    /// Kills a node as a power cut does: without a word to those who are connected, which a [`Machine::kill`] alone does not do,
+    /// because its dying processes' connections are reset.
+    pub fn cut_power(&self, name: &str) -> Result<()> {
+        let machine = self.node(name)?;
+        network::cut(&self.plan, name)?;
+        machine.kill()
+    }
+
     /// Starts a node that was killed again, as after a power cut: its disk is what it was.
     pub fn restart_node(&self, name: &str) -> Result<()> {
         let machine = self.node(name)?;

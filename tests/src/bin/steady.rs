@@ -47,20 +47,21 @@ impl Counts {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().collect();
-    let [_, address, host, rate] = &arguments[..] else {
+    let [_, address, host, rate, paths @ ..] = &arguments[..] else {
         anyhow::bail!(
-            "steady ADDRESS HOST RATE: which server, which Host header, how many requests a second"
+            "steady ADDRESS HOST RATE PATH...: server, Host header, requests a second, what for in turn"
         );
     };
     let address: SocketAddr = address.parse().context("the address")?;
     let rate: u32 = rate.parse().context("the rate")?;
-    let request: Arc<str> =
-        format!("GET /status/200 HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into();
+    let request =
+        |path: &String| format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into();
+    let requests: Vec<Arc<str>> = paths.iter().map(request).collect();
     let counts = Arc::new(Counts::default());
     let output = Arc::new(Mutex::new(io::stdout()));
     let started = Instant::now();
     let mut tell_at = started + Duration::from_secs(1);
-    for number in 0_u32.. {
+    for (number, request) in (0_u32..).zip(requests.iter().cycle()) {
         let due = started + Duration::from_secs(1) * number / rate;
         while let Some(early) = due.checked_duration_since(Instant::now()).filter(|early| !early.is_zero()) {
             thread::park_timeout(early);
@@ -81,7 +82,7 @@ fn main() -> Result<()> {
         }
         counts.begun.fetch_add(1, Relaxed);
         counts.open().insert((begun, number));
-        let (request, counts, output) = (Arc::clone(&request), Arc::clone(&counts), Arc::clone(&output));
+        let (request, counts, output) = (Arc::clone(request), Arc::clone(&counts), Arc::clone(&output));
         thread::Builder::new().stack_size(STACK).spawn(move || {
             match exchange(address, &request) {
                 Ok(()) => drop(counts.answered.fetch_add(1, Relaxed)),

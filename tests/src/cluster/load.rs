@@ -69,19 +69,26 @@ pub fn now() -> Moment {
 
 impl<'a> Load<'a> {
     /// Makes the namespace `namespace`, enrolled, and starts the load there on a node, `rate` requests a second to the external
-    /// service. `program` is `steady`. It is returned when its requests are answered.
+    /// service, for `paths` in turn. `program` is `steady`. It is returned when its requests are answered.
     pub fn start(
         egret: &'a Installed,
         program: &Path,
         namespace: &str,
         node: &str,
         rate: u32,
+        paths: &[&str],
     ) -> Result<Self> {
         egret.cluster().import_image(&image(program)?)?;
         egret.namespace(namespace, true)?;
-        let to = format!("{}:80", plan::EXTERNAL);
+        let mut command = vec![
+            PROGRAM.to_owned(),
+            format!("{}:80", plan::EXTERNAL),
+            format!("{namespace}.test"),
+            rate.to_string(),
+        ];
+        command.extend(paths.iter().map(|&path| path.to_owned()));
         let spec = json!({ "restartPolicy": "Never", "containers": [{ "name": NAME, "image": "load:test", "imagePullPolicy": "Never",
-            "command": [PROGRAM, to, format!("{namespace}.test"), rate.to_string()] }] });
+            "command": command }] });
         egret.start_captured(&Caller {
             namespace,
             name: NAME,
@@ -185,15 +192,16 @@ impl Seen {
     /// In a few lines, by milliseconds from `from`.
     pub fn summary(&self, from: Moment) -> String {
         let after = |at: Moment| at.cast_signed() - from.cast_signed();
-        let failed = self.failures.iter().take(20).map(|failure| {
+        let failed = self.failures.iter().take(10).map(|failure| {
             format!("\n{} to {} ms: {}", after(failure.begun), after(failure.ended), failure.error)
         });
         format!(
-            "{} answered in {:.0} s ({:.0} a second), {} failed{}",
+            "{} answered in {:.0} s ({:.0} a second), {} failed, the last after {:?}{}",
             self.answered,
             self.seconds,
             self.rate(),
             self.failures.len(),
+            self.over_after(from),
             failed.collect::<String>()
         )
     }

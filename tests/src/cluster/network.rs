@@ -20,13 +20,16 @@ use crate::{
 };
 
 const BRIDGE: &str = "nodes";
+/// Its hardware address. By itself a bridge has one of its ports', and another one when that node is killed: then the others would
+/// not reach it until their tables are corrected.
+const HARDWARE_ADDRESS: &str = "02:00:00:00:00:01";
 
 /// The control machine's side, and this machine's link to it.
 pub(super) fn control(plan: &Plan, machine: &Machine) -> Result<()> {
     let (name, prefix) = (plan.link(), plan.prefix());
     run("ip", &["netns", "attach", &name, &process_one(machine)])?;
     let inside = |arguments: &[&str]| run("ip", &[&["-n", &name], arguments].concat());
-    inside(&["link", "add", BRIDGE, "type", "bridge"])?;
+    inside(&["link", "add", BRIDGE, "address", HARDWARE_ADDRESS, "type", "bridge"])?;
     inside(&["addr", "add", &format!("{}/{prefix}", plan.control()), "dev", BRIDGE])?;
     inside(&["link", "set", BRIDGE, "up"])?;
     for range in INTERNET {
@@ -56,6 +59,11 @@ pub(super) fn node(plan: &Plan, index: usize, machine: &Machine) -> Result<()> {
     on_node(&["route", "add", "default", "via", &plan.control().to_string()])?;
     inside(&["route", "replace", &plan.pods(index), "via", &address])?;
     forwarding(machine)
+}
+
+/// Cuts a node off: nobody hears of it any more, not even that its connections end.
+pub(super) fn cut(plan: &Plan, node: &str) -> Result<()> {
+    run("ip", &["-n", &plan.link(), "link", "set", node, "down"]).map(drop)
 }
 
 /// Removes what [`control`] made on this machine.

@@ -33,7 +33,10 @@ fn an_update_under_load_fails_no_request_and_lets_none_out() -> Result<()> {
     };
     let directory = TempDir::new()?;
     let external = External::start(&super::external_binary(), egret.cluster().internet(), directory.path())?;
-    let load = Load::start(&egret, &super::steady_binary(), SPACE, NODES[0], rate)?;
+    // Most are over at once; some are in the hands of an agent or a gateway that is told to end.
+    let mut paths = ["/status/200"; 20];
+    paths[0] = "/delay/3";
+    let load = Load::start(&egret, &super::steady_binary(), SPACE, NODES[0], rate, &paths)?;
     let mark = external.log().mark();
     let mut gateways = BTreeSet::new();
     // There and back, so that Egret is left as it was found.
