@@ -116,7 +116,7 @@ impl<'a> Load<'a> {
         for _ in 0..TRIES {
             let from = now();
             // Not a wait for a state: that nothing fails meanwhile is the state.
-            thread::sleep(FOR);
+            thread::park_timeout(FOR);
             last = self.seen(from)?;
             if last.answered > 0 && last.failures.is_empty() {
                 return Ok(from);
@@ -132,7 +132,7 @@ impl<'a> Load<'a> {
         wait::until(&what, PATIENCE, || {
             let (seen, oldest) = self.read(from)?;
             if oldest < until {
-                thread::sleep(INTERVAL);
+                thread::park_timeout(INTERVAL);
                 return Ok(None);
             }
             Ok(Some(seen))

@@ -161,7 +161,7 @@ fn a_minute_without_api_server_is_not_felt_and_changes_are_in_force_at_once() ->
         let from = load.steady()?;
         egret.cluster().control().stop("kube-apiserver")?;
         let stopped = Instant::now();
-        thread::sleep(OUTAGE);
+        thread::park_timeout(OUTAGE);
         egret.cluster().control().start("kube-apiserver")?;
         egret.cluster().wait_for_api_server()?;
         let returned = Instant::now();
