@@ -52,7 +52,8 @@ impl Secrets {
         if credential.is_none() && ca.is_none() {
             let namespace = &snapshot.settings.gateway.namespace;
             let why = format!(
-                "there is no such Secret with TLS keys in the gateway's namespace (credentialName of {rule})"
+                "Secret {namespace}/{name}: there is no such Secret with TLS keys in the gateway's namespace \
+                 (credentialName of {rule})"
             );
             return Err(Refusal::new(Reason::Credential, why).by(ObjectRef::new(
                 Kind::Secret,
