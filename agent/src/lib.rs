@@ -6,7 +6,8 @@
 //!                │   └► synthetic ──────────────────────────────────┤
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
-//!                └► kubernetes (the cluster's API)
+//!                └► ca (signs; on a cluster `kubernetes` says who asks)
+//!                └► kubernetes (the cluster's API: configuration into source, pods into node, gateways into hbone)
 //!  cli ──► kubernetes ──► survey (what all of a cluster's Egret says, merged)
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```

@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    net::Ipv4Addr,
     os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +21,7 @@ use nix::{
     errno::Errno,
     libc,
     net::if_::if_indextoname,
+    sched::{CloneFlags, setns},
     sys::{
         socket::{
             AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
@@ -25,6 +29,8 @@ use nix::{
         time::{TimeVal, TimeValLike as _},
     },
 };
+
+use crate::netns::Namespace;
 
 /// Kernel buffer of the capture.
 const BUFFER: usize = 64 * 1024 * 1024;
@@ -42,6 +48,8 @@ pub struct Report {
     pub frames: u64,
     /// Frames that the kernel dropped for want of buffer.
     pub dropped: u64,
+    /// IPv4 packets by source and destination, whatever they carry.
+    pub packets: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
     /// TCP frames with data by destination port.
     pub data_to_port: BTreeMap<u16, u64>,
     /// Frames that hold one of the texts.
@@ -75,6 +83,17 @@ impl Capture {
             move || read(&socket, &texts, &stop)
         });
         Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// The same in another network namespace.
+    pub fn start_in(namespace: &Namespace, texts: &[&str]) -> Result<Self> {
+        let at = File::open(Path::new("/run/netns").join(namespace.name()))?;
+        // The namespace of a thread, which ends with it; the socket stays in it.
+        let start = || {
+            setns(at, CloneFlags::CLONE_NEWNET)?;
+            Self::start(texts)
+        };
+        thread::scope(|scope| scope.spawn(start).join()).map_err(|_| anyhow!("no capture was started"))?
     }
 
     /// Stops, once everything that was sent before has been looked at.
@@ -114,6 +133,9 @@ fn read(socket: &OwnedFd, texts: &[String], stop: &AtomicBool) -> Result<Report>
 
 fn look(frame: &[u8], index: usize, texts: &[String], report: &mut Report) {
     report.frames += 1;
+    if let Some(ends) = ends(frame) {
+        *report.packets.entry(ends).or_default() += 1;
+    }
     let tcp = tcp_data(frame);
     if let Some((port, true)) = tcp {
         *report.data_to_port.entry(port).or_default() += 1;
@@ -128,6 +150,12 @@ fn look(frame: &[u8], index: usize, texts: &[String], report: &mut Report) {
             .map_or_else(|| format!("interface {index}"), |name| name.to_string_lossy().into_owned());
         report.hits.push(Hit { interface, text: text.clone(), destination_port: tcp.map(|(port, _)| port) });
     }
+}
+
+/// Source and destination of an Ethernet frame with IPv4.
+fn ends(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+    (frame.get(12..14)? == [0x08, 0x00]).then_some((address(26)?, address(30)?))
 }
 
 /// Destination port of an Ethernet frame with IPv4 or IPv6 (no extension headers) and TCP, and whether it has data.

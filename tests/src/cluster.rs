@@ -17,10 +17,14 @@ mod control_plane;
 pub mod image;
 pub mod installed;
 mod kube;
+pub mod load;
 mod machine;
 mod network;
 mod node;
+pub mod parts;
 pub mod plan;
+pub mod release;
+mod residue;
 pub mod tools;
 
 use std::{

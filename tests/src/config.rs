@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crate::external::External;
 
 /// The tutorial's placeholder for the address of the external ingress gateway.
-const PLACEHOLDER: &str = "<ingress-gateway-ip>";
+pub const PLACEHOLDER: &str = "<ingress-gateway-ip>";
 
 /// The directory of one run.
 #[derive(Clone, Debug)]

@@ -17,6 +17,8 @@ use crate::process;
 
 /// First three octets of TEST-NET-3, TEST-NET-2 and TEST-NET-1. The scenario prefers the first.
 const RANGES: [[u8; 3]; 3] = [[203, 0, 113], [198, 51, 100], [192, 0, 2]];
+/// The name in place of a namespace's: where this process is.
+const OWN: &str = ".";
 /// Ranges are split into this many subnets of /26.
 const SUBNETS: u8 = 4;
 
@@ -72,6 +74,11 @@ impl Namespace {
         Self { name, host_link, host_address, address, lock: None }
     }
 
+    /// None at all, but this machine's own network at one of its addresses.
+    pub fn of_this_machine(address: Ipv4Addr) -> Self {
+        Self::of_others(OWN, "", address, address)
+    }
+
     /// Its name, as `ip netns` knows it.
     pub fn name(&self) -> &str {
         &self.name
@@ -94,6 +101,9 @@ impl Namespace {
 
     /// A command that will run inside.
     pub fn command(&self, program: &Path) -> Command {
+        if self.name == OWN {
+            return Command::new(program);
+        }
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command

@@ -1,9 +1,12 @@
 //! The scenario: from a direct call to mutual TLS with authorization, step by step, on real processes.
 //!
-//! `cargo xtask demo` shows it and the end-to-end test asserts it; both run these same steps. What a step proves is
-//! read from the gateway's access log and from the external service's own log, not from curl alone.
+//! `cargo xtask demo` and `cargo xtask cluster demo` show it, the end-to-end and the cluster test assert it; all run these same
+//! steps. What a step proves is read from the gateway's access log and from the external service's own log, not from curl alone.
+//! Here is what all share, and the scenario on one machine; [`on_cluster`] is the other place.
 
 mod check;
+pub mod on_cluster;
+mod stage;
 mod steps;
 
 use std::{
@@ -17,6 +20,8 @@ use serde_json::Value;
 
 pub use self::{
     check::Field,
+    on_cluster::OnCluster,
+    stage::{Stage, run},
     steps::{OUTSIDE, STEPS},
 };
 use crate::{
@@ -28,14 +33,33 @@ use crate::{
     netns::Namespace,
 };
 
+/// Whose log tells what happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The gateway's access log.
+    Gateway,
+    /// The external service's own.
+    External,
+}
+
+impl Side {
+    /// As sentences call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "the gateway's access log",
+            Self::External => "the external service's log",
+        }
+    }
+}
+
 /// Who makes the request of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A workload, in the host's network namespace.
+    /// A workload: in the host's network namespace, or a pod.
     Workload(&'static str),
     /// A workload in a network namespace of its own, which has only loopback.
     Isolated(&'static str),
-    /// A process that is no workload.
+    /// A process or a pod that is no workload.
     Host,
 }
 
@@ -140,67 +164,17 @@ impl World {
         let last = STEPS.iter().position(has);
         let Some(last) = last else { bail!("no step has files in {directory}") };
         for step in &STEPS[self.configured..=last] {
-            self.configure(step)?;
+            stage::configure(self, step)?;
         }
         self.configured = last + 1;
         Ok(())
     }
 
-    /// Puts the files of a step in force.
-    pub fn configure(&self, step: &Step) -> Result<()> {
-        if step.secret {
-            self.egret.reconfigure(|| self.config.write_secret(&self.external, config::GOOD))?;
-        }
-        for file in step.apply {
-            self.egret.reconfigure(|| self.config.apply(file)).with_context(|| format!("applying {file}"))?;
-        }
-        Ok(())
-    }
-
     /// Runs a step: configuration, request, and what was logged because of it.
     pub fn run(&mut self, step: &Step) -> Result<Outcome> {
-        self.configure(step)?;
-        let address = self.external.address().to_string();
-        let arguments = step.curl.iter().map(|text| text.replace("{address}", &address)).collect::<Vec<_>>();
-        let arguments = arguments.iter().map(String::as_str).collect::<Vec<_>>();
-        let marks = (self.egret.access_log().mark(), self.external.log().mark());
-        let answer = match step.origin {
-            Origin::Workload(name) => self.egret.curl(name, false, &arguments)?,
-            Origin::Isolated(name) => self.egret.curl(name, true, &arguments)?,
-            Origin::Host => curl::run(&mut curl::command(&arguments))?,
-        };
-        let command = self.shown(step.origin, &arguments);
-        self.judge(step, command, answer, marks)
-    }
-
-    fn judge(
-        &mut self,
-        step: &Step,
-        command: String,
-        answer: Answer,
-        marks: (Mark, Mark),
-    ) -> Result<Outcome> {
-        let mut failures = Vec::new();
-        check::answer(&step.expect, &answer, &mut failures);
-        let address = self.external.address().to_string();
+        let outcome = run(self, step)?;
         self.gateway_lines += usize::from(step.expect.gateway.is_some());
-        let gateway = check::log(
-            "the gateway's access log",
-            &self.egret.access_log(),
-            marks.0,
-            step.expect.gateway,
-            &address,
-            &mut failures,
-        )?;
-        let external = check::log(
-            "the external service's log",
-            &self.external.log(),
-            marks.1,
-            step.expect.external,
-            &address,
-            &mut failures,
-        )?;
-        Ok(Outcome { command, answer, gateway, external, failures })
+        Ok(outcome)
     }
 
     /// Ends Egret as Ctrl-C does, then the rest.
@@ -237,6 +211,42 @@ impl World {
             Origin::Workload(name) => format!("egret exec --run-dir {run_dir} {name} -- {curl}"),
             Origin::Isolated(name) => format!("egret exec --run-dir {run_dir} --netns {name} -- {curl}"),
             Origin::Host => curl,
+        }
+    }
+}
+
+impl Stage for World {
+    type Mark = (Mark, Mark);
+
+    fn apply(&self, file: &str) -> Result<()> {
+        self.egret.reconfigure(|| self.config.apply(file))
+    }
+
+    fn write_secret(&self) -> Result<()> {
+        self.egret.reconfigure(|| self.config.write_secret(&self.external, config::GOOD))
+    }
+
+    fn curl(&self, origin: Origin, arguments: &[&str]) -> Result<(String, Answer)> {
+        let answer = match origin {
+            Origin::Workload(name) => self.egret.curl(name, false, arguments)?,
+            Origin::Isolated(name) => self.egret.curl(name, true, arguments)?,
+            Origin::Host => curl::run(&mut curl::command(arguments))?,
+        };
+        Ok((self.shown(origin, arguments), answer))
+    }
+
+    fn address(&self) -> String {
+        self.external.address().to_string()
+    }
+
+    fn mark(&self) -> Result<Self::Mark> {
+        Ok((self.egret.access_log().mark(), self.external.log().mark()))
+    }
+
+    fn since(&self, side: Side, mark: &Self::Mark) -> Result<Vec<Value>> {
+        match side {
+            Side::Gateway => self.egret.access_log().since(mark.0),
+            Side::External => self.external.log().since(mark.1),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod build;
 mod programs;
-mod show;
+pub(crate) mod show;
 
 use std::{
     fs::{self, OpenOptions},
@@ -62,7 +62,7 @@ fn prepare_and_walk(options: &Options, terminal: &mut Terminal) -> Result<()> {
         );
     }
     terminal.title("Egret: egress through eBPF capture, mutual TLS and a shared gateway")?;
-    let _lock = lock()?;
+    let _lock = lock("demo")?;
     packages::ensure(terminal)?;
     toolchain::ensure()?;
     let binaries = build::all(terminal)?;
@@ -182,10 +182,10 @@ fn keep(terminal: &mut Terminal, world: &World) -> Result<()> {
     Ok(())
 }
 
-/// One demo at a time. The lock goes with the process, however it ends.
-fn lock() -> Result<Flock<fs::File>> {
+/// One demo of a kind at a time. The lock goes with the process, however it ends.
+pub(crate) fn lock(name: &str) -> Result<Flock<fs::File>> {
     fs::create_dir_all(LOCK_DIR).with_context(|| format!("cannot create {LOCK_DIR}"))?;
-    let path = Path::new(LOCK_DIR).join("demo.lock");
+    let path = Path::new(LOCK_DIR).join(format!("{name}.lock"));
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -193,7 +193,7 @@ fn lock() -> Result<Flock<fs::File>> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| anyhow::anyhow!("another `cargo xtask demo` runs on this machine: end it first"))
+        .map_err(|_| anyhow::anyhow!("another such demo runs on this machine: end it first"))
 }
 
 /// Removes what a demo left that was killed. We hold the lock: nobody uses it.

@@ -8,14 +8,14 @@ mod archive;
 mod contents;
 mod elf;
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{command, toolchain};
 
 /// What to build.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Build the development profile: quick to compile, slow to run
     #[arg(long)]
@@ -29,6 +29,22 @@ pub(crate) struct Options {
     /// Write the files of the image into this directory instead, for a Dockerfile
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     root: Option<PathBuf>,
+}
+
+/// How the binary is compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As it is released.
+    Release,
+    /// Quick to compile, slow to run.
+    Development,
+}
+
+impl Options {
+    /// The image of a profile, at the usual place.
+    pub(crate) fn of_profile(profile: Profile) -> Self {
+        Self { debug: profile == Profile::Development, ..Self::default() }
+    }
 }
 
 /// Builds the image and prints where it is, and under which name it is imported.
@@ -55,7 +71,7 @@ pub(crate) struct Image {
 fn files(options: &Options) -> Result<Vec<contents::File>> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => compile(options.debug)?,
+        None => compile(if options.debug { Profile::Development } else { Profile::Release })?,
     };
     let program = fs::read(&binary).with_context(|| binary.display().to_string())?;
     elf::check_static(&program).with_context(|| format!("{} cannot be in the image", binary.display()))?;
@@ -79,23 +95,38 @@ pub(crate) fn build(options: &Options) -> Result<Image> {
     Ok(Image { path, name: format!("egret:{version}"), size: archive.len() })
 }
 
-/// Builds the static binary. With the target named, the flag is not for build scripts and macros, which have to be loadable.
-fn compile(debug: bool) -> Result<PathBuf> {
+/// Builds the static binary.
+pub(crate) fn compile(profile: Profile) -> Result<PathBuf> {
     toolchain::ensure()?;
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    command::run(cargo("build", profile).args(["--package", "egret", "--bin", "egret"]))?;
+    Ok(binary(profile, "egret"))
+}
+
+/// A cargo that compiles for the image; whatever else it compiles with the same arguments is not compiled twice. With the target
+/// named, the flag is not for build scripts and macros, which have to be loadable.
+pub(crate) fn cargo(verb: &str, profile: Profile) -> Command {
+    let target = target();
     // Symbols stay, for backtraces that name functions.
     let flags =
         format!(r#"target.{target}.rustflags=["-C","target-feature=+crt-static","-C","strip=debuginfo"]"#);
     let mut cargo = command::cargo();
-    cargo.args(["build", "--package", "egret", "--bin", "egret", "--target", &target, "--config", &flags]);
+    cargo.args([verb, "--target", &target, "--config", &flags]);
     // These would take the place of the flags above.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    if !debug {
+    if profile == Profile::Release {
         cargo.arg("--release");
     }
-    command::run(&mut cargo)?;
-    let profile = if debug { "debug" } else { "release" };
-    Ok(target_directory().join(target).join(profile).join("egret"))
+    cargo
+}
+
+/// Where it puts a program.
+pub(crate) fn binary(profile: Profile, program: &str) -> PathBuf {
+    let profile = if profile == Profile::Release { "release" } else { "debug" };
+    target_directory().join(target()).join(profile).join(program)
+}
+
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 fn target_directory() -> PathBuf {

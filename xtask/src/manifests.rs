@@ -128,7 +128,9 @@ fn rendered(helm: &Path) -> Result<Vec<Made>> {
             path: format!("{MANIFESTS}/uninstall.yaml"),
             content: head(
                 "Before egret.yaml is deleted: every\n# agent releases its node.\n#   kubectl apply -f uninstall.yaml\n#   \
-                 kubectl --namespace istio-system wait --for=condition=complete --timeout=180s job/egret-uninstall",
+                 kubectl --namespace istio-system wait --for=condition=complete --timeout=180s job/egret-uninstall\n\
+                 # Without the selector the definitions go, too, and with them every object of theirs:\n#   \
+                 kubectl delete -f egret.yaml --selector 'app.kubernetes.io/component!=crds'\n#   kubectl delete -f uninstall.yaml",
             ) + &removal,
         },
     ])

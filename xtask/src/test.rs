@@ -8,7 +8,13 @@ use std::{env, time::Instant};
 use anyhow::{Result, bail};
 use egret_tests::privileges;
 
-use crate::{clippy, cluster, command, manifests, packages, terminal::Terminal, tidy, toolchain};
+use crate::{
+    clippy, cluster, command,
+    image::{self, Profile},
+    manifests, packages,
+    terminal::Terminal,
+    tidy, toolchain,
+};
 
 /// Runs all tests.
 pub(crate) fn run() -> Result<()> {
@@ -41,10 +47,13 @@ pub(crate) fn run() -> Result<()> {
         packages::ensure(&mut terminal)?;
         packages::unpack_nginx(&mut terminal)?;
         terminal.section("The product, as it is released")?;
-        cargo(&["build", "--release", "--package", "egret", "--package", "egret-tests"])?;
+        // The same that is in the image, and the tests with the same arguments: the library is compiled once.
+        let egret = image::compile(Profile::Release)?.canonicalize()?;
         terminal.section("Kernel and end-to-end tests")?;
         // One at a time: they share this machine's cgroups, namespaces and ports.
-        cargo(&["test", "--release", "--package", "egret-tests", "--", "--test-threads=1"])?;
+        let mut tests = image::cargo("test", Profile::Release);
+        tests.args(["--package", "egret-tests", "--", "--test-threads=1"]).env("EGRET_BIN", egret);
+        command::run(&mut tests)?;
         terminal.section("On a real Kubernetes of two nodes")?;
         match no_cluster {
             None => cluster::test(&mut terminal)?,

@@ -84,26 +84,36 @@ pub fn agent(state: AgentState) -> Router {
     base(move || readiness.ask()).merge(flow_routes(flows)).merge(routes)
 }
 
-/// The gateway's: status, flows and explanations.
-pub fn gateway(
-    configuration: watch::Receiver<Loaded>,
-    flows: FlowTable,
-    certificates: CertificateStore,
-    cluster: Option<Cluster>,
-    readiness: impl Ask,
-) -> Router {
-    let routes = Router::new()
-        .route("/status", get(gateway_status))
-        .route("/explain", post(explain))
-        .with_state(GatewayState { configuration, certificates, cluster });
-    base(readiness).merge(flow_routes(flows)).merge(routes)
+/// What the gateway's admin socket asks. It is served before there is a configuration.
+#[derive(Clone)]
+pub struct GatewayState<R> {
+    /// The configuration, once one was read, and the gateway's certificates.
+    pub configured: Arc<OnceLock<(watch::Receiver<Loaded>, CertificateStore)>>,
+    /// Its flows.
+    pub flows: FlowTable,
+    /// Whether it is ready.
+    pub readiness: R,
+    /// The cluster.
+    pub cluster: Option<Cluster>,
 }
 
-#[derive(Clone)]
-struct GatewayState {
-    configuration: watch::Receiver<Loaded>,
-    certificates: CertificateStore,
-    cluster: Option<Cluster>,
+impl<R: Ask> GatewayState<R> {
+    fn configured(&self) -> Result<&(watch::Receiver<Loaded>, CertificateStore), Failure> {
+        self.configured.get().ok_or_else(|| {
+            let why = (self.readiness)().problems.join("; ");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the gateway has no configuration yet: {why}"))
+        })
+    }
+}
+
+/// The gateway's: status, flows and explanations.
+pub fn gateway<R: Ask>(state: GatewayState<R>) -> Router {
+    let (flows, readiness) = (state.flows.clone(), state.readiness.clone());
+    let routes = Router::new()
+        .route("/status", get(gateway_status::<R>))
+        .route("/explain", post(explain::<R>))
+        .with_state(state);
+    base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
 fn flow_routes(flows: FlowTable) -> Router {
@@ -176,28 +186,38 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-async fn gateway_status(State(state): State<GatewayState>) -> Json<GatewayStatus> {
-    let loaded = state.configuration.borrow().clone();
+async fn gateway_status<R: Ask>(
+    State(state): State<GatewayState<R>>,
+) -> Result<Json<GatewayStatus>, Failure> {
+    let (configuration, certificates) = state.configured()?;
+    let loaded = configuration.borrow().clone();
     let settings = &loaded.snapshot.settings;
     let policy = match settings.outbound_traffic_policy {
         OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
         OutboundTrafficPolicy::RegistryOnly => "REGISTRY_ONLY",
     };
-    Json(GatewayStatus {
+    let mut role = RoleStatus::of(state.cluster.as_ref(), certificates);
+    for problem in (state.readiness)().problems {
+        if !role.cluster_problems.contains(&problem) {
+            role.cluster_problems.push(problem);
+        }
+    }
+    Ok(Json(GatewayStatus {
         pid: std::process::id(),
-        role: RoleStatus::of(state.cluster.as_ref(), &state.certificates),
+        role,
         trust_domain: settings.trust_domain.clone(),
         outbound_traffic_policy: policy.to_owned(),
         on_agent_down: settings.on_agent_down.name().to_owned(),
         config_version: loaded.snapshot.version,
         report: loaded.report,
-    })
+    }))
 }
 
-async fn explain(
-    State(GatewayState { configuration, .. }): State<GatewayState>,
+async fn explain<R: Ask>(
+    State(state): State<GatewayState<R>>,
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, Failure> {
+    let (configuration, _) = state.configured()?;
     let snapshot = Arc::clone(&configuration.borrow().snapshot);
     question.ask(&snapshot).map(Json).map_err(|e| (StatusCode::BAD_REQUEST, e))
 }

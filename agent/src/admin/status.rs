@@ -27,7 +27,7 @@ pub struct RoleStatus {
     pub node: Option<String>,
     /// Its own certificates, or those of its workloads.
     pub certificates: CertificateStatus,
-    /// What is in the way of reading the Kubernetes API, or of what the role does with it, one sentence each.
+    /// What is in the way of reading the Kubernetes API, or of what the role does with it, and what it waits for; one sentence each.
     pub cluster_problems: Vec<String>,
 }
 

@@ -68,10 +68,6 @@ pub(super) async fn of_node(run_dir: &RunDir) -> anyhow::Result<()> {
             _ => {}
         }
     }
-    // Empty, unless another instance is on this node.
-    if let Some(parent) = pin_directory(&run_dir.instance()).parent() {
-        drop(fs::remove_dir(parent));
-    }
     Ok(())
 }
 
@@ -82,7 +78,12 @@ async fn off_the_machine(run_dir: &RunDir) -> anyhow::Result<()> {
         .await
         .context("the processes of the workloads do not end; they stay captured")?
         .context("the workloads cannot be ended; they stay captured")?;
-    datapath::cleanup(&pin_directory(&instance)).context("pinned programs")?;
+    let pins = pin_directory(&instance);
+    datapath::cleanup(&pins).context("pinned programs")?;
+    // Empty, unless another instance is on this machine.
+    if let Some(parent) = pins.parent() {
+        drop(fs::remove_dir(parent));
+    }
     remove_namespaces(run_dir)
 }
 

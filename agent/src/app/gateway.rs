@@ -3,7 +3,12 @@
 //! On a cluster it waits for whatever is not there yet, and says so to probes. Told to end, it goes on taking tunnels until agents
 //! have heard of it, then lets go of them: whoever has nothing open moves on, and what is open may finish until the deadline.
 
-use std::{fs::OpenOptions, io, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -58,12 +63,24 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(cluster) = &cluster {
         health.follow(cluster.standing.clone());
     }
+    let (flows, configured) = (FlowTable::new(Side::Gateway, RECENT_FLOWS), Arc::new(OnceLock::new()));
+    // From here on it can be asked what it waits for.
+    let admin = admin::gateway(admin::GatewayState {
+        configured: Arc::clone(&configured),
+        flows: flows.clone(),
+        readiness: health.asker(),
+        cluster: cluster.clone(),
+    });
+    let tasks = TaskTracker::new();
+    let admin_listener = role::bind(&settings.run_dir.socket("gateway"))?;
+    tasks.spawn(admin::serve(admin_listener, admin, ended.clone()));
     let mut configuration = role::configuration(&settings, cluster.as_ref(), Scope::Gateway, &stop).await?;
     health.has(CONFIGURATION);
     let identity = gateway_identity(&configuration.borrow().snapshot.settings)?;
     let certificates =
         CertificateStore::new(role::issuer(&settings, cluster.as_ref(), identity.trust_domain())?);
-    let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
+    // Nobody else sets it, and once is all.
+    drop(configured.set((configuration.clone(), certificates.clone())));
     let access_log = access_log(&settings)?;
     let listener = listen(settings.hbone_address).with_context(|| {
         format!(
@@ -89,16 +106,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         certificates: certificates.clone(),
         identity: identity.clone(),
         resolver: Resolver::system().context("the system's resolver configuration")?,
-        flows: flows.clone(),
+        flows,
         access_log,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
-    let admin_listener = role::bind(&settings.run_dir.socket("gateway"))?;
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
-    let tasks = TaskTracker::new();
-    let router = admin::gateway(configuration.clone(), flows, certificates.clone(), cluster, health.asker());
-    tasks.spawn(admin::serve(admin_listener, router, ended.clone()));
     let drain = CancellationToken::new();
     let serving = tokio::spawn(gateway::serve(listener, Arc::clone(&gateway), drain.clone()));
     role::log_problems(&configuration.borrow_and_update());

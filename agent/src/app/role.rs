@@ -220,6 +220,7 @@ pub(super) fn log_problems(loaded: &Loaded) {
     tracing::info!(
         version = loaded.snapshot.version,
         objects = loaded.report.objects,
+        problems = loaded.report.problems.len(),
         "configuration in force"
     );
     for problem in &loaded.report.problems {

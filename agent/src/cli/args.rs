@@ -160,6 +160,8 @@ pub(super) enum RoleName {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Uninstall {
+    #[command(flatten)]
+    pub(super) access: ClusterAccess,
     /// How long the agents may take
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(super) timeout: u64,

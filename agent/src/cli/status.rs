@@ -14,6 +14,7 @@ use crate::{
     mesh::OnAgentDown,
     net::endpoints::Condition,
     source::report::Problem,
+    tls::store::CertificateStatus,
 };
 
 /// The JSON of `egret status -o json`. A role that is down is absent.
@@ -55,6 +56,8 @@ async fn of_machine(query: &Query) -> anyhow::Result<()> {
     );
     let (agent, gateway) = match (agent, gateway) {
         (Err(e), Err(_)) => return Err(e.into()),
+        // In an agent's pod of a cluster there is no gateway.
+        (Ok(agent), Err(_)) if agent.role.pod.is_some() => (Some(agent), None),
         (agent, gateway) => (answered("agent", agent), answered("gateway", gateway)),
     };
     let status = Status {
@@ -93,13 +96,31 @@ fn gateways(gateways: &[GatewayState]) -> String {
     described.collect::<Vec<_>>().join(", ")
 }
 
+/// How many there are, and how many should be.
+fn certificates(status: &CertificateStatus) -> String {
+    let mut text = output::count(status.valid, "certificate");
+    for (number, what) in [(status.overdue.len(), "OVERDUE"), (status.failed.len(), "MISSING")] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
+    }
+    text
+}
+
 fn human(status: &Status) -> String {
     let mut lines = Vec::new();
     let bypass =
         status.gateway.as_ref().is_some_and(|gateway| gateway.on_agent_down == OnAgentDown::Bypass.name());
     lines.push(match &status.agent {
         Some(agent) => {
-            format!("agent    serving (pid {}), tunnels to {}", agent.pid, gateways(&agent.gateways))
+            format!(
+                "agent    {} (pid {}, version {}), tunnels to {}; {}",
+                agent.stage,
+                agent.pid,
+                agent.role.version,
+                gateways(&agent.gateways),
+                certificates(&agent.role.certificates)
+            )
         }
         None if bypass => {
             "agent    DOWN: connections of its workloads GO OUT DIRECTLY (onAgentDown: BYPASS)".to_owned()
@@ -111,12 +132,24 @@ fn human(status: &Status) -> String {
             "         onAgentDown: BYPASS: without it, connections of workloads go out directly".to_owned(),
         );
     }
+    let is_pod = status.agent.as_ref().is_some_and(|agent| agent.role.pod.is_some());
     lines.push(status.gateway.as_ref().map_or_else(
-        || "gateway  DOWN: connections of workloads are refused with 503".to_owned(),
+        || {
+            let whereabouts = if is_pod {
+                "in pods of its own: egret status --cluster shows them, and the whole"
+            } else {
+                "DOWN: connections of workloads are refused with 503"
+            };
+            format!("gateway  {whereabouts}")
+        },
         |gateway| {
             format!(
-                "gateway  serving (pid {}), trust domain {}, unregistered hosts: {}",
-                gateway.pid, gateway.trust_domain, gateway.outbound_traffic_policy
+                "gateway  serving (pid {}, version {}), trust domain {}, unregistered hosts: {}; {}",
+                gateway.pid,
+                gateway.role.version,
+                gateway.trust_domain,
+                gateway.outbound_traffic_policy,
+                certificates(&gateway.role.certificates)
             )
         },
     ));

@@ -5,14 +5,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{args::Uninstall, output};
-use crate::kubernetes::removal::order::Place;
+use crate::kubernetes::{Outside, removal::order::Place};
 
 /// Orders, waits, prints.
 pub(super) async fn run(arguments: &Uninstall) -> anyhow::Result<()> {
-    let place = Place::around()?.context(
-        "there is no cluster around this process: egret uninstall runs in a pod, as the chart's hook does before `helm uninstall` \
-         deletes anything",
-    )?;
+    let place = match arguments.access.cluster() {
+        Some(access) => Place::outside(&Outside::connect(&access).await?),
+        None => Place::around()?.context(
+            "there is no cluster around this process: name one with --cluster, --context or --kubeconfig. `helm uninstall` needs none \
+             of this: its hook runs in a pod, before anything is deleted",
+        )?,
+    };
     let mut printed = Ok(());
     let outcome = place
         .uninstall(Duration::from_secs(arguments.timeout), |line| {

@@ -8,7 +8,7 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount, umount},
-    sys::statfs::{BPF_FS_MAGIC, fstatfs},
+    sys::statfs::{BPF_FS_MAGIC, fstatfs, statfs},
 };
 
 use super::{Error, loader};
@@ -61,6 +61,20 @@ impl Bpffs {
         }
     }
 
+    /// An error with the remedy unless a bpffs is mounted at `path`: for who cannot mount one that outlives them.
+    pub fn expect(path: &Path) -> Result<(), Error> {
+        match statfs(path) {
+            Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(()),
+            _ => Err(Error::new(
+                format_args!("bpffs at {}", path.display()),
+                format_args!(
+                    "it is not mounted there: on the node, run `mount -t bpf bpf {}`, as systemd does when it boots",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
     /// Whether Egret mounted it, this instance or another, so that the last one may unmount it.
     pub fn mounted_here(&self) -> bool {
         self.mounted_here
@@ -94,4 +108,18 @@ fn is_ours(path: &Path) -> io::Result<bool> {
         (fields.next() == Some(SOURCE)) && fields.next() == path.to_str() && fields.next() == Some("bpf")
     };
     Ok(mounts.lines().any(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bpffs;
+
+    #[test]
+    fn another_file_system_is_none_and_the_remedy_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().to_owned(), directory.path().join("missing")] {
+            let said = Bpffs::expect(&path).unwrap_err().to_string();
+            assert!(said.contains(&format!("mount -t bpf bpf {}", path.display())), "{said}");
+        }
+    }
 }

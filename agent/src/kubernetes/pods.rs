@@ -4,6 +4,7 @@
 //! pods of other nodes are not.
 
 pub mod conditions;
+mod doubt;
 pub(super) mod wish;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod as Object};
 use kube::{Api, core::PartialObjectMeta, runtime::watcher};
 use tokio::sync::watch;
 
+use self::doubt::{Doubts, Settled};
 use super::{
     Cluster,
     names::{CAPTURED, EGRESS},
@@ -63,16 +65,24 @@ pub fn watch(cluster: &Cluster) -> watch::Receiver<Option<Arc<Pods>>> {
             &namespaces,
         );
         let merging = async {
+            let mut settled = Settled::default();
             loop {
+                let mut doubts = Doubts::new();
                 let now = merged(
                     pods_seen.borrow_and_update().as_deref(),
                     namespaces_seen.borrow_and_update().as_deref(),
+                    &settled,
+                    &mut doubts,
                 );
                 sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
                 let changed = tokio::select! {
                     changed = pods_seen.changed() => changed,
                     changed = namespaces_seen.changed() => changed,
+                    () = settled.ask(&cluster.client, &doubts, &cluster.standing), if !doubts.is_empty() => Ok(()),
                 };
+                if let Some(pods) = &*pods_seen.borrow() {
+                    settled.keep(|uid| pods.values().any(|read| read.pod.uid == uid));
+                }
                 if changed.is_err() {
                     return;
                 }
@@ -88,16 +98,24 @@ pub fn watch(cluster: &Cluster) -> watch::Receiver<Option<Arc<Pods>>> {
     receiver
 }
 
-/// Both together, by the uid in the name of the pod's cgroup.
+/// Both together, by the uid in the name of the pod's cgroup; without those that are in doubt.
 fn merged(
     pods: Option<&BTreeMap<Key, Read>>,
     namespaces: Option<&BTreeMap<Key, String>>,
+    settled: &Settled,
+    doubts: &mut Doubts,
 ) -> Option<Arc<Pods>> {
     let (pods, namespaces) = (pods?, namespaces?);
     let mut all = Pods::new();
     for Read { label, own, pod } in pods.values() {
         let of_namespace = namespaces.get(&(String::new(), pod.namespace.clone())).map(String::as_str);
         let wish = wish::decide(label.as_deref(), of_namespace, *own);
+        if wish.what == Wish::Nobody && !own && !settled.has(&pod.uid) {
+            let doubt = doubts.entry(pod.namespace.clone()).or_default();
+            doubt.label = of_namespace.map(str::to_owned);
+            doubt.pods.push(pod.uid.clone());
+            continue;
+        }
         let pod = Pod { wish: wish.what, odd: wish.odd, ..pod.clone() };
         // Of two that claim one cgroup, which is possible for static pods only, the one that is to be captured counts.
         match all.get(&pod.cgroup) {
@@ -191,15 +209,52 @@ mod tests {
         });
         let namespaces =
             namespaces.iter().map(|(name, label)| ((String::new(), (*name).to_owned()), (*label).to_owned()));
-        merged(Some(&pods.collect()), Some(&namespaces.collect())).unwrap()
+        merged(
+            Some(&pods.collect()),
+            Some(&namespaces.collect()),
+            &settled(&["u-4", "u-2"]),
+            &mut Doubts::new(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn nothing_is_said_before_both_are_read() {
         let (pods, namespaces) = (BTreeMap::new(), BTreeMap::new());
+        let merged = |pods, namespaces| merged(pods, namespaces, &Settled::default(), &mut Doubts::new());
         assert!(merged(None, Some(&namespaces)).is_none());
         assert!(merged(Some(&pods), None).is_none());
         assert!(merged(Some(&pods), Some(&namespaces)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_new_pod_is_not_left_alone_before_its_namespace_was_asked() {
+        let pods = [
+            pod("web", "u-1", &serde_json::json!({})),
+            pod("free", "u-2", &serde_json::json!({})),
+            pod("off", "u-3", &serde_json::json!({})),
+            pod("free", "u-4", &serde_json::json!({})),
+            pod("free", "u-5", &serde_json::json!({"labels": {"egret.dev/egress": "disabled"}})),
+        ];
+        let keyed = pods.iter().map(|read| (("".to_owned(), read.pod.uid.clone()), read.clone())).collect();
+        let labels = [("web", "enabled"), ("off", "disabled")];
+        let namespaces =
+            labels.map(|(name, label)| ((String::new(), name.to_owned()), label.to_owned())).into();
+        let mut doubts = Doubts::new();
+        let known = merged(Some(&keyed), Some(&namespaces), &settled(&["u-4"]), &mut doubts).unwrap();
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["u-1", "u-4", "u-5"]);
+        let doubt = |label: Option<&str>, uid: &str| doubt::Doubt {
+            label: label.map(str::to_owned),
+            pods: vec![uid.to_owned()],
+        };
+        let expected = [("free", doubt(None, "u-2")), ("off", doubt(Some("disabled"), "u-3"))];
+        assert_eq!(doubts, expected.map(|(name, doubt)| (name.to_owned(), doubt)).into());
+    }
+
+    fn settled(pods: &[&str]) -> Settled {
+        let mut settled = Settled::default();
+        settled.settle(pods.iter().map(|uid| (*uid).to_owned()));
+        settled
     }
 
     #[test]

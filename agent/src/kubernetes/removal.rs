@@ -16,10 +16,13 @@ pub mod order;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
     runtime::watcher::Event,
 };
 use serde_json::json;
@@ -105,9 +108,11 @@ pub fn watch(cluster: &Cluster) -> Mark {
 
 /// The uid of the DaemonSet that this pod is of.
 async fn owner_of_this_pod(cluster: &Cluster, name: &str) -> Option<String> {
+    // Listed, which it may, and not got, which it need not.
+    let own = ListParams::default().fields(&format!("metadata.name={}", cluster.own.name));
     loop {
-        match cluster.in_own_namespace::<Pod>().get(&cluster.own.name).await {
-            Ok(pod) => return controller(&pod),
+        match cluster.in_own_namespace::<Pod>().list_metadata(&own).await {
+            Ok(found) => return found.items.first().and_then(|pod| controller(&pod.metadata)),
             Err(error) => {
                 let why = format!("whose pod this is cannot be asked: {}", describe_cause(&error));
                 if cluster.standing.fails(name, why.clone()) {
@@ -120,8 +125,8 @@ async fn owner_of_this_pod(cluster: &Cluster, name: &str) -> Option<String> {
 }
 
 /// The uid of the DaemonSet that a pod is of.
-fn controller(pod: &Pod) -> Option<String> {
-    let owners = pod.metadata.owner_references.iter().flatten();
+fn controller(pod: &ObjectMeta) -> Option<String> {
+    let owners = pod.owner_references.iter().flatten();
     owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
@@ -167,7 +172,7 @@ pub async fn confirm(cluster: &Cluster) {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+    use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
     use tokio::sync::watch;
 
     use super::{DAEMON_SET, Mark, controller, is_for};
@@ -186,12 +191,12 @@ mod tests {
 
     #[test]
     fn the_controller_is_the_owner_that_counts() {
-        let pod = serde_json::json!({"metadata": {"ownerReferences": [
+        let pod = serde_json::json!({"ownerReferences": [
             {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-0"},
             {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "egret-agent", "uid": "u-1", "controller": true},
-        ]}});
-        assert_eq!(controller(&serde_json::from_value::<Pod>(pod).unwrap()).as_deref(), Some("u-1"));
-        assert_eq!(controller(&Pod::default()), None);
+        ]});
+        assert_eq!(controller(&serde_json::from_value::<ObjectMeta>(pod).unwrap()).as_deref(), Some("u-1"));
+        assert_eq!(controller(&ObjectMeta::default()), None);
     }
 
     #[tokio::test]

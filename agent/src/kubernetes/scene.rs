@@ -71,15 +71,15 @@ async fn wanted(outside: &Outside) -> kube::Result<Vec<WantedPod>> {
     }
 }
 
-/// Whether it is meant to be captured, as agents decide it.
+/// Whether it is meant to be captured, as agents decide it, or nobody can tell because its label means nothing.
 fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>, ours: &str) -> Option<WantedPod> {
     let namespace = pod.namespace()?;
     let of_namespace = namespaces.get(&namespace).and_then(Option::as_deref);
     let of_pod = pod.labels().get(names::EGRESS).map(String::as_str);
     let is_own =
         namespace == ours && pod.labels().get("app.kubernetes.io/name").is_some_and(|n| n == "egret");
-    // A label that means nothing asks for nothing.
-    if wish::decide(of_pod, of_namespace, is_own).what != Wish::Enrolled {
+    let wish::Asked { what, odd } = wish::decide(of_pod, of_namespace, is_own);
+    if !matches!(what, Wish::Enrolled | Wish::Unclear) {
         return None;
     }
     let status = pod.status.as_ref();
@@ -94,7 +94,10 @@ fn is_wanted(pod: &Pod, namespaces: &BTreeMap<String, Option<String>>, ours: &st
         let why = condition.message.clone().or_else(|| condition.reason.clone());
         (condition.status == "True", why.unwrap_or_else(|| "the agent does not say why".to_owned()))
     });
-    Some(WantedPod { namespace, name: pod.name_any(), node, captured })
+    // What is captured because its namespace asks for it is so with any label.
+    let captured =
+        captured.or_else(|| (what == Wish::Unclear).then(|| (false, odd.clone().unwrap_or_default())));
+    Some(WantedPod { namespace, name: pod.name_any(), node, captured, odd })
 }
 
 /// When the root certificate ends that the CA publishes.
@@ -193,6 +196,13 @@ mod tests {
         assert_eq!(pod("on", "enabled", None, json!({"phase": "Pending"})), None);
         assert_eq!(pod("on", "enabled", Some("a"), json!({"phase": "Succeeded"})), None);
         assert_eq!(pod("on", "enabled", Some("a"), json!({"phase": "Running"})).unwrap().captured, None);
+        let unclear = pod("off", "yes", Some("a"), json!({"phase": "Running"})).unwrap();
+        assert!(
+            unclear.odd.is_some()
+                && unclear.captured.is_some_and(|(holds, why)| !holds && why.contains("yes"))
+        );
+        let odd = pod("on", "yes", Some("a"), json!({"phase": "Running"})).unwrap();
+        assert!(odd.odd.is_some() && odd.captured.is_none(), "its namespace asks for it");
     }
 
     #[test]

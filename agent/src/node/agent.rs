@@ -456,8 +456,10 @@ impl Agent {
                 u32::from(ports.count) * 28_232 / 60
             );
         }
-        self.check_link(&enrolled, &presences, true);
         self.capture.attach(cgroup.path(), &self.policy(&enrolled.workload, &presences)).map_err(refused)?;
+        // In this order: what a running workload opens is captured, or goes out as older. Between a lock and the programs it would do
+        // neither, and wait for an answer that cannot come.
+        self.check_link(&enrolled, &presences, true);
         drop(presences);
         self.workloads.lock().enrolled.insert(enrolled.workload.id, Arc::clone(&enrolled));
         self.serve(&enrolled, examined);

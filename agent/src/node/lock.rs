@@ -1,6 +1,6 @@
 //! Keeps the lock on the links of a workload: finds the host's side of each, locks it, and says what holds.
 //!
-//! `node::agent` calls it before a workload can send and when it has gone, `node::life` every two seconds and when something changes
+//! `node::agent` calls it when a workload is enrolled and when it has gone, `node::life` every two seconds and when something changes
 //! in one of its network namespaces.
 
 use std::{

@@ -47,7 +47,12 @@ fn definition(api: &Api) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{}.{}", api.plural, api.group)},
+        "metadata": {
+            "name": format!("{}.{}", api.plural, api.group),
+            // Helm deletes what a release had and has no more, and with a definition goes every object of it. The chart has it no more
+            // when somebody else has made it again, with Istio or by `egret crds`.
+            "annotations": {"helm.sh/resource-policy": "keep"},
+        },
         "spec": {
             "group": api.group,
             "scope": "Namespaced",

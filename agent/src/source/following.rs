@@ -81,7 +81,8 @@ pub(crate) async fn follow<S: Source>(
         };
         source = returned;
         if let Some(loaded) = loaded {
-            tracing::info!(
+            // Whoever has the role says what is in force.
+            tracing::debug!(
                 version = loaded.snapshot.version,
                 objects = loaded.report.objects,
                 problems = loaded.report.problems.len(),

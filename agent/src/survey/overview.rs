@@ -30,7 +30,7 @@ pub struct Node {
     pub ready: bool,
 }
 
-/// A pod that is meant to be captured.
+/// A pod that is meant to be captured, or whose label means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedPod {
     /// Its namespace.
@@ -41,6 +41,8 @@ pub struct WantedPod {
     pub node: String,
     /// What an agent said of it: captured or not, and why.
     pub captured: Option<(bool, String)>,
+    /// A label that means nothing, in a sentence.
+    pub odd: Option<String>,
 }
 
 /// What the API server says of the cluster. What could not be read is a sentence.
@@ -48,7 +50,7 @@ pub struct WantedPod {
 pub struct Scene {
     /// Its nodes.
     pub nodes: Result<Vec<Node>, String>,
-    /// The pods that are meant to be captured.
+    /// The pods that are meant to be captured, and those whose label means nothing.
     pub wanted: Result<Vec<WantedPod>, String>,
     /// When the root certificate of the CA ends; absent where the CA is not ours.
     pub root_ends: Result<Option<Timestamp>, String>,

@@ -66,6 +66,15 @@ impl Layer {
         self.contents(path, mode, &contents)
     }
 
+    /// Adds a program of this machine with the shared libraries that it needs.
+    pub fn program(&mut self, path: &str, source: &Path) -> Result<()> {
+        self.file(path, source)?;
+        for library in libraries(&process::run("ldd", &[&source.to_string_lossy()])?) {
+            self.file(library.trim_start_matches('/'), Path::new(library))?;
+        }
+        Ok(())
+    }
+
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);
@@ -112,7 +121,7 @@ pub(super) fn write_all(directory: &Path, coredns: &Path) -> Result<Vec<PathBuf>
     busybox()?.write(BUSYBOX, &command(&["sh"]), &place("busybox"))?;
 
     let mut sleep = busybox()?;
-    program(&mut sleep, "curl")?;
+    sleep.program("usr/bin/curl", &which("curl")?)?;
     sleep.write(SLEEP, &command(&["sleep", "infinity"]), &place("sleep"))?;
 
     let archive = place("coredns");
@@ -147,16 +156,6 @@ fn busybox() -> Result<Layer> {
     layer.contents("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
     layer.contents("etc/nsswitch.conf", 0o644, b"hosts: files dns\n")?;
     Ok(layer)
-}
-
-/// Adds a program of this machine with the shared libraries that it needs.
-fn program(layer: &mut Layer, name: &str) -> Result<()> {
-    let binary = which(name)?;
-    layer.file(&format!("usr/bin/{name}"), &binary)?;
-    for library in libraries(&process::run("ldd", &[&binary.to_string_lossy()])?) {
-        layer.file(library.trim_start_matches('/'), Path::new(library))?;
-    }
-    Ok(())
 }
 
 /// The files that `ldd` names.

@@ -4,16 +4,12 @@
 //! Used by `cargo xtask cluster` and the cluster tests; these share one cluster, so each works in namespaces of its own and leaves
 //! Egret as it found it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Cluster, Kube};
+use super::{Cluster, Kube, release::Release};
 use crate::{
     curl::{self, Answer},
     wait,
@@ -28,7 +24,7 @@ pub const WORKLOADS: [&str; 3] =
     ["deployment/egret-ca", "deployment/istio-egressgateway", "daemonset/egret-agent"];
 
 /// What an installation or an update gets.
-const ROLLOUT: Duration = Duration::from_mins(3);
+pub(super) const ROLLOUT: Duration = Duration::from_mins(3);
 /// What a pod gets until it runs and is captured.
 const START: Duration = Duration::from_mins(1);
 
@@ -38,7 +34,7 @@ const CAPTURED: &str = "egret.dev/Captured";
 /// A cluster with Egret in it.
 pub struct Installed {
     cluster: Cluster,
-    chart: PathBuf,
+    release: Release,
 }
 
 /// A pod that calls out: `sleep`, with a real curl.
@@ -61,16 +57,21 @@ impl Installed {
     /// `cargo xtask image` writes.
     pub fn install(cluster: Cluster, chart: &Path, image: &Path, values: &[&str]) -> Result<Self> {
         cluster.import_image(image)?;
-        let installed = Self { cluster, chart: chart.to_owned() };
+        let installed = Self::of(cluster, chart);
         installed.upgrade(values)?;
         Ok(installed)
     }
 
     /// The one that is there, as it is.
     pub fn attach(cluster: Cluster, chart: &Path) -> Result<Self> {
-        let installed = Self { cluster, chart: chart.to_owned() };
+        let installed = Self::of(cluster, chart);
         installed.wait_until_ready()?;
         Ok(installed)
+    }
+
+    fn of(cluster: Cluster, chart: &Path) -> Self {
+        let release = Release::new(cluster.kube(), chart, vec!["image.pullPolicy=Never".to_owned()]);
+        Self { cluster, release }
     }
 
     /// `helm upgrade --install` with these values in place of all that were set before, and the wait until it is carried out.
@@ -81,17 +82,17 @@ impl Installed {
 
     /// The same without the wait.
     pub fn upgrade_only(&self, values: &[&str]) -> Result<()> {
-        let chart = self.chart.to_string_lossy();
-        let mut arguments =
-            vec!["upgrade", "--install", RELEASE, &*chart, "--namespace", NAMESPACE, "--create-namespace"];
-        arguments.extend(["--reset-values", "--set", "image.pullPolicy=Never"]);
-        arguments.extend(values.iter().flat_map(|value| ["--set", value]));
-        self.kube().helm(&arguments).map(drop)
+        self.release.upgrade(values)
     }
 
     /// Waits until every part of Egret is ready and current.
     pub fn wait_until_ready(&self) -> Result<()> {
-        WORKLOADS.iter().try_for_each(|workload| self.kube().wait_for_rollout(NAMESPACE, workload, ROLLOUT))
+        self.release.wait_until_ready()
+    }
+
+    /// The Helm release.
+    pub fn release(&self) -> &Release {
+        &self.release
     }
 
     /// The cluster.
@@ -178,31 +179,21 @@ impl Installed {
 
     /// A command in a pod.
     pub fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Command {
-        let mut kubectl = self.kube().command("kubectl");
-        kubectl.args(["exec", "-n", namespace, pod, "--"]).args(command);
-        kubectl
+        self.kube().exec(namespace, pod, command)
     }
 
     /// The access log of all gateways that are there, one JSON object a request, in no order.
     pub fn access_log(&self) -> Result<Vec<Value>> {
         let mut lines = Vec::new();
         for pod in self.pods("istio-egressgateway")? {
-            let text = self.kube().kubectl(&["logs", "-n", NAMESPACE, &pod])?;
-            // Its own log is among it.
-            let access = text.lines().filter(|line| line.starts_with('{'));
-            for line in access {
-                lines.push(serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?);
-            }
+            lines.extend(self.release.access_log_of(&pod)?);
         }
         Ok(lines)
     }
 
     /// The pods of one of Egret's service accounts.
     pub fn pods(&self, account: &str) -> Result<Vec<String>> {
-        let selector = format!("spec.serviceAccountName={account}");
-        let list = self.kube().get(&["pods", "-n", NAMESPACE, "--field-selector", &selector])?;
-        let names = list["items"].as_array().into_iter().flatten();
-        Ok(names.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+        self.release.pods(account)
     }
 
     /// The agent's pod on a node.
@@ -216,16 +207,7 @@ impl Installed {
 
     /// What a part of Egret answers: `egret` in one of its pods.
     pub fn egret(&self, pod: &str, arguments: &[&str]) -> Result<String> {
-        let output = self.exec(NAMESPACE, pod, &["/egret"]).args(arguments).output()?;
-        if !output.status.success() {
-            bail!(
-                "egret {} in {pod}: {}\n{}",
-                arguments.join(" "),
-                output.status,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        self.release.egret(pod, arguments)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Talking to a cluster, ours or another one, the way people do: with kubectl and helm.
 
 use std::{
+    env,
+    ffi::OsString,
     fmt::Write as _,
     io::Write as _,
     path::{Path, PathBuf},
@@ -34,6 +36,13 @@ impl Kube {
         &self.kubeconfig
     }
 
+    /// A search path on which kubectl and helm are the ones used here.
+    pub fn path(&self) -> Result<OsString> {
+        let own = self.tools.path("kubectl").parent().map(Path::to_owned);
+        let path = env::var_os("PATH").unwrap_or_default();
+        Ok(env::join_paths(own.into_iter().chain(env::split_paths(&path)))?)
+    }
+
     /// A kubectl command, for callers that need more than its output.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.tools.path(program));
@@ -49,6 +58,18 @@ impl Kube {
     /// Runs helm to its end; what it wrote.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
         self.run("helm", arguments, None)
+    }
+
+    /// The same with something to read.
+    pub fn helm_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.run("helm", arguments, Some(input))
+    }
+
+    /// A command in a pod, which may be named as `deploy/NAME`.
+    pub fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Command {
+        let mut kubectl = self.command("kubectl");
+        kubectl.args(["exec", "-n", namespace, pod, "--"]).args(command);
+        kubectl
     }
 
     /// Applies a text with any number of objects.

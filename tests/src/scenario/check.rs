@@ -6,10 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::Expect;
-use crate::{
-    curl::Answer,
-    json_log::{JsonLog, Mark},
-};
+use crate::{curl::Answer, wait};
 
 /// The gateway writes its line when the response has ended, which curl may notice first.
 const LOG_DELAY: Duration = Duration::from_secs(5);
@@ -57,24 +54,28 @@ pub(super) fn answer(expect: &Expect, answer: &Answer, failures: &mut Vec<String
     }
 }
 
+/// Judges the lines that a log has because of a request; `since` reads them.
 pub(super) fn log(
     name: &str,
-    log: &JsonLog,
-    mark: Mark,
+    since: impl Fn() -> Result<Vec<Value>>,
     expect: Option<&[Field]>,
     address: &str,
     failures: &mut Vec<String>,
 ) -> Result<Vec<Value>> {
     let Some(fields) = expect else {
-        let lines = log.since(mark)?;
+        let lines = since()?;
         if let Some(line) = lines.first() {
             failures.push(format!("{name}: expected nothing, seen {line}"));
         }
         return Ok(lines);
     };
-    let Ok(lines) = log.wait_since(mark, LOG_DELAY, |_| true) else {
-        failures.push(format!("{name}: expected a line, seen none"));
-        return Ok(Vec::new());
+    let waited = wait::until("one", LOG_DELAY, || Ok(Some(since()?).filter(|lines| !lines.is_empty())));
+    let lines = match waited {
+        Ok(lines) => lines,
+        Err(error) => {
+            failures.push(format!("{name}: expected a line; {error:#}"));
+            return Ok(Vec::new());
+        }
     };
     if let [line] = lines.as_slice() {
         let differences = fields.iter().filter_map(|field| field.difference(line, address));

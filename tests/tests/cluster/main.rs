@@ -3,13 +3,25 @@
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.
 
+mod bad_input;
+mod bypass;
 mod calls;
+mod chart;
 mod cli;
 mod configuration;
+mod enrolment;
 mod itself;
+mod losses;
+mod outside;
+mod removal;
+mod rights;
+mod rolling;
 mod scale;
+mod scenario;
+mod starts;
 
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
 };
@@ -20,6 +32,7 @@ use egret_tests::{
     egret::workspace,
     privileges,
 };
+use serde_json::Value;
 
 /// The cluster with Egret that most tests share: started by the first of them, used again by later runs, and removed by `cargo xtask
 /// cluster test`. `EGRET_CLUSTER` names another than `test`. None where the machine does not allow it, and that is allowed.
@@ -58,4 +71,19 @@ fn cluster(name: &str) -> Result<Option<Cluster>> {
 /// The external service.
 fn external_binary() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_egret-external")).to_owned()
+}
+
+/// The program of the load.
+fn steady_binary() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_steady")).to_owned()
+}
+
+/// Who asked the external service, by a line of its log.
+fn peer(line: &Value) -> Option<&str> {
+    Some(line["peer"].as_str()?.rsplit_once(':')?.0)
+}
+
+/// The lines of its log that are none of these addresses'.
+fn from_others<'a>(lines: &'a [Value], addresses: &BTreeSet<String>) -> Vec<&'a Value> {
+    lines.iter().filter(|line| !peer(line).is_some_and(|peer| addresses.contains(peer))).collect()
 }

@@ -14,7 +14,7 @@ const GATEWAY_FIELDS: [&str; 4] = ["response_code", "upstream_cluster", "upstrea
 const EXTERNAL_FIELDS: [&str; 5] = ["peer", "tls", "client", "method", "path"];
 
 /// A step's changes, command, answer, evidence and verdict.
-pub(super) fn outcome(terminal: &mut Terminal, step: &Step, outcome: &Outcome) -> Result<()> {
+pub(crate) fn outcome(terminal: &mut Terminal, step: &Step, outcome: &Outcome) -> Result<()> {
     let secret = step.secret.then_some("Secret istio-system/test.client");
     for file in secret.iter().chain(step.apply) {
         terminal.evidence("apply", file)?;

@@ -6,7 +6,8 @@
 //! would start it again, and it would take the role back.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -29,6 +30,7 @@ use crate::{
         role::{self, Announced, Candidate, is_held},
         settings::{DRAIN_DEADLINE, RECENT_FLOWS},
     },
+    datapath,
     flow::{FlowTable, Side},
     kubernetes::{
         self, Cluster,
@@ -67,8 +69,6 @@ pub(super) async fn run(settings: Settings, cluster: Cluster, stop: Cancellation
     if let Err(e) = settings.run_dir.forget_killed_pods() {
         tracing::warn!("what killed pods left in {} stays: {e}", settings.run_dir.path().display());
     }
-    pods::admit_own(&cleanup::pin_directory(&settings.run_dir.instance()), &cluster.own.uid)
-        .context("this pod may be held by the strict start of an earlier agent")?;
     let found = ranges::watch(&cluster);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
@@ -116,7 +116,7 @@ impl Pod {
         let mut start = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             () = self.removal.asked() => return self.remove(None).await,
-            read = self.read() => read?,
+            read = self.read_freed() => read?,
         };
         let Some(started) = self.start(&mut start).await else {
             return if self.removal.is_asked() { self.remove(None).await } else { Ok(()) };
@@ -145,6 +145,33 @@ impl Pod {
 
     fn readiness(&self) -> &Readiness {
         &self.admin.readiness
+    }
+
+    /// Reads what an agent cannot start without, and meanwhile frees this pod again and again, should an earlier agent's strict start
+    /// hold it: who is held cannot ask the API server for anything.
+    async fn read_freed(&self) -> anyhow::Result<Start> {
+        const PART: &str = "strict start";
+        let mut reading = pin!(self.read());
+        loop {
+            let freed = Self::has_bpffs().and_then(|()| pods::admit_own(&self.pins(), &self.cluster.own.uid));
+            match freed {
+                Ok(()) => self.readiness().goes_on(PART),
+                Err(e) => self.readiness().waits(
+                    PART,
+                    format!("an earlier agent's may hold this pod, which cannot be let go: {e:#}; it is tried again"),
+                ),
+            }
+            if let Ok(read) = timeout(RETRY, &mut reading).await {
+                // What is still in the way is in the way of capture, too.
+                self.readiness().goes_on(PART);
+                return read;
+            }
+        }
+    }
+
+    /// An agent that is a pod cannot mount it for the node, and pins that end with the pod would let its workloads go.
+    fn has_bpffs() -> anyhow::Result<()> {
+        Ok(datapath::Bpffs::expect(Path::new(cleanup::BPFFS))?)
     }
 
     /// Reads what an agent cannot start without; what is in the way is said by whoever reads.
@@ -190,6 +217,7 @@ impl Pod {
                 continue;
             }
             let started = async {
+                Self::has_bpffs()?;
                 let candidate = Candidate::stand(&self.settings.run_dir)?;
                 beginning::start(start, &candidate, None).await
             };

@@ -10,7 +10,7 @@ use crate::{
     kubernetes::{Outside, ask, outside::Access, scene},
     survey::{
         Role,
-        findings::{self, Findings},
+        findings::{self, Finding, Findings},
     },
 };
 
@@ -40,7 +40,14 @@ pub(in crate::cli) async fn run(access: &Access, format: Format) -> anyhow::Resu
 
 fn human(found: &Findings) -> String {
     let mut lines = Vec::new();
+    // They come in a row, and one line says it for all.
+    let mut programs = Some(found.checks.iter().filter(|finding| is_taken(finding)).count());
     for finding in &found.checks {
+        if is_taken(finding) {
+            let taken = programs.take().map(|count| output::count(count, "program"));
+            lines.extend(taken.map(|taken| format!("ok       {taken}: the kernel takes them")));
+            continue;
+        }
         let check = &finding.check;
         let nodes = match finding.nodes.len() {
             0 => " (cluster)".to_owned(),
@@ -64,6 +71,11 @@ fn human(found: &Findings) -> String {
     lines.join("\n")
 }
 
+/// A program that verifiers have nothing against. One that only some refuse is found on those.
+fn is_taken(finding: &Finding) -> bool {
+    finding.check.status == Status::Ok && finding.check.name.starts_with("program ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::human;
@@ -79,6 +91,8 @@ mod tests {
             checks: vec![
                 Finding { check: Check::ok("definitions", "there"), nodes: Vec::new() },
                 Finding { check: Check::ok("root", "euid 0"), nodes: nodes(&["a", "b"]) },
+                Finding { check: Check::ok("program egret_a", "taken"), nodes: nodes(&["a", "b"]) },
+                Finding { check: Check::ok("program egret_b", "taken"), nodes: nodes(&["a"]) },
                 Finding { check: Check::error("btf", "none", "another kernel"), nodes: nodes(&["b"]) },
             ],
             silent: Vec::new(),
@@ -88,8 +102,9 @@ mod tests {
             human(&found),
             "ok       definitions: there (cluster)\n\
              ok       root: euid 0\n\
+             ok       2 programs: the kernel takes them\n\
              error    btf: none (on b)\n         → another kernel\n\n\
-             3 findings on 2 nodes: 1 error, 0 warnings"
+             5 findings on 2 nodes: 1 error, 0 warnings"
         );
     }
 }

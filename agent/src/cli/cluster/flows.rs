@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// Longer names lose their middle; what tells replicas apart is at their end.
+const NAME: usize = 22;
+
 /// Asks all agents and gateways, joins, prints.
 pub(in crate::cli) async fn run(access: &Access, arguments: &Flows) -> anyhow::Result<ExitCode> {
     let outside = Outside::connect(access).await?;
@@ -53,7 +56,7 @@ fn table(flows: &[ClusterFlow]) -> String {
     let mut table = output::table(&header);
     for ClusterFlow { joined, node, gateway_pod, .. } in flows {
         let places = [joined.flow.pod.as_deref(), node.as_deref(), gateway_pod.as_deref()];
-        let places = places.map(|name| name.unwrap_or("-").to_owned());
+        let places = places.map(|name| name.map_or_else(|| "-".to_owned(), |name| output::short(name, NAME)));
         table.add_row(cells(&joined.flow).into_iter().chain(places));
     }
     table.trim_fmt()

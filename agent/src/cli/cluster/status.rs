@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use crate::{
-    admin::{AgentStatus, CaStatus, GatewayStatus},
+    admin::{AgentStatus, CaStatus, GatewayStatus, Stage},
     cli::{args::Format, output},
     kubernetes::{Outside, ask, outside::Access, scene},
     source::report::Severity,
@@ -173,8 +173,9 @@ fn state(row: &NodeRow) -> &'static str {
         (None, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
         (None, _) => "NO AGENT",
         (_, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
-        (_, NodeRow { answered: false, .. }) => "SILENT",
+        (_, NodeRow { stage: Some(Stage::Removed), .. }) => "REMOVED",
         (_, NodeRow { ready: false, .. }) => "NOT READY",
+        (_, NodeRow { answered: false, .. }) => "SILENT",
         (_, NodeRow { terminating: true, .. }) => "ENDING",
         (_, NodeRow { second: Some(_), .. }) => "handover",
         _ => "ready",

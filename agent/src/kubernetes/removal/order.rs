@@ -18,7 +18,7 @@ use kube::{
 use tokio::time::{Instant, sleep};
 
 use super::{DAEMON_SET, names};
-use crate::kubernetes::watching::describe_cause;
+use crate::kubernetes::{Outside, watching::describe_cause};
 
 /// How often the agents are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -45,12 +45,22 @@ impl Place {
         Ok(Some(Self { client, namespace }))
     }
 
+    /// The same from outside of it.
+    pub fn outside(outside: &Outside) -> Self {
+        Self { client: outside.client.clone(), namespace: outside.namespace.clone() }
+    }
+
     /// Orders the removal, and waits for every agent. Says with `say` who is done.
     pub async fn uninstall(&self, patience: Duration, mut say: impl FnMut(String)) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
         let owners = owners(&self.agents().await?);
         if owners.is_empty() {
-            say(format!("no agent runs in namespace {}: there is nothing to remove", self.namespace));
+            say(format!(
+                "no agent runs in namespace {}, so there is nobody to remove anything. Where agents were deleted before, the pods \
+                 that they had enrolled stay captured and are refused: install Egret again and uninstall it, or run `egret agent \
+                 --cleanup` as root on each of their nodes",
+                self.namespace
+            ));
             return Ok(());
         }
         self.order(&owners).await?;

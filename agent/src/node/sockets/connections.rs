@@ -15,13 +15,12 @@ pub(in crate::node) fn connections() -> io::Result<Vec<Connection>> {
     Ok(of(&diag::all(Protocol::Tcp)?))
 }
 
-/// What is connected, or about to be by somebody outside. A connection came from outside when somebody listens at its local
+/// What is connected, or about to be: no program saw it begin, so its first packet may be on its way. A connection came from outside when somebody listens at its local
 /// address.
 fn of(sockets: &[Socket]) -> Vec<Connection> {
     let listening = Listening::of(sockets);
     let connected = |socket: &&Socket| {
-        !matches!(socket.state, State::SynSent | State::Close | State::Listen)
-            && !socket.remote.ip().is_loopback()
+        !matches!(socket.state, State::Close | State::Listen) && !socket.remote.ip().is_loopback()
     };
     sockets
         .iter()
@@ -59,6 +58,7 @@ mod tests {
         let expected = [
             ("192.0.2.10:80", "203.0.113.7:4000", true),
             ("192.0.2.10:4242", "203.0.113.7:443", false),
+            ("192.0.2.10:4243", "203.0.113.7:443", false),
             ("[2001:db8:1::10]:80", "[2001:db8:7::7]:4001", true),
             ("192.0.2.10:80", "203.0.113.7:4002", true),
         ]

@@ -80,6 +80,7 @@ pub(super) fn all(asked: &Asked, nodes: &[NodeRow]) -> Vec<Problem> {
         found.extend(said.iter().flat_map(|status| of_role(&status.role, pod)));
     }
     found.extend(configurations);
+    found.extend(labels(asked));
     joined(found)
 }
 
@@ -121,6 +122,11 @@ fn of_node(row: &NodeRow, asked: &Asked) -> Option<Problem> {
     let about = asked.agents.iter().find(|answer| answer.pod.name == *agent)?;
     let trouble = about.pod.trouble.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
     match &about.said {
+        Err(why) if about.pod.running && !row.ready => Some(error(
+            object,
+            format!("the agent {agent} is NOT READY: {why}"),
+            "its log says what is missing: kubectl logs",
+        )),
         Err(why) => Some(error(
             object,
             format!("the agent {agent} does not answer: {why}"),
@@ -172,6 +178,9 @@ fn of_gateways(gateways: &[Answer<GatewayStatus>]) -> Vec<Problem> {
         let object = format!("gateway {}", pod.name);
         match (said, &pod.trouble) {
             (Err(_), _) if pod.terminating => {}
+            (Err(why), _) if pod.running && !pod.ready => {
+                found.push(error(object, format!("is not ready: {why}"), "its log says why: kubectl logs"));
+            }
             (Err(why), _) => {
                 found.push(error(object, format!("does not answer: {why}"), "look at its log: kubectl logs"));
             }
@@ -239,6 +248,16 @@ fn root(asked: &Asked) -> Option<Problem> {
     }
     let left: SignedDuration = end.duration_since(asked.now);
     (left < ROOT_NOTICE).then(|| warning(object, format!("its root certificate ends soon: {end}"), remedy))
+}
+
+/// Labels that mean nothing, where the pod is captured all the same: those of others are the reason why they are not.
+fn labels(asked: &Asked) -> impl Iterator<Item = Problem> + '_ {
+    let pods = asked.scene.wanted.iter().flatten();
+    pods.filter_map(|pod| {
+        let odd = pod.odd.as_ref()?;
+        let is_listed = pod.captured.as_ref().is_some_and(|(holds, _)| !holds);
+        (!is_listed).then(|| warning(format!("pod {}/{}", pod.namespace, pod.name), odd.clone(), ""))
+    })
 }
 
 /// Certificates and the Kubernetes API.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Node, WantedPod};
 use crate::{
-    admin::{AgentStatus, GatewayStatus, WorkloadStatus},
+    admin::{AgentStatus, GatewayStatus, Stage, WorkloadStatus},
     node::workload::Origin,
     survey::{Answer, RolePod},
 };
@@ -40,6 +40,8 @@ pub struct NodeRow {
     pub escaped: u64,
     /// What stands in its way, by its own word.
     pub problems: usize,
+    /// How far its agent is, by its own word.
+    pub stage: Option<Stage>,
 }
 
 /// Every node that is there, and every node that an agent is on.
@@ -65,6 +67,7 @@ pub(super) fn nodes(nodes: &[Node], agents: &[Answer<AgentStatus>]) -> Vec<NodeR
         };
         if let Ok(status) = said {
             row.answered = true;
+            row.stage = Some(status.stage);
             row.version = Some(status.role.version.clone());
             row.enrolled = status.workloads.len();
             row.open = status.workloads.iter().filter(|workload| workload.locks.open().is_some()).count();
@@ -95,6 +98,7 @@ fn empty(node: &str, node_ready: Option<bool>) -> NodeRow {
         open: 0,
         escaped: 0,
         problems: 0,
+        stage: None,
     }
 }
 

@@ -156,6 +156,22 @@ fn a_node_without_an_agent_and_one_whose_agent_is_silent_are_said() {
 }
 
 #[test]
+fn who_runs_and_is_not_ready_is_not_called_silent() {
+    let mut asked = well();
+    asked.agents[0].pod.ready = false;
+    asked.agents[0].said = Err("capture: this kernel has no BTF".to_owned());
+    asked.gateways[0].pod.ready = false;
+    asked.gateways[0].said = Err("the gateway has no configuration yet".to_owned());
+    let said = said(&of(&asked)).join("\n");
+    for part in [
+        "the agent egret-agent-1 is NOT READY: capture: this kernel",
+        "is not ready: the gateway has no configuration yet",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+}
+
+#[test]
 fn while_an_agent_takes_over_the_one_that_has_the_role_is_shown() {
     let mut asked = well();
     // It runs, and who answers in it is the old one.
@@ -196,6 +212,7 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
         name: name.to_owned(),
         node: node.to_owned(),
         captured,
+        odd: None,
     };
     asked.scene.wanted = Ok(vec![
         wanted("fine", "node-1", Some((true, "captured".to_owned()))),
@@ -216,6 +233,23 @@ fn wanted_pods_that_are_not_captured_are_listed_with_the_reason() {
         ]
     );
     assert_eq!(all.nodes[0].uncaptured, 2, "its row does not look as if all were well");
+}
+
+#[test]
+fn a_label_that_means_nothing_is_said_once() {
+    let mut asked = well();
+    let odd = |name: &str, holds| WantedPod {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        node: "node-1".to_owned(),
+        captured: Some((holds, "the label means nothing".to_owned())),
+        odd: Some("the label means nothing".to_owned()),
+    };
+    asked.scene.wanted = Ok(vec![odd("by-its-namespace", true), odd("not", false)]);
+    let all = of(&asked);
+    assert_eq!(said(&all), ["pod default/by-its-namespace: the label means nothing"]);
+    let rows: Vec<_> = all.uncaptured.iter().map(|row| row.pod.as_str()).collect();
+    assert_eq!(rows, ["not"]);
 }
 
 #[test]

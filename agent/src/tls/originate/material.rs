@@ -52,8 +52,7 @@ impl Secrets {
         if credential.is_none() && ca.is_none() {
             let namespace = &snapshot.settings.gateway.namespace;
             let why = format!(
-                "Secret {namespace}/{name}: there is no such Secret with TLS keys in the gateway's namespace \
-                 (credentialName of {rule})"
+                "there is no such Secret with TLS keys in the gateway's namespace (credentialName of {rule})"
             );
             return Err(Refusal::new(Reason::Credential, why).by(ObjectRef::new(
                 Kind::Secret,
