@@ -34,7 +34,8 @@ const PARTITION: Duration = Duration::from_secs(31);
 const SWALLOW: &str = "table ip lost {
     chain input { type filter hook input priority -300; ip saddr @HOST@ drop; }
     chain output { type filter hook output priority -300; ip daddr @HOST@ drop; }
-}";
+}
+";
 
 /// A partition between this machine and the API server. It goes with the cluster at the latest.
 struct Lost<'a>(&'a Cluster);
