@@ -101,7 +101,7 @@ fn certificates(status: &CertificateStatus) -> String {
     let mut text = output::count(status.valid, "certificate");
     for (number, what) in [(status.overdue.len(), "OVERDUE"), (status.failed.len(), "MISSING")] {
         if number > 0 {
-            text.push_str(&format!(", {number} {what}"));
+            text = format!("{text}, {number} {what}");
         }
     }
     text

@@ -88,7 +88,7 @@ pub(super) fn hint(error: &io::Error) -> String {
 }
 
 /// An error of aya with its causes; its own text leaves them out. Errno of a cause is explained.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

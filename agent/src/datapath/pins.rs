@@ -22,7 +22,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{
     Error,
     attach::{self, Hook},
-    link, syscall,
+    link, loader, syscall,
 };
 
 /// The layout under one directory of a bpffs.
@@ -225,7 +225,7 @@ impl Pins {
             ));
         }
         for path in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&path).map_err(|error| Error::new(what(), super::loader::hint(&error)))?;
+            fs::create_dir_all(&path).map_err(|error| Error::new(what(), loader::hint(&error)))?;
         }
         Ok(pins)
     }
@@ -292,7 +292,8 @@ impl Pins {
             if !path.exists() {
                 continue;
             }
-            let info = MapInfo::from_pin(&path).map_err(|error| self.map_error(shape.name, error))?;
+            let info = MapInfo::from_pin(&path)
+                .map_err(|error| self.map_error(shape.name, loader::chain(&error)))?;
             if !shape.fits(&info) {
                 return Err(self.map_error(
                     shape.name,

@@ -236,7 +236,7 @@ mod tests {
             pod("free", "u-4", &serde_json::json!({})),
             pod("free", "u-5", &serde_json::json!({"labels": {"egret.dev/egress": "disabled"}})),
         ];
-        let keyed = pods.iter().map(|read| (("".to_owned(), read.pod.uid.clone()), read.clone())).collect();
+        let keyed = pods.iter().map(|read| ((String::new(), read.pod.uid.clone()), read.clone())).collect();
         let labels = [("web", "enabled"), ("off", "disabled")];
         let namespaces =
             labels.map(|(name, label)| ((String::new(), name.to_owned()), label.to_owned())).into();

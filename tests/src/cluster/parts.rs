@@ -2,7 +2,7 @@
 //!
 //! Used by the cluster tests that break something.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -63,7 +63,7 @@ impl Installed {
             let mut names = running.filter_map(|pod| pod["metadata"]["name"].as_str());
             let found = names.find(|name| !before.contains(*name)).map(str::to_owned);
             if found.is_none() {
-                std::thread::sleep(PAUSE);
+                thread::park_timeout(PAUSE);
             }
             Ok(found)
         })
@@ -87,7 +87,7 @@ impl Installed {
                 return Ok(Some(said));
             }
             last = said.text;
-            std::thread::sleep(PAUSE);
+            thread::park_timeout(PAUSE);
             Ok(None)
         });
         waited.map_err(|error| {
@@ -103,7 +103,7 @@ impl Installed {
 
     /// Waits until a line of the log of any of a part's pods has all of `words`.
     pub fn wait_for_log(&self, part: Part, words: &[&str]) -> Result<String> {
-        let waited = wait::until(&format!("{} to log {words:?}", part.account), PATIENCE, || {
+        wait::until(&format!("{} to log {words:?}", part.account), PATIENCE, || {
             for pod in self.pods(part.account)? {
                 // One that is just being made, or gone, has none.
                 let log = self.log(&pod).unwrap_or_default();
@@ -112,10 +112,9 @@ impl Installed {
                     return Ok(Some(line.to_owned()));
                 }
             }
-            std::thread::sleep(PAUSE);
+            thread::park_timeout(PAUSE);
             Ok(None)
-        });
-        waited
+        })
     }
 
     /// An error if a container of this pod was ever started again: what was mended has to go on by itself.

@@ -66,7 +66,7 @@ fn a_label_enrols_what_runs_and_lets_it_go_again() -> Result<()> {
     scene.expect("odd", Some(("False", "InvalidLabel", "means nothing")))?;
     scene.expect("own-word-on", Some(("True", "Captured", "captured by egret agent ")))?;
     scene.expect("own-word-off", Some(("False", "Disabled", "says disabled")))?;
-    let containers = scene.containers()?;
+    let containers = scene.started_containers()?;
 
     let took = scene.relabel(&format!("{LABEL}=enabled"), &followers, true)?;
     say(&format!("captured after the label, in ms: {took:?}"));
@@ -254,6 +254,14 @@ impl Scene<'_> {
             [of("initContainerStatuses"), of("containerStatuses")].concat()
         });
         Ok(statuses.map(|status| format!("{}={}", status["name"], status["containerID"])).collect())
+    }
+
+    /// The same, when the kubelet has told of all of them.
+    fn started_containers(&self) -> Result<BTreeSet<String>> {
+        wait::until("all containers to have their ids", START, || {
+            let all = self.containers()?;
+            Ok(all.iter().all(|one| !one.ends_with("null")).then_some(all))
+        })
     }
 }
 
