@@ -1,4 +1,4 @@
-//! Tests on a real Kubernetes of two nodes. One cluster for all of them, which is started by the first and removed at the end.
+//! Tests on a real Kubernetes of two nodes. Most share one cluster with Egret in it (`installed`); those that need another start their own.
 //!
 //! Need root, and what `cargo xtask cluster tools` builds. Run by `cargo xtask cluster test`; they are left out of a plain
 //! `cargo test`, because they take programs that cargo does not build.

@@ -15,8 +15,8 @@ pub(in crate::node) fn connections() -> io::Result<Vec<Connection>> {
     Ok(of(&diag::all(Protocol::Tcp)?))
 }
 
-/// What is connected, or about to be: no program saw it begin, so its first packet may be on its way. A connection came from outside when somebody listens at its local
-/// address.
+/// What is connected, or about to be: no program saw it begin, so its first packet may be on its way. A connection came from outside
+/// when somebody listens at its local address.
 fn of(sockets: &[Socket]) -> Vec<Connection> {
     let listening = Listening::of(sockets);
     let connected = |socket: &&Socket| {
