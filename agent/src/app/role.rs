@@ -1,10 +1,10 @@
 //! What agent, gateway and CA have in common as processes: pid file, admin socket, configuration.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{self, Write as _},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, Source, run_dir::RunDir, settings::CA_TOKEN};
+use super::{Settings, Source, run_dir::RunDir, settings::CA_TOKEN, take_over};
 use crate::{
     kubernetes::{
         self, Cluster, ca_root,
@@ -93,6 +93,20 @@ impl Candidate {
     pub(super) fn announce(&self) -> anyhow::Result<Result<Announced, String>> {
         lock(&self.run_dir, "agent")
     }
+
+    /// Takes away what agents leave in the run directory for their successors. For who has the role and gives it up for good; nobody
+    /// becomes the agent meanwhile.
+    pub(super) fn leave_nothing(self) -> io::Result<()> {
+        let run_dir = &self.run_dir;
+        let sockets = [run_dir.socket("agent"), run_dir.socket(take_over::SOCKET)].map(fs::remove_file);
+        // Empty by now: standing has made them again.
+        let directories = [run_dir.workloads(), run_dir.namespaces()].map(fs::remove_dir);
+        let locks = [run_dir.pid_file("agent"), run_dir.pid_file("agent-candidate")].map(fs::remove_file);
+        sockets.into_iter().chain(directories).chain(locks).try_for_each(|removed| match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        })
+    }
 }
 
 /// Whether a process has the role.
@@ -106,17 +120,28 @@ pub(super) fn is_held(run_dir: &RunDir, role: &str) -> anyhow::Result<bool> {
     held.with_context(|| format!("pid file {}", path.display()))
 }
 
+/// Whether this is the file that has the name.
+fn is_same(named: &Metadata, file: &File) -> bool {
+    file.metadata().is_ok_and(|open| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
 /// Locks the pid file of `role` and writes it; the process that has it, if there is one.
 fn lock(run_dir: &RunDir, role: &str) -> anyhow::Result<Result<Announced, String>> {
     run_dir.create().with_context(|| format!("run directory {} cannot be made", run_dir.path().display()))?;
     let path = run_dir.pid_file(role);
     let locked = || {
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
-            Err(TryLockError::Error(e)) => return Err(e),
-        }
+        let mut file = loop {
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
+                Err(TryLockError::Error(e)) => return Err(e),
+            }
+            // Who had the role may have removed the file meanwhile: that lock would be worth nothing.
+            if fs::metadata(&path).is_ok_and(|named| is_same(&named, &file)) {
+                break file;
+            }
+        };
         file.set_len(0)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
         Ok(Ok(Announced { _lock: file }))
@@ -247,6 +272,25 @@ mod tests {
         drop(first);
         assert!(announce(&run_dir, "agent").is_ok());
     }
+
+    #[test]
+    fn who_gives_the_role_up_for_good_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path().join("run"));
+        let role = Candidate::stand(&run_dir).unwrap().announce().unwrap().unwrap();
+        let _socket = super::bind(&run_dir.socket("agent")).unwrap();
+        let coming = Candidate::stand(&run_dir).unwrap();
+        assert!(Candidate::stand(&run_dir).is_err(), "it is somebody else's by now");
+        drop(coming);
+        Candidate::stand(&run_dir).unwrap().leave_nothing().unwrap();
+        assert_eq!(std::fs::read_dir(run_dir.path()).unwrap().count(), 0);
+        // The old lock is not in the way of the next one, nor the other way round.
+        let next = Candidate::stand(&run_dir).unwrap().announce().unwrap().unwrap();
+        drop(role);
+        assert!(is_held(&run_dir, "agent").unwrap());
+        drop(next);
+    }
+
     #[test]
     fn the_role_passes_from_the_old_agent_to_its_successor_and_to_no_third() {
         let directory = tempfile::tempdir().unwrap();

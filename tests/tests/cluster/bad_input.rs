@@ -19,6 +19,8 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BPFFS: &str = "/sys/fs/bpf";
+/// Where a node's bpffs is meanwhile.
+const KEPT: &str = "/run/kept-bpffs";
 
 /// Egret, somebody to call, and an enrolled namespace for one test.
 struct Scene {
@@ -163,8 +165,8 @@ fn a_node_without_bpffs_is_named_and_captures_nobody() -> Result<()> {
     let [_, name] = NODES;
     egret.start_captured(&scene.pod("older", name))?;
     let node = egret.cluster().node(name)?;
-    // Hidden, not unmounted: that would detach what an earlier agent has pinned.
-    node.run("mount", &["-t", "tmpfs", "tmpfs", BPFFS])?;
+    // Kept elsewhere: without any mount of it, what an earlier agent has pinned would be detached.
+    node.run("sh", &["-ec", &format!("mkdir -p {KEPT}; mount --bind {BPFFS} {KEPT}; umount {BPFFS}")])?;
     let tried = (|| {
         let agent = egret.renew(AGENT, Some(name))?;
         egret.wait_for_said(AGENT, &agent, false, &["bpffs", "mount -t bpf bpf /sys/fs/bpf"])?;
@@ -178,7 +180,7 @@ fn a_node_without_bpffs_is_named_and_captures_nobody() -> Result<()> {
         ensure!(condition(&newer).is_none_or(|said| said["status"] != "True"), "captured? {newer}");
         Ok(agent)
     })();
-    node.run("umount", &[BPFFS])?;
+    node.run("sh", &["-ec", &format!("mount --bind {KEPT} {BPFFS}; umount {KEPT}")])?;
     let agent = tried?;
     egret.wait_for_said(AGENT, &agent, true, &[])?;
     egret.never_restarted(&agent)?;

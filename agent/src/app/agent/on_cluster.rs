@@ -60,6 +60,9 @@ const ABANDONED: Duration = Duration::from_secs(20);
 /// How long a start waits for the cluster-internal ranges.
 const RANGES: Duration = Duration::from_secs(3);
 
+/// How long after the order was deleted this pod may be told to end, where both are deleted with the DaemonSet.
+const GOES_WITH_IT: Duration = Duration::from_secs(5);
+
 /// Longer than anything lives.
 const FOREVER: Duration = Duration::MAX;
 
@@ -308,7 +311,7 @@ impl Pod {
     async fn remove(&self, agent: Option<&Arc<Agent>>) -> anyhow::Result<()> {
         const PART: &str = "removal";
         tracing::warn!("Egret is being removed: everything it has on this node is taken away");
-        let mut role = None;
+        let (mut role, mut is_done) = (None, false);
         let removing = async {
             loop {
                 match self.take_away(agent, &mut role).await {
@@ -323,14 +326,27 @@ impl Pod {
             self.readiness().enter(Stage::Removed);
             conditions::withdraw(&self.cluster, &released(&self.verdicts.borrow())).await;
             removal::confirm(&self.cluster).await;
+            is_done = true;
             tracing::warn!("nothing of Egret is left on this node; this agent stays idle until it is ended");
             self.removal.taken_back().await;
+            // The order goes with the DaemonSet, as does this pod, in no order.
+            sleep(GOES_WITH_IT).await;
         };
         if self.stop.run_until_cancelled(removing).await.is_some() {
             tracing::warn!("Egret stays after all: this agent ends, to be started again");
+            is_done = false;
         }
         if let Some(agent) = agent {
             agent.drain(DRAIN_DEADLINE).await;
+        }
+        let has_role = agent.is_some() || role.is_some();
+        // Where another is just becoming the agent, Egret is back, and they are its own.
+        if is_done
+            && has_role
+            && let Ok(candidate) = Candidate::stand(&self.settings.run_dir)
+            && let Err(e) = candidate.leave_nothing()
+        {
+            tracing::warn!("what agents left in {} stays: {e}", self.settings.run_dir.path().display());
         }
         Ok(())
     }
