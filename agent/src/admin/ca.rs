@@ -6,7 +6,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{Ready, Stage, base};
+use super::{base, server::Ask};
 use crate::{
     ca::{Opening, Tally},
     kubernetes::standing::Standing,
@@ -37,20 +37,6 @@ pub struct CaState {
 }
 
 impl CaState {
-    /// What keeps it from serving, one sentence each.
-    pub fn lacking(&self) -> Vec<String> {
-        let mut lacking = match &*self.office.borrow() {
-            Some(Ok(_)) => Vec::new(),
-            Some(Err(why)) => vec![why.clone()],
-            None => vec!["the keys have not been read yet".to_owned()],
-        };
-        // What was read once stays in force: the API server may be away.
-        if !self.standing.is_complete() {
-            lacking.extend(self.standing.problems());
-        }
-        lacking
-    }
-
     fn status(&self) -> CaStatus {
         let opening = self.office.borrow().clone();
         let mut problems = self.standing.problems();
@@ -67,14 +53,8 @@ impl CaState {
 }
 
 /// The CA's: readiness and status.
-pub fn ca(state: CaState) -> Router {
-    let asked = state.clone();
-    base(move || {
-        let problems = asked.lacking();
-        let stage = if problems.is_empty() { Stage::Serving } else { Stage::Starting };
-        Ready { ready: problems.is_empty(), pid: std::process::id(), stage, problems }
-    })
-    .route(
+pub fn ca(state: CaState, readiness: impl Ask) -> Router {
+    base(readiness).route(
         "/status",
         get(|State(state): State<CaState>| async move { Json(state.status()) }).with_state(state),
     )

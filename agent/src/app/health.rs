@@ -1,7 +1,7 @@
 //! How a role does, for the probes of a kubelet: alive, ready, draining. Gateway and CA serve it; on a machine nobody asks.
 //!
 //! `/healthz/live` is answered as long as the process works. `/healthz/ready` is 200 only while the role serves; else 503, with one
-//! sentence for each thing that it waits for: `kubectl describe pod` shows them. Decides nothing: the role says what it lacks.
+//! sentence for each thing that it waits for: `kubectl describe pod` shows them. Who serves says below what is not as it should be. Decides nothing: the role says what it lacks.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -36,8 +36,8 @@ struct Shared {
 pub(super) enum Phase {
     /// Not ready yet, or not any more: one sentence for each thing that is missing.
     Lacking(Vec<String>),
-    /// It serves.
-    Ready,
+    /// It serves; one sentence for each thing that is not as it should be.
+    Ready(Vec<String>),
     /// It was told to end, and finishes what it has.
     Draining,
 }
@@ -79,11 +79,13 @@ impl Health {
             return Phase::Draining;
         }
         let mut lacking: Vec<_> = shared.lacking.values().cloned().collect();
+        let of_cluster = shared.standing.iter().flat_map(Standing::problems).collect();
         // What was read once stays in force: the API server may be away.
-        if let Some(standing) = shared.standing.as_ref().filter(|standing| !standing.is_complete()) {
-            lacking.extend(standing.problems());
+        if shared.standing.as_ref().is_none_or(Standing::is_complete) && lacking.is_empty() {
+            return Phase::Ready(of_cluster);
         }
-        if lacking.is_empty() { Phase::Ready } else { Phase::Lacking(lacking) }
+        lacking.extend(of_cluster);
+        Phase::Lacking(lacking)
     }
 
     /// The same for whoever asks the admin socket.
@@ -92,7 +94,7 @@ impl Health {
         move || {
             let (stage, problems) = match health.phase() {
                 Phase::Lacking(problems) => (Stage::Starting, problems),
-                Phase::Ready => (Stage::Serving, Vec::new()),
+                Phase::Ready(remarks) => (Stage::Serving, remarks),
                 Phase::Draining => (Stage::Draining, Vec::new()),
             };
             admin::Ready { ready: stage == Stage::Serving, pid: std::process::id(), stage, problems }
@@ -126,8 +128,10 @@ impl Health {
                 "/healthz/ready",
                 get(|State(health): State<Self>| async move {
                     let phase = health.phase();
-                    let status =
-                        if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                    let status = match phase {
+                        Phase::Ready(_) => StatusCode::OK,
+                        Phase::Lacking(_) | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
+                    };
                     (status, describe(&phase))
                 }),
             )
@@ -137,11 +141,12 @@ impl Health {
 
 /// The body of an answer: what it is in the first line, the reasons below.
 fn describe(phase: &Phase) -> String {
-    match phase {
-        Phase::Ready => "ready\n".to_owned(),
-        Phase::Draining => "draining: it was told to end, and finishes what it has\n".to_owned(),
-        Phase::Lacking(reasons) => format!("not ready\n{}\n", reasons.join("\n")),
-    }
+    let (first, reasons) = match phase {
+        Phase::Ready(remarks) => ("ready", &remarks[..]),
+        Phase::Draining => ("draining: it was told to end, and finishes what it has", &[][..]),
+        Phase::Lacking(reasons) => ("not ready", &reasons[..]),
+    };
+    reasons.iter().fold(format!("{first}\n"), |text, reason| text + reason + "\n")
 }
 
 #[cfg(test)]
@@ -151,6 +156,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::{Health, Phase};
+    use crate::kubernetes::standing::Standing;
 
     async fn ask(health: &Health, path: &str) -> (u16, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
@@ -187,11 +193,24 @@ mod tests {
     #[tokio::test]
     async fn what_is_lost_later_is_said_until_it_is_back() {
         let health = Health::waiting_for(&[]);
-        assert_eq!(health.phase(), Phase::Ready);
+        assert_eq!(health.phase(), Phase::Ready(Vec::new()));
         health.lacks("certificate", "expired");
         assert_eq!(ask(&health, "/healthz/ready").await.0, 503);
         health.has("certificate");
         assert_eq!(ask(&health, "/healthz/ready").await.0, 200);
         assert_eq!(ask(&health, "/anything").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_in_the_cluster_is_said_by_who_serves_without_it() {
+        let (health, standing) = (Health::waiting_for(&[]), Standing::default());
+        health.follow(standing.clone());
+        standing.expect("Gateway");
+        assert_eq!(ask(&health, "/healthz/ready").await, (503, "not ready\nGateway: not read yet\n".to_owned()));
+        standing.is_absent("Gateway", "no such kind");
+        assert_eq!(ask(&health, "/healthz/ready").await, (200, "ready\nGateway: no such kind\n".to_owned()));
+        assert_eq!(health.asker()().problems, ["Gateway: no such kind"]);
+        standing.is_read("Gateway");
+        assert_eq!(ask(&health, "/healthz/ready").await, (200, "ready\n".to_owned()));
     }
 }

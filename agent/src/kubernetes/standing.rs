@@ -74,7 +74,7 @@ impl Standing {
     }
 
     /// There is no `name` in the cluster; that counts as read. Whether that is news.
-    pub(super) fn is_absent(&self, name: &str, sentence: &str) -> bool {
+    pub(crate) fn is_absent(&self, name: &str, sentence: &str) -> bool {
         let watch = Watch { read: true, problem: Some(sentence.to_owned()), absent: true };
         self.watches.lock().insert(name.to_owned(), watch.clone()) != Some(watch)
     }

@@ -196,12 +196,18 @@ impl Installed {
         self.release.pods(account)
     }
 
-    /// The agent's pod on a node.
+    /// The agent's pod on a node, that is not just ending.
     pub fn agent_on(&self, node: &str) -> Result<String> {
-        let selector = format!("spec.serviceAccountName=egret-agent,spec.nodeName={node}");
-        wait::until(&format!("an agent on {node}"), START, || {
-            let list = self.kube().get(&["pods", "-n", NAMESPACE, "--field-selector", &selector])?;
-            Ok(list["items"][0]["metadata"]["name"].as_str().map(str::to_owned))
+        self.staying(&format!("spec.serviceAccountName=egret-agent,spec.nodeName={node}"))
+    }
+
+    /// A pod of Egret's that fields select and that is not just ending.
+    pub(super) fn staying(&self, selector: &str) -> Result<String> {
+        wait::until(&format!("a pod with {selector}"), START, || {
+            let list = self.kube().get(&["pods", "-n", NAMESPACE, "--field-selector", selector])?;
+            let pods = list["items"].as_array().into_iter().flatten();
+            let mut staying = pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+            Ok(staying.find_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)))
         })
     }
 

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::installed::{Installed, NAMESPACE};
@@ -47,7 +47,7 @@ impl Installed {
         let before: BTreeSet<String> = self.pods(part.account)?.into_iter().collect();
         let old = match node {
             Some(node) => self.agent_on(node)?,
-            None => before.first().with_context(|| format!("no pod of {}", part.account))?.clone(),
+            None => self.staying(&format!("spec.serviceAccountName={}", part.account))?,
         };
         self.kube().kubectl(&["delete", "pod", &old, "-n", NAMESPACE, "--wait=false"])?;
         self.next(part, &before)

@@ -11,11 +11,13 @@ use egret_tests::{
     cluster::{
         installed::{Caller, Installed, NAMESPACE, condition},
         parts::{AGENT, CA, GATEWAY, Part},
-        plan::{API_SERVICE, NODES},
+        plan::NODES,
     },
+    external::External,
     wait,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use self::rules::{Breaks, RULES, Right, Role, Rule, UNINSTALL, given, rights_of, rules_of};
 
@@ -41,7 +43,10 @@ fn no_rule_of_the_api_is_superfluous() -> Result<()> {
     ensure!(more.is_empty() && less.is_empty(), "rules without an entry here: {more:?}; gone: {less:?}");
 
     let of = |part: Part| RULES.iter().filter(move |rule| rule.who == part);
-    let one_by_one = |part: Part| of(part).try_for_each(|rule| without(&egret, rule));
+    let directory = TempDir::new()?;
+    let external = External::start(&crate::external_binary(), egret.cluster().internet(), directory.path())?;
+    let url = format!("http://{}/status/418", external.address());
+    let one_by_one = |part: Part| of(part).try_for_each(|rule| without(&egret, rule, &url));
     thread::scope(|scope| {
         // Each breaks its own pods, and needs only the CA of the others.
         let gateways = scope.spawn(|| one_by_one(GATEWAY));
@@ -101,7 +106,7 @@ impl Drop for Less<'_> {
 }
 
 /// Takes one rule away, sees what breaks, gives it back, and sees that go on.
-fn without(egret: &Installed, rule: &Rule) -> Result<()> {
+fn without(egret: &Installed, rule: &Rule, url: &str) -> Result<()> {
     let less = Less::without(egret, &rule.rights().collect::<Vec<_>>())?;
     // A list is what everything begins with.
     let refusal = rule.refusal(rule.verbs[0]);
@@ -110,7 +115,8 @@ fn without(egret: &Installed, rule: &Rule) -> Result<()> {
         Breaks::Start => start(egret, rule.who, &words, less),
         Breaks::Gateway => start(egret, GATEWAY, &words, less),
         Breaks::Enrolment => enrolment(egret, rule.who, &words, less),
-        Breaks::Doubt => doubt(egret, rule.who, &words, less),
+        Breaks::Doubt => doubt(egret, rule.who, &words, url, less),
+        Breaks::Certificate => certificate(egret, rule.who, &words, url, less),
         Breaks::Repair(kind, name) => repair(egret, rule.who, &words, (kind, name), less),
         Breaks::Removal => removal(egret, &words, rule.name, less),
     };
@@ -144,15 +150,32 @@ fn enrolment(egret: &Installed, part: Part, words: &[&str], less: Less<'_>) -> R
     egret.wait_for_condition(ENROLLED, caller.name, "True")
 }
 
+/// An enrolled pod has no identity yet, and is refused until it has.
+fn certificate(
+    egret: &Installed,
+    part: Part,
+    words: &[&str],
+    url: &str,
+    less: Less<'_>,
+) -> Result<()> {
+    let caller = Caller { namespace: ENROLLED, name: "nobody-yet", node: Some(NODE), ..Caller::default() };
+    egret.start_captured(&caller)?;
+    let call = || egret.curl(ENROLLED, caller.name, &["--max-time", "5", url]);
+    let refused = call()?;
+    ensure!(refused.status != Some(418), "{}", refused.summary());
+    egret.wait_for_log(part, words)?;
+    less.give_back()?;
+    wait::until("the pod to be served", PATIENCE, || Ok((call()?.status == Some(418)).then_some(())))
+}
+
 /// A new pod that is not enrolled is held, which the agent says, then let go.
-fn doubt(egret: &Installed, part: Part, words: &[&str], less: Less<'_>) -> Result<()> {
+fn doubt(egret: &Installed, part: Part, words: &[&str], url: &str, less: Less<'_>) -> Result<()> {
     const FREE: &str = "rights-free";
     let caller = Caller { namespace: FREE, name: "free", node: Some(NODE), ..Caller::default() };
     egret.namespace(FREE, false)?;
     egret.start(&caller)?;
     egret.wait_for_log(part, words)?;
-    let api = format!("https://{API_SERVICE}/");
-    let call = || egret.curl(FREE, caller.name, &["-k", "--max-time", "5", &api]);
+    let call = || egret.curl(FREE, caller.name, &["--max-time", "5", url]);
     let held = call()?;
     ensure!(held.status.is_none(), "{}", held.summary());
     less.give_back()?;

@@ -54,7 +54,7 @@ pub(super) async fn run(
         tally: Arc::clone(&tally),
     };
     let admin_listener = role::bind(&settings.run_dir.socket("ca"))?;
-    tasks.spawn(admin::serve(admin_listener, admin::ca(status), stop.clone()));
+    tasks.spawn(admin::serve(admin_listener, admin::ca(status, health.asker()), stop.clone()));
     let desk = Desk { callers: Callers::new(&cluster), rules: rules.clone(), office, tally };
     tasks.spawn(ca::serve_network(listener, desk, stop.clone()));
     let keeping = async {

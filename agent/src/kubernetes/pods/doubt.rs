@@ -60,23 +60,26 @@ impl Settled {
             let namespaces = Api::<Namespace>::all(client.clone());
             questions.spawn(async move { (namespaces.get_metadata_opt(&name).await, name) });
         }
-        let mut settled = false;
+        let (mut settled, mut failed) = (false, BTreeMap::new());
         while let Some(answered) = questions.join_next().await {
             let Ok((answer, name)) = answered else { continue };
             match answer {
                 Ok(found) => {
-                    standing.is_read(NAME);
                     // Without its namespace a pod is about to go.
                     let label = found.and_then(|found| found.metadata.labels?.remove(EGRESS));
                     settled |= self.compare(&doubts[&name], label.as_deref());
                 }
-                Err(error) => {
-                    let problem = describe_cause(&error);
-                    if standing.fails(NAME, problem.clone()) {
-                        tracing::warn!("{NAME} cannot be read, new pods without a label wait: {problem}");
-                    }
+                Err(error) => drop(failed.insert(name, error)),
+            }
+        }
+        match failed.pop_first().map(|(_, error)| describe_cause(&error)) {
+            // One speaks for all: they have the same in the way.
+            Some(problem) => {
+                if standing.fails(NAME, problem.clone()) {
+                    tracing::warn!("{NAME} cannot be read, new pods without a label wait: {problem}");
                 }
             }
+            None => standing.is_read(NAME),
         }
         if !settled {
             sleep(AGAIN).await;

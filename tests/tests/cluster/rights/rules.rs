@@ -22,6 +22,8 @@ pub(super) enum Breaks {
     Gateway,
     /// A newly enrolled pod is not said to be captured.
     Enrolment,
+    /// A newly enrolled pod does not get a certificate.
+    Certificate,
     /// A new pod of a namespace without a label is not left alone: the agent cannot make sure.
     Doubt,
     /// An object that somebody deleted is not made again.
@@ -105,7 +107,7 @@ pub(super) const RULES: &[Rule] = &[
     one(GATEWAY, "configmaps", "egret-mesh", READ, Breaks::Start),
     one(GATEWAY, "configmaps", "egret-ca-root", READ, Breaks::Start),
     cluster(CA, "authentication.k8s.io", "tokenreviews", &["create"], Breaks::Gateway),
-    cluster(CA, "", "pods", &["list"], Breaks::Enrolment),
+    cluster(CA, "", "pods", &["list"], Breaks::Certificate),
     one(CA, "secrets", "egret-ca", READ, Breaks::Start),
     one(CA, "configmaps", "egret-ca-root", READ, Breaks::Start),
     one(CA, "configmaps", "egret-mesh", READ, Breaks::Start),
