@@ -76,7 +76,7 @@ impl<'a> Lost<'a> {
 /// A gateway that follows the configuration of the cluster.
 struct Gateway {
     process: Process,
-    /// How many configurations it has said to be in force.
+    /// How many configurations it has said to have read.
     seen: usize,
 }
 
@@ -123,6 +123,8 @@ impl Gateway {
             ("POD_UID", "0"),
             ("POD_IP", "127.0.0.1"),
             ("NODE_NAME", "none"),
+            // Without a certificate, which nobody issues here, it does not serve: this is how it tells what it has read.
+            ("EGRET_LOG", "info,egret::source::following=debug"),
         ] {
             command.env(name, value);
         }
@@ -195,7 +197,6 @@ fn check(cluster: &Cluster, more: &[&str]) -> Result<(String, bool)> {
 }
 
 #[test]
-#[ignore = "not finished: it has not passed yet"]
 fn a_gateway_takes_up_what_the_api_server_has() -> Result<()> {
     let Some(cluster) = super::cluster("config")? else { return Ok(()) };
     let kube = cluster.kube();

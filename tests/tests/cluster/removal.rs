@@ -24,7 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TIMEOUT: &str = "uninstall.timeoutSeconds=10";
 
 #[test]
-#[ignore = "not finished: it has not passed yet"]
 fn egret_is_taken_away_and_leaves_nothing() -> Result<()> {
     let Some(egret) = super::installed()? else { return Ok(()) };
     let directory = TempDir::new()?;

@@ -30,7 +30,6 @@ const ENROLLED: &str = "rights";
 const NODE: &str = NODES[0];
 
 #[test]
-#[ignore = "not finished: it has not passed yet"]
 fn no_rule_of_the_api_is_superfluous() -> Result<()> {
     let Some(egret) = super::installed()? else { return Ok(()) };
     // With everything that takes rules.
