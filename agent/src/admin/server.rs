@@ -118,7 +118,8 @@ pub fn gateway<R: Ask>(state: GatewayState<R>) -> Router {
     base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
-fn flow_routes(flows: FlowTable) -> Router {
+/// Flows, of agent and gateway alike.
+pub fn flow_routes(flows: FlowTable) -> Router {
     Router::new().route("/flows", get(selected_flows)).with_state(flows)
 }
 

@@ -33,7 +33,10 @@ pub(super) async fn run(arguments: Flows) -> anyhow::Result<ExitCode> {
         Format::Table => output::text(table::of(&flows, arguments.wide, roles.is_cluster()))?,
     }
     if more {
-        output::note(&format!("there are more than {limit} flows: --limit 0 shows all, filters show fewer"));
+        output::note(&format!(
+            "there are more than {} of them: --limit 0 shows all, filters show fewer",
+            output::count(limit, "flow")
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

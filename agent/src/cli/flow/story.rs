@@ -259,7 +259,7 @@ mod tests {
             "rule 0 of a policy",
             "sent nothing 2.00 s",
             "set-up 1.50 ms",
-            "TLSv1.3 TLS13_AES_128_GCM_SHA256",
+            "TLS13_AES_128_GCM_SHA256",
             "by the agent, by the gateway",
             "no connection was made",
         ] {
