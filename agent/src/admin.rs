@@ -12,5 +12,5 @@ mod status;
 pub use ca::{CaState, CaStatus, ca};
 pub use explain::{Answer, Question};
 pub use readiness::{Readiness, Ready, Stage};
-pub use server::{AgentState, GatewayState, agent, base, gateway, serve};
+pub use server::{AgentState, GatewayState, agent, base, flow_routes, gateway, serve};
 pub use status::{AgentStatus, GatewayStatus, RoleStatus, WorkloadStatus};

@@ -15,4 +15,4 @@ mod shutdown;
 mod take_over;
 pub mod up;
 
-pub use settings::{Ending, Settings, Source};
+pub use settings::{Ending, FLOW_CAPACITY, Settings, Source};

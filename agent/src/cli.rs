@@ -11,6 +11,7 @@ mod doctor;
 mod enroll;
 mod exec;
 mod explain;
+mod flow;
 mod flows;
 mod output;
 mod plugin;
@@ -75,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Enroll(enroll) => current_thread()?.block_on(enroll::enroll(enroll)).map(done),
         Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
+        Command::Flow(flow) => current_thread()?.block_on(flow::run(flow)),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
         Command::Check(check) => current_thread()?.block_on(check::run(check)),

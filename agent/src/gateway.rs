@@ -45,12 +45,13 @@ pub use http::normalise::{self, PathNormalisation};
 
 use crate::{
     dns::Resolver,
-    flow::FlowTable,
-    hbone::{self, read_ahead::ReadAhead},
+    flow::{FlowTable, TunnelConnection},
+    hbone::{self, read_ahead::ReadAhead, tunnel::Carrier},
     mesh::{Snapshot, SpiffeId},
+    net::gauge::Gauged,
     source::directory::Loaded,
     telemetry::access_log::AccessLog,
-    tls::{certificate::peer_identity, originate::Originator, store::CertificateStore},
+    tls::{certificate::peer_identity, originate::Originator, session, store::CertificateStore},
 };
 use balancer::Balancer;
 use pool::Pool;
@@ -201,14 +202,25 @@ async fn serve_connection(
         io::Error::other(error)
     })?;
     let acceptor = TlsAcceptor::from(certificate.server_config());
+    let stream = Gauged::new(stream);
+    let gauge = stream.gauge().clone();
     let tls = timeout(gateway.settings.handshake_timeout, acceptor.accept(ReadAhead::new(stream)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
     let source = peer_identity(tls.get_ref().1)
         .ok_or_else(|| io::Error::other("the peer's certificate bears no workload identity"))?;
+    let session = tls.get_ref().1;
+    let connection = TunnelConnection {
+        gateway: local,
+        established_us: None,
+        tls: session::of(session),
+        certificate: session.peer_certificates().and_then(|chain| session::name(chain.first()?)),
+    };
+    let carrier = Carrier { connection: Arc::new(connection), gauge };
     let ending = drain.clone();
     let handler = Arc::new(move |incoming| {
-        let caller = tunnel::Caller { source: source.clone(), address: peer, local };
+        let caller =
+            tunnel::Caller { source: source.clone(), address: peer, local, carrier: Some(carrier.clone()) };
         tunnel::serve(incoming, Arc::clone(&gateway), caller, ending.clone())
     });
     hbone::server::serve(tls, handler, drain).await.map_err(io::Error::other)

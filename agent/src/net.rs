@@ -1,9 +1,11 @@
-//! Byte streams: copying between two of them, and giving bytes that were looked at back to one; and where services are.
+//! Byte streams: copying between two of them, giving bytes that were looked at back to one, and what the kernel knows of one; and where
+//! services are.
 //!
 //! `gateway` and `node` use it. Knows no protocol.
 
 pub mod copy;
 pub mod counted;
 pub mod endpoints;
+pub mod gauge;
 pub mod linger;
 pub mod rewind;

@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod issuer;
 pub mod originate;
 pub mod provider;
+pub mod session;
 pub mod sni;
 pub mod store;
 

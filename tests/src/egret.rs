@@ -138,12 +138,17 @@ impl Egret {
 
     /// `egret status -o json`.
     pub fn status(&self) -> Result<Value> {
-        self.json("status")
+        self.json("status", &[])
     }
 
     /// `egret flows -o json`.
     pub fn flows(&self) -> Result<Value> {
-        self.json("flows")
+        self.json("flows", &[])
+    }
+
+    /// `egret flow ID`, for people.
+    pub fn flow_story(&self, id: &str) -> Result<String> {
+        output(self.verb("flow").arg(id))
     }
 
     /// `egret flows`, for people.
@@ -151,8 +156,9 @@ impl Egret {
         output(&mut self.verb("flows"))
     }
 
-    fn json(&self, verb: &str) -> Result<Value> {
-        let text = output(self.verb(verb).args(["-o", "json"]))?;
+    /// What a verb prints with `-o json` and these arguments.
+    pub fn json(&self, verb: &str, arguments: &[&str]) -> Result<Value> {
+        let text = output(self.verb(verb).args(["-o", "json"]).args(arguments))?;
         serde_json::from_str(&text).with_context(|| format!("egret {verb} -o json gave no JSON: {text}"))
     }
 

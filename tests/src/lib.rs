@@ -28,4 +28,5 @@ pub mod residue;
 pub mod scenario;
 #[cfg(feature = "service")]
 pub mod service;
+pub mod transfers;
 pub mod wait;

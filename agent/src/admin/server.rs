@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     sync::{Arc, OnceLock},
 };
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::{Path, Query, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
     routing::{delete, get, post},
 };
 use tokio::{net::UnixListener, sync::watch};
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus};
 use crate::{
-    flow::FlowTable,
+    flow::{FlowQuery, FlowTable},
     kubernetes::{Cluster, ranges::Ranges},
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
@@ -116,10 +118,21 @@ pub fn gateway<R: Ask>(state: GatewayState<R>) -> Router {
     base(readiness).merge(flow_routes(flows)).merge(routes)
 }
 
-fn flow_routes(flows: FlowTable) -> Router {
-    Router::new()
-        .route("/flows", get(|State(flows): State<FlowTable>| async move { Json(flows.records()) }))
-        .with_state(flows)
+/// Flows, of agent and gateway alike.
+pub fn flow_routes(flows: FlowTable) -> Router {
+    Router::new().route("/flows", get(selected_flows)).with_state(flows)
+}
+
+/// What a [`FlowQuery`] asks for; without one, everything.
+async fn selected_flows(
+    State(flows): State<FlowTable>,
+    Query(query): Query<FlowQuery>,
+) -> Result<Response, Failure> {
+    // Of a large table it takes milliseconds, in which this thread is to serve others.
+    let answered = tokio::task::spawn_blocking(move || serde_json::to_vec(&flows.select(&query))).await;
+    let failed = |why: &dyn Display| (StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+    let json = answered.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatus>, Failure> {

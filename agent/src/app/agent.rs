@@ -18,11 +18,7 @@ use self::{
     beginning::Start,
     serving::{Ended, Process, serve},
 };
-use super::{
-    Settings, role,
-    settings::{DRAIN_DEADLINE, RECENT_FLOWS},
-    shutdown,
-};
+use super::{Settings, role, settings::DRAIN_DEADLINE, shutdown};
 use crate::{
     admin::{AgentState, Readiness},
     flow::{FlowTable, Side},
@@ -59,7 +55,7 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
         Vec::new()
     });
     let take_over_drain = settings.take_over_drain;
-    let flows = FlowTable::new(Side::Agent, RECENT_FLOWS);
+    let flows = FlowTable::new(Side::Agent, settings.flow_capacity);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
         flows: flows.clone(),

@@ -18,12 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Ending, Settings, Source,
-    health::Health,
-    listen::listen,
-    role,
-    settings::{RECENT_FLOWS, gateway_identity},
-    shutdown,
+    Ending, Settings, Source, health::Health, listen::listen, role, settings::gateway_identity, shutdown,
 };
 use crate::{
     admin,
@@ -63,7 +58,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(cluster) = &cluster {
         health.follow(cluster.standing.clone());
     }
-    let (flows, configured) = (FlowTable::new(Side::Gateway, RECENT_FLOWS), Arc::new(OnceLock::new()));
+    let flows = FlowTable::new(Side::Gateway, settings.flow_capacity);
+    let configured = Arc::new(OnceLock::new());
     // From here on it can be asked what it waits for.
     let admin = admin::gateway(admin::GatewayState {
         configured: Arc::clone(&configured),

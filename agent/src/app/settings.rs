@@ -11,8 +11,8 @@ pub(super) const AGENT_ACCOUNT: &str = "egret-agent";
 /// Where the kubelet puts the token by which the CA knows us.
 pub(super) const CA_TOKEN: &str = "/var/run/secrets/egret/token";
 
-/// How many ended flows each side keeps (about 600 bytes each).
-pub(super) const RECENT_FLOWS: usize = 10_000;
+/// How many ended flows each side keeps unless it is told otherwise. One takes about 2 KB, so this is 20 MB.
+pub const FLOW_CAPACITY: usize = 10_000;
 
 /// How long connections may go on after a role is told to end.
 pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ pub struct Settings {
     pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.
     pub take_over_drain: Duration,
+    /// How many ended flows agent and gateway each keep.
+    pub flow_capacity: usize,
 }
 
 /// How a gateway ends that was told to.

@@ -1,5 +1,6 @@
 //! What can be written on the command line.
 
+mod flows;
 mod queries;
 mod roles;
 mod workloads;
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(super) use self::{
-    queries::{Check, Doctor, Explain, Flows, Query, Status},
+    flows::{Flow, Flows},
+    queries::{Check, Doctor, Explain, Query, Status},
     roles::{Agent, Ca, Gateway, Up},
     workloads::{Enroll, Exec, Release, VerifyBypass, WorkloadName},
 };
@@ -39,6 +41,8 @@ pub(super) enum Command {
     Release(Release),
     /// List flows: who, to where, by which rule, how much
     Flows(Flows),
+    /// Show one flow: every leg of it, who decided, and where the time went
+    Flow(Flow),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
     /// Validate a directory of YAML files, or what a cluster has
@@ -83,6 +87,7 @@ impl Command {
             Self::Crds(_)
             | Self::Uninstall(_)
             | Self::Flows(_)
+            | Self::Flow(_)
             | Self::Status(_)
             | Self::Check(_)
             | Self::Explain(_)

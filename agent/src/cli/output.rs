@@ -40,6 +40,12 @@ pub(super) fn error(error: &anyhow::Error) {
     drop(writeln!(io::stderr().lock(), "{red}egret:{reset} {}", message(error)));
 }
 
+/// Says something beside what was asked for.
+pub(super) fn note(text: &str) {
+    // Nothing is left to tell it to, should stderr be closed.
+    drop(writeln!(io::stderr().lock(), "egret: {text}"));
+}
+
 /// A table without lines: it can be read, and cut with awk.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -114,9 +120,23 @@ pub(super) fn milliseconds(count: u64) -> String {
     if count < 1000 { format!("{count} ms") } else { format!("{:.1} s", count as f64 / 1000.0) }
 }
 
+/// Microseconds as people read them, with three digits that count.
+pub(super) fn microseconds(count: u64) -> String {
+    let digits = |value: f64, unit| match value {
+        ..10.0 => format!("{value:.2} {unit}"),
+        ..100.0 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
+    };
+    match count {
+        ..1000 => format!("{count} µs"),
+        1000..1_000_000 => digits(count as f64 / 1e3, "ms"),
+        _ => digits(count as f64 / 1e6, "s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{bytes, message, milliseconds, short, span, wrapped};
+    use super::{bytes, message, microseconds, milliseconds, short, span, wrapped};
 
     #[test]
     fn long_text_goes_on_below_its_beginning() {
@@ -157,5 +177,7 @@ mod tests {
         assert_eq!(bytes(5 << 30), "5.0 GiB");
         assert_eq!(milliseconds(999), "999 ms");
         assert_eq!(milliseconds(1500), "1.5 s");
+        let times = [0, 999, 1000, 12_345, 999_900, 1_020_000, 3_600_000_000].map(microseconds);
+        assert_eq!(times, ["0 µs", "999 µs", "1.00 ms", "12.3 ms", "1000 ms", "1.02 s", "3600 s"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FlowId, FlowRecord, Verdict};
+use super::{FlowId, FlowRecord, TimeSpent, Verdict};
 
 /// A flow as both sides saw it: the JSON of `egret flows -o json`.
 ///
@@ -19,6 +19,20 @@ pub struct JoinedFlow {
     pub agent: Option<FlowRecord>,
     /// What the gateway recorded.
     pub gateway: Option<FlowRecord>,
+    /// Where its time went.
+    pub time: TimeSpent,
+}
+
+impl JoinedFlow {
+    fn new(agent: Option<FlowRecord>, gateway: Option<FlowRecord>) -> Option<Self> {
+        let flow = match (&agent, &gateway) {
+            (Some(agent), gateway) => view(agent, gateway.as_ref()),
+            (None, Some(gateway)) => gateway.clone(),
+            (None, None) => return None,
+        };
+        let time = TimeSpent::of(agent.as_ref(), gateway.as_ref());
+        Some(Self { flow, agent, gateway, time })
+    }
 }
 
 /// Joins both sides, oldest flow first.
@@ -27,16 +41,12 @@ pub fn join(agent: Vec<FlowRecord>, gateway: Vec<FlowRecord>) -> Vec<JoinedFlow>
         gateway.into_iter().map(|record| (record.id, record)).collect();
     let mut flows: Vec<_> = agent
         .into_iter()
-        .map(|agent| {
+        .filter_map(|agent| {
             let gateway = gateway.remove(&agent.id);
-            JoinedFlow { flow: view(&agent, gateway.as_ref()), agent: Some(agent), gateway }
+            JoinedFlow::new(Some(agent), gateway)
         })
         .collect();
-    flows.extend(gateway.into_values().map(|gateway| JoinedFlow {
-        flow: gateway.clone(),
-        agent: None,
-        gateway: Some(gateway),
-    }));
+    flows.extend(gateway.into_values().filter_map(|gateway| JoinedFlow::new(None, Some(gateway))));
     flows.sort_by_key(|joined| joined.flow.started);
     flows
 }
@@ -49,6 +59,9 @@ fn view(agent: &FlowRecord, gateway: Option<&FlowRecord>) -> FlowRecord {
     view.upstream_cluster.clone_from(&gateway.upstream_cluster);
     view.upstream_host = gateway.upstream_host;
     view.requests = gateway.requests;
+    view.decided_by.clone_from(&gateway.decided_by);
+    view.undetected_us = gateway.undetected_us;
+    view.legs.upstream.clone_from(&gateway.legs.upstream);
     // The gateway knows why it refused or what failed; of that the agent sees a tunnel that was reset.
     if gateway.verdict != Verdict::Allowed || agent.verdict == Verdict::Allowed {
         view.verdict = gateway.verdict;

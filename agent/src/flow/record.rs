@@ -1,62 +1,12 @@
 //! One flow as one side saw it: the JSON of `egret flows -o json` and of the admin socket.
 
-use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::{DecidedBy, FlowId, Legs, Waits};
 use crate::{mesh::SpiffeId, reason::Reason};
-
-/// Joins the records that agent and gateway keep of the same connection: 128 random bits, 32 hex digits on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowId(u128);
-
-impl FlowId {
-    /// A fresh id.
-    pub fn random() -> Self {
-        Self(rand::random())
-    }
-}
-
-impl fmt::Display for FlowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for FlowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A string that is no flow id.
-#[derive(Debug, thiserror::Error)]
-#[error("a flow id is 32 hexadecimal digits")]
-pub struct FlowIdError;
-
-impl FromStr for FlowId {
-    type Err = FlowIdError;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if s.len() != 32 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(FlowIdError);
-        }
-        u128::from_str_radix(s, 16).map(Self).map_err(|_| FlowIdError)
-    }
-}
-
-impl Serialize for FlowId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for FlowId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// Which end of the tunnel recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,6 +83,15 @@ pub struct FlowRecord {
     /// Milliseconds from accept to close; absent while it is open.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub duration_ms: Option<u64>,
+    /// Microseconds from accept to close, or to now while it is open.
+    #[serde(default)]
+    pub elapsed_us: u64,
+    /// Microseconds from accept to the first byte for the workload.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_byte_us: Option<u64>,
+    /// The gateway, on a port that declares no protocol: microseconds it waited in vain for the workload to speak first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub undetected_us: Option<u64>,
     /// The workload.
     pub workload: SpiffeId,
     /// Its pod, where it is one and the agent says it; of the namespace of its identity.
@@ -165,4 +124,21 @@ pub struct FlowRecord {
     pub sent: u64,
     /// Bytes to the workload.
     pub received: u64,
+    /// The objects behind the verdict; the gateway knows them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub decided_by: Option<Box<DecidedBy>>,
+    /// Each leg of it.
+    #[serde(default)]
+    pub legs: Legs,
+    /// Whom it waited for.
+    #[serde(default)]
+    pub waits: Waits,
+}
+
+impl FlowRecord {
+    /// When it ended; absent while it is open.
+    pub fn ended(&self) -> Option<Timestamp> {
+        let elapsed = SignedDuration::from_micros(i64::try_from(self.elapsed_us).ok()?);
+        self.duration_ms.map(|_| self.started + elapsed)
+    }
 }

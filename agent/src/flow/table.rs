@@ -1,7 +1,8 @@
 //! The flow table of one process: live flows and the most recent ended ones, bounded.
 //!
-//! A flow lives as a [`FlowHandle`]; dropping the handle ends it, so no path can forget to. Byte counts are relaxed
-//! atomics on the data path; everything else is written a few times per flow under the flow's own lock.
+//! A flow lives as a [`FlowHandle`]; dropping the handle ends it, so no path can forget to. Byte counts and waits are relaxed
+//! atomics on the data path; everything else is written a few times per flow under the flow's own lock. What the kernel knows of its
+//! connections is read when somebody asks for the flow, and when it ends.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,14 +11,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::{FlowId, FlowRecord, Side, Verdict};
+use super::{
+    FlowId, FlowQuery, FlowRecord, Legs, Side, TunnelLeg, UpstreamLeg, Verdict, Wait, Waits, WorkloadLeg,
+};
 use crate::{
     mesh::SpiffeId,
+    net::gauge::Gauge,
     reason::{Reason, Refusal},
 };
 
@@ -37,25 +43,114 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Flows {
     live: HashMap<u64, Arc<Live>>,
-    recent: VecDeque<FlowRecord>,
+    recent: VecDeque<Arc<FlowRecord>>,
     next_key: u64,
 }
 
 #[derive(Debug)]
 struct Live {
     key: u64,
-    record: Mutex<FlowRecord>,
-    started: tokio::time::Instant,
+    state: Mutex<State>,
+    started: Instant,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Nanoseconds from the start to the first byte for the workload; 0: none yet.
+    first_byte: AtomicU64,
+    /// Nanoseconds, in the order of [`Wait::ALL`].
+    waits: [AtomicU64; Wait::ALL.len()],
+    /// What is waited for now: nanoseconds from the start to its beginning, and in the last three bits one more than its index; 0: nothing.
+    ongoing: AtomicU64,
+}
+
+const ONGOING_BITS: u32 = 3;
+
+#[derive(Debug)]
+struct State {
+    record: FlowRecord,
+    gauges: Gauges,
+    /// From the start until the bytes of the server began to count as its answer, in microseconds: not with HTTP, where requests do.
+    connected_us: Option<u64>,
+}
+
+/// Where the kernel's figures of each leg are read.
+#[derive(Debug, Default)]
+struct Gauges {
+    workload: Option<Gauge>,
+    tunnel: Option<Gauge>,
+    upstream: Option<Gauge>,
+}
+
+impl Gauges {
+    /// Reads them into the legs.
+    fn read(&self, legs: &mut Legs) {
+        let read = |gauge: &Option<Gauge>| gauge.as_ref().and_then(Gauge::read);
+        if let Some(leg) = &mut legs.workload {
+            leg.tcp = read(&self.workload);
+        }
+        if let Some(leg) = &mut legs.tunnel {
+            leg.tcp = read(&self.tunnel);
+        }
+        if let Some(leg) = &mut legs.upstream {
+            leg.tcp = read(&self.upstream);
+        }
+    }
 }
 
 impl Live {
+    fn since_start(&self, now: Instant) -> u64 {
+        nanoseconds(now.saturating_duration_since(self.started))
+    }
+
+    /// The record as it is now, without the kernel's figures.
     fn snapshot(&self) -> FlowRecord {
-        let mut record = self.record.lock().clone();
+        let now = self.since_start(Instant::now());
+        let state = self.state.lock();
+        let mut record = state.record.clone();
+        let connected_us = state.connected_us;
+        drop(state);
+        record.elapsed_us = now / 1000;
         record.sent = self.sent.load(Relaxed);
         record.received = self.received.load(Relaxed);
+        record.first_byte_us = Some(self.first_byte.load(Relaxed) / 1000).filter(|us| *us > 0);
+        if let (Some(connected), Some(first), Some(leg)) =
+            (connected_us, record.first_byte_us, &mut record.legs.upstream)
+        {
+            leg.first_byte_us = Some(first.saturating_sub(connected));
+        }
+        let mut sums = self.waits.each_ref().map(|sum| sum.load(Relaxed));
+        let ongoing = self.ongoing.load(Relaxed);
+        let wait = (ongoing & ((1 << ONGOING_BITS) - 1)) as usize;
+        if let Some(sum) = wait.checked_sub(1).and_then(|wait| sums.get_mut(wait)) {
+            *sum += now.saturating_sub(ongoing >> ONGOING_BITS);
+        }
+        record.waits = Waits::of_nanoseconds(sums);
         record
+    }
+
+    /// The same with the kernel's figures.
+    fn snapshot_with_figures(&self) -> FlowRecord {
+        let mut record = self.snapshot();
+        self.state.lock().gauges.read(&mut record.legs);
+        record
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A flow that a query may select.
+enum Found {
+    Live(Arc<Live>, Box<FlowRecord>),
+    Ended(Arc<FlowRecord>),
+}
+
+impl Found {
+    fn record(&self) -> &FlowRecord {
+        match self {
+            Self::Live(_, record) => record,
+            Self::Ended(record) => record,
+        }
     }
 }
 
@@ -72,6 +167,9 @@ impl FlowTable {
             side: self.shared.side,
             started: Timestamp::now(),
             duration_ms: None,
+            elapsed_us: 0,
+            first_byte_us: None,
+            undetected_us: None,
             workload,
             pod: None,
             original_destination,
@@ -85,16 +183,22 @@ impl FlowTable {
             requests: 0,
             sent: 0,
             received: 0,
+            decided_by: None,
+            legs: Legs::default(),
+            waits: Waits::default(),
         };
         let mut flows = self.shared.flows.lock();
         let key = flows.next_key;
         flows.next_key += 1;
         let live = Arc::new(Live {
             key,
-            record: Mutex::new(record),
-            started: tokio::time::Instant::now(),
+            state: Mutex::new(State { record, gauges: Gauges::default(), connected_us: None }),
+            started: Instant::now(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            first_byte: AtomicU64::new(0),
+            waits: Default::default(),
+            ongoing: AtomicU64::new(0),
         });
         flows.live.insert(key, Arc::clone(&live));
         FlowHandle { live, table: self.clone() }
@@ -102,18 +206,34 @@ impl FlowTable {
 
     /// Live flows and recent ones, oldest first.
     pub fn records(&self) -> Vec<FlowRecord> {
-        let (live, mut records): (Vec<_>, Vec<_>) = {
+        self.select(&FlowQuery::default()).into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Those of them that a query asks for, oldest first, as far as this side can tell.
+    pub fn select(&self, query: &FlowQuery) -> Vec<Arc<FlowRecord>> {
+        let (live, recent): (Vec<_>, Vec<_>) = {
             let flows = self.shared.flows.lock();
             (flows.live.values().cloned().collect(), flows.recent.iter().cloned().collect())
         };
-        records.extend(live.iter().map(|flow| flow.snapshot()));
-        records.sort_by_key(|record| record.started);
-        records
+        let ended = recent.into_iter().map(Found::Ended);
+        let live = live.into_iter().map(|live| {
+            let record = live.snapshot();
+            Found::Live(live, Box::new(record))
+        });
+        let mut found: Vec<_> = ended.chain(live).filter(|found| query.may_select(found.record())).collect();
+        query.cut(&mut found, Found::record);
+        found.sort_by_key(|found| found.record().started);
+        let records = found.into_iter().map(|found| match found {
+            Found::Live(live, _) => Arc::new(live.snapshot_with_figures()),
+            Found::Ended(record) => record,
+        });
+        records.collect()
     }
 
     fn close(&self, live: &Live) {
-        let mut record = live.snapshot();
-        record.duration_ms = Some(u64::try_from(live.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let mut record = live.snapshot_with_figures();
+        record.duration_ms = Some(record.elapsed_us / 1000);
+        let record = Arc::new(record);
         let mut flows = self.shared.flows.lock();
         flows.live.remove(&live.key);
         if self.shared.recent_capacity == 0 {
@@ -136,7 +256,7 @@ pub struct FlowHandle {
 impl FlowHandle {
     /// Its id.
     pub fn id(&self) -> FlowId {
-        self.live.record.lock().id
+        self.live.state.lock().record.id
     }
 
     /// Counts bytes from the workload.
@@ -146,7 +266,9 @@ impl FlowHandle {
 
     /// Counts bytes to the workload.
     pub fn add_received(&self, bytes: u64) {
-        self.live.received.fetch_add(bytes, Relaxed);
+        if self.live.received.fetch_add(bytes, Relaxed) == 0 && bytes > 0 {
+            self.live.first_byte.store(self.live.since_start(Instant::now()).max(1000), Relaxed);
+        }
     }
 
     /// Bytes so far, from and to the workload.
@@ -154,15 +276,54 @@ impl FlowHandle {
         (self.live.sent.load(Relaxed), self.live.received.load(Relaxed))
     }
 
+    /// Counts time in which nothing moved.
+    pub fn waited(&self, wait: Wait, time: Duration) {
+        self.live.waits[wait as usize].fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// From `since` on this is waited for, until something else is said.
+    pub fn waits(&self, wait: Wait, since: Instant) {
+        let ongoing = self.live.since_start(since) << ONGOING_BITS | (wait as u64 + 1);
+        self.live.ongoing.store(ongoing, Relaxed);
+    }
+
     /// Changes the record: protocol, host, upstream, request count.
     pub fn update(&self, change: impl FnOnce(&mut FlowRecord)) {
-        change(&mut self.live.record.lock());
+        change(&mut self.live.state.lock().record);
+    }
+
+    /// Says where the kernel's figures of the workload's connection are.
+    pub fn captured(&self, gauge: Gauge) {
+        let mut state = self.live.state.lock();
+        state.record.legs.workload = Some(Box::new(WorkloadLeg::default()));
+        state.gauges.workload = Some(gauge);
+    }
+
+    /// Says which tunnel carries it.
+    pub fn tunnelled(&self, leg: TunnelLeg, gauge: Gauge) {
+        let mut state = self.live.state.lock();
+        state.record.legs.tunnel = Some(Box::new(leg));
+        state.gauges.tunnel = Some(gauge);
+    }
+
+    /// Says which upstream connection serves it, or the request of it that is under way.
+    pub fn served(&self, leg: UpstreamLeg, gauge: Gauge) {
+        let mut state = self.live.state.lock();
+        state.record.upstream_host = Some(leg.connection.endpoint);
+        state.record.legs.upstream = Some(Box::new(leg));
+        state.gauges.upstream = Some(gauge);
+    }
+
+    /// From now on the next byte for the workload is the first of the server's answer.
+    pub fn spliced(&self) {
+        let connected = self.live.since_start(Instant::now()) / 1000;
+        self.live.state.lock().connected_us = Some(connected);
     }
 
     /// Records how the flow, or one request of it, failed; the worst verdict wins, the latest among equals.
     pub fn fail(&self, refusal: &Refusal) {
         let verdict = Verdict::of(refusal.reason);
-        let mut record = self.live.record.lock();
+        let record = &mut self.live.state.lock().record;
         if verdict >= record.verdict {
             record.verdict = verdict;
             record.reason = refusal.reason;

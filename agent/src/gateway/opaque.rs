@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
     balancer::InFlight,
     decide::Decided,
     originate::{self, Peer, Stream, Transport},
-    record::Record,
+    record::{Record, Times},
     revoke::revoked,
     tunnel::Session,
-    upstream,
+    upstream::{self, Addresses},
 };
 use crate::{
     authz,
+    flow::Wait,
     mesh::Snapshot,
     net::copy::{self, Error, Side},
     reason::{Reason, Refusal},
@@ -96,6 +100,7 @@ pub(super) fn forward(outcome: Result<Action, Refusal>) -> Result<Forward, Refus
 pub(super) struct Opened {
     stream: Stream,
     peer: Peer,
+    dns_us: Option<u64>,
     _in_flight: Option<InFlight>,
 }
 
@@ -105,16 +110,24 @@ pub(super) async fn open(
     snapshot: &Snapshot,
     upstream: &Upstream,
 ) -> Result<Opened, Refusal> {
+    let began = Instant::now();
+    session.flow.waits(Wait::SilentFar, began);
+    let opened = connect(session, snapshot, upstream).await;
+    session.flow.waited(Wait::SilentFar, began.elapsed());
+    opened
+}
+
+async fn connect(session: &Session, snapshot: &Snapshot, upstream: &Upstream) -> Result<Opened, Refusal> {
     let gateway = &session.gateway;
     let transport = Transport::prepare(gateway, snapshot, upstream, None, &[])?;
     let mut last = None;
-    let addresses = upstream::addresses(session, upstream).await?;
-    let balanced = addresses.len() > 1;
-    for address in addresses {
+    let Addresses { list, dns_us } = upstream::addresses(session, upstream).await?;
+    let balanced = list.len() > 1;
+    for address in list {
         match originate::connect(address, upstream, &transport, gateway.settings.handshake_timeout).await {
             Ok((stream, peer)) => {
                 let in_flight = balanced.then(|| gateway.balancer.start(address));
-                return Ok(Opened { stream, peer, _in_flight: in_flight });
+                return Ok(Opened { stream, peer, dns_us, _in_flight: in_flight });
             }
             Err(refusal) => last = Some(refusal),
         }
@@ -133,8 +146,9 @@ pub(super) async fn splice<IO>(
 ) where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let Opened { stream, peer, .. } = &mut opened;
-    record.peer(peer);
+    let Opened { stream, peer, dns_us, .. } = &mut opened;
+    record.peer(peer, false, Times { dns_us: *dns_us, first_byte_us: None });
+    session.flow.spliced();
     let idle = session.gateway.settings.tcp_idle_timeout;
     let result = tokio::select! {
         result = copy::bidirectional(io, stream, &*session.flow, idle) => Ok(result),
@@ -148,9 +162,10 @@ pub(super) async fn splice<IO>(
             stream.reset_on_drop();
             Refusal::new(Reason::ClientGone, format!("the workload broke the connection: {error}"))
         }
-        Ok(Err(Error::Io(Side::Right, error))) => {
-            Refusal::new(Reason::UpstreamReset, format!("{} broke the connection: {error}", peer.remote))
-        }
+        Ok(Err(Error::Io(Side::Right, error))) => Refusal::new(
+            Reason::UpstreamReset,
+            format!("{} broke the connection: {error}", peer.connection.endpoint),
+        ),
         Ok(Err(error @ Error::Idle(_))) => Refusal::new(Reason::UpstreamTimeout, error.to_string()),
         Err(refusal) => {
             stream.reset_on_drop();

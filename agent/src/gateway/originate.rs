@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -20,10 +20,15 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Gateway;
 use crate::{
+    flow::UpstreamConnection,
     mesh::Snapshot,
+    net::gauge::{Gauge, Gauged},
     reason::{Reason, Refusal},
     route::{TlsMode, TlsOrigination, Upstream},
-    tls::originate::{Client, Originator},
+    tls::{
+        originate::{Client, Originator},
+        session,
+    },
 };
 
 /// How to secure connections to an upstream.
@@ -67,20 +72,19 @@ impl Transport {
     }
 }
 
-/// The far end of an upstream connection, for logs.
+/// The far end of an upstream connection, for logs and flow records.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    pub(super) remote: SocketAddr,
-    pub(super) local: Option<SocketAddr>,
+    pub(super) connection: Arc<UpstreamConnection>,
     pub(super) tls_version: Option<&'static str>,
-    /// Subject of the server's certificate.
-    pub(super) subject: Option<Arc<str>>,
+    /// What the kernel knows of it.
+    pub(super) gauge: Gauge,
 }
 
 /// The bytes of an upstream connection.
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Gauged<TcpStream>),
+    Tls(Box<TlsStream<Gauged<TcpStream>>>),
 }
 
 impl Stream {
@@ -110,7 +114,7 @@ pub(super) async fn connect(
     transport: &Transport,
     handshake_timeout: Duration,
 ) -> Result<(Stream, Peer), Refusal> {
-    let host = &upstream.host;
+    let (host, began) = (&upstream.host, Instant::now());
     let failed = |error: io::Error| {
         Refusal::new(Reason::UpstreamConnect, format!("{address} ({host}) cannot be connected: {error}"))
     };
@@ -123,8 +127,20 @@ pub(super) async fn connect(
     })?;
     let tcp = connected.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
-    let mut peer = Peer { remote: address, local: tcp.local_addr().ok(), tls_version: None, subject: None };
+    let (connected, local, tcp) = (Instant::now(), tcp.local_addr().ok(), Gauged::new(tcp));
+    let gauge = tcp.gauge().clone();
+    let mut connection = UpstreamConnection {
+        endpoint: address,
+        local,
+        connect_us: (connected - began).as_micros() as u64,
+        tls_us: None,
+        tls: None,
+        sni: None,
+        peer: None,
+        certificate: None,
+    };
     let Transport::Tls(origination, client) = transport else {
+        let peer = Peer { connection: Arc::new(connection), tls_version: None, gauge };
         return Ok((Stream::Plain(tcp), peer));
     };
     let connector = TlsConnector::from(Arc::clone(&client.config));
@@ -138,12 +154,12 @@ pub(super) async fn connect(
     })?;
     let tls = shaken.map_err(|error| Originator::explain(origination, &error))?;
     let session = tls.get_ref().1;
-    peer.tls_version = session.protocol_version().map(|version| match version {
-        rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
-        rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        _ => "unknown",
-    });
-    peer.subject = session.peer_certificates().and_then(|chain| subject(chain.first()?));
+    connection.tls_us = Some(connected.elapsed().as_micros() as u64);
+    connection.tls = session::of(session);
+    connection.sni = Some(client.server_name.to_str().into());
+    connection.peer = session.peer_certificates().and_then(|chain| subject(chain.first()?));
+    connection.certificate.clone_from(&client.certificate);
+    let peer = Peer { connection: Arc::new(connection), tls_version: session::version(session), gauge };
     Ok((Stream::Tls(Box::new(tls)), peer))
 }
 

@@ -68,7 +68,10 @@ impl Lease {
     /// Speaks HTTP over a fresh connection.
     pub(super) async fn open(key: Key, stream: Stream, peer: Peer) -> Result<Self, Refusal> {
         let reset = |error: hyper::Error| {
-            Refusal::new(Reason::UpstreamReset, format!("HTTP with {} failed at once: {error}", peer.remote))
+            Refusal::new(
+                Reason::UpstreamReset,
+                format!("HTTP with {} failed at once: {error}", peer.connection.endpoint),
+            )
         };
         let sender = if key.http2 {
             // Plain upstreams are spoken to with prior knowledge, TLS ones must have agreed.
@@ -77,7 +80,7 @@ impl Lease {
                     Reason::UpstreamTls,
                     format!(
                         "{} does not speak HTTP/2 (ALPN), which the ServiceEntry declares for this port",
-                        peer.remote
+                        peer.connection.endpoint
                     ),
                 ));
             }
@@ -88,12 +91,12 @@ impl Lease {
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(reset)?;
-            spawn(connection, peer.remote);
+            spawn(connection, peer.connection.endpoint);
             Sender::Http2(sender)
         } else {
             let (sender, connection) =
                 http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(reset)?;
-            spawn(connection.with_upgrades(), peer.remote);
+            spawn(connection.with_upgrades(), peer.connection.endpoint);
             Sender::Http1(sender)
         };
         Ok(Self { sender, key, peer: Arc::new(peer), reused: false, in_flight: None })

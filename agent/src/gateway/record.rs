@@ -9,11 +9,21 @@ use jiff::Timestamp;
 
 use super::{decide::Decided, originate::Peer, tunnel::Session};
 use crate::{
+    flow::{DecidedBy, Part, UpstreamLeg},
     mesh::ObjectRef,
     reason::{Reason, Refusal},
     route::{RoutePath, Upstream},
     telemetry::access_log::Entry,
 };
+
+/// What one request took at its upstream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    /// Until its name was resolved, where there was one to resolve.
+    pub(super) dns_us: Option<u64>,
+    /// From the connection to the head of the answer.
+    pub(super) first_byte_us: Option<u64>,
+}
 
 /// The record of one request or connection.
 pub(super) struct Record {
@@ -48,6 +58,11 @@ impl Record {
 
     /// Notes the objects that decided.
     pub(super) fn decided(&mut self, decided: &Decided) {
+        let by = decided_by(decided);
+        self.session.flow.update(|flow| match &mut flow.decided_by {
+            Some(known) => **known = by,
+            None => flow.decided_by = Some(Box::new(by)),
+        });
         let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
         let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
         self.note(|entry| {
@@ -70,14 +85,17 @@ impl Record {
         self.note(|entry| entry.upstream_cluster = Some(cluster));
     }
 
-    /// Notes which connection carries it.
-    pub(super) fn peer(&mut self, peer: &Peer) {
-        self.session.flow.update(|flow| flow.upstream_host = Some(peer.remote));
+    /// Notes which connection carries it, and how that went.
+    pub(super) fn peer(&mut self, peer: &Peer, reused: bool, times: Times) {
+        let Times { dns_us, first_byte_us } = times;
+        let connection = Arc::clone(&peer.connection);
+        let leg = UpstreamLeg { connection, reused, dns_us, first_byte_us, tcp: None };
+        self.session.flow.served(leg, peer.gauge.clone());
         self.note(|entry| {
-            entry.upstream_host = Some(peer.remote);
-            entry.upstream_local_address = peer.local;
+            entry.upstream_host = Some(peer.connection.endpoint);
+            entry.upstream_local_address = peer.connection.local;
             entry.upstream_tls_version = peer.tls_version;
-            entry.upstream_peer.clone_from(&peer.subject);
+            entry.upstream_peer.clone_from(&peer.connection.peer);
         });
     }
 
@@ -122,6 +140,20 @@ impl Record {
                 entry.upstream_transport_failure_reason = Some(refusal.detail.clone());
             }
         });
+    }
+}
+
+fn decided_by(decided: &Decided) -> DecidedBy {
+    let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
+    let route = |(object, name): &(ObjectRef, Arc<str>)| Part::of(object.clone(), Arc::clone(name));
+    let whole = |object: &ObjectRef| Part::whole(object.clone());
+    DecidedBy {
+        policy: decided.policy.as_ref().map(|rule| Part::of(rule.policy.clone(), rule.rule.to_string())),
+        mesh_route: mesh_route.as_ref().map(route),
+        gateway: gateway.as_ref().map(whole),
+        gateway_route: gateway_route.as_ref().map(route),
+        service_entry: service_entry.as_ref().map(whole),
+        destination_rule: destination_rule.as_ref().map(whole),
     }
 }
 

@@ -99,6 +99,7 @@ impl Bench {
             source: "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap(),
             address: "10.0.0.1:40000".parse().unwrap(),
             local: "10.0.0.9:15008".parse().unwrap(),
+            carrier: None,
         };
         let connect = Connect {
             original_destination: "203.0.113.7:80".parse().unwrap(),

@@ -6,9 +6,13 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,8 +24,8 @@ use super::{
 };
 use crate::{
     authz,
-    flow::{FlowHandle, FlowId},
-    hbone::{headers::Connect, server::Incoming},
+    flow::{FlowHandle, FlowId, TunnelLeg, Wait},
+    hbone::{headers::Connect, server::Incoming, tunnel::Carrier},
     mesh::SpiffeId,
     net::rewind::Rewind,
     reason::{Reason, Refusal},
@@ -37,6 +41,8 @@ pub(super) struct Caller {
     pub(super) address: SocketAddr,
     /// The gateway's address it connected to.
     pub(super) local: SocketAddr,
+    /// The connection that carries its tunnels.
+    pub(super) carrier: Option<Carrier>,
 }
 
 /// One egress connection. Dropping the last reference ends the flow.
@@ -58,6 +64,11 @@ impl Session {
             (connect.original_destination, connect.dialled_host.clone());
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
         flow.update(|flow| flow.host.clone_from(&dialled_host));
+        if let Some(Carrier { connection, gauge }) = &caller.carrier {
+            let connection = Arc::clone(connection);
+            let leg = TunnelLeg { connection, reused: None, certificate_us: None, setup_us: None, tcp: None };
+            flow.tunnelled(leg, gauge.clone());
+        }
         gateway.tunnels.fetch_add(1, Relaxed);
         Arc::new(Self { gateway, caller, original_destination, dialled_host, flow })
     }
@@ -133,8 +144,13 @@ async fn serve_stream<IO>(mut io: IO, declared: AppProtocol, session: Arc<Sessio
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let began = Instant::now();
+    session.flow.waits(Wait::SilentNear, began);
     let (protocol, start) = match detect(&mut io, session.gateway.settings.detection_timeout).await {
-        Ok(detected) => detected,
+        Ok((protocol, start)) => {
+            note_detection(&session.flow, began.elapsed(), protocol == Protocol::Opaque && start.is_empty());
+            (protocol, start)
+        }
         Err(error) => {
             let detail = format!("the workload's connection broke before it said anything: {error}");
             Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
@@ -154,4 +170,15 @@ where
             opaque::serve(io, session, decide::tcp).await;
         }
     }
+}
+
+/// A workload that says nothing has been waited for in vain: its server speaks first.
+fn note_detection(flow: &FlowHandle, took: Duration, in_vain: bool) {
+    if in_vain {
+        flow.update(|record| record.undetected_us = Some(took.as_micros() as u64));
+    } else {
+        flow.waited(Wait::SilentNear, took);
+    }
+    // What comes next is up to the upstream, or to whoever says something else.
+    flow.waits(Wait::SilentFar, Instant::now());
 }

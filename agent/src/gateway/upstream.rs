@@ -5,6 +5,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{address::forbidden, tunnel::Session};
@@ -32,8 +33,17 @@ pub(super) fn require_tls(upstream: &Upstream) -> Result<(), Refusal> {
     }
 }
 
-/// The addresses to try for `upstream`, in order; never none.
-pub(super) async fn addresses(session: &Session, upstream: &Upstream) -> Result<Vec<SocketAddr>, Refusal> {
+/// Where to try.
+pub(super) struct Addresses {
+    /// In order; never none.
+    pub(super) list: Vec<SocketAddr>,
+    /// How long a name took to resolve, where there was one.
+    pub(super) dns_us: Option<u64>,
+}
+
+/// The addresses to try for `upstream`.
+pub(super) async fn addresses(session: &Session, upstream: &Upstream) -> Result<Addresses, Refusal> {
+    let mut dns_us = None;
     let balancer = &session.gateway.balancer;
     let mut addresses = match &upstream.endpoints {
         Endpoints::Static(listed) => balancer.order(upstream, listed),
@@ -42,7 +52,9 @@ pub(super) async fn addresses(session: &Session, upstream: &Upstream) -> Result<
             vec![*address]
         }
         Endpoints::Dns(names) => {
+            let began = Instant::now();
             let found = resolve(&session.gateway.parts.resolver, names).await?;
+            dns_us = Some(began.elapsed().as_micros() as u64);
             // Where a family has no route, connecting fails at once and the other follows; most have IPv4.
             let (four, six): (Vec<_>, Vec<_>) = found.into_iter().partition(SocketAddr::is_ipv4);
             let mut addresses = balancer.order(upstream, &four);
@@ -54,7 +66,7 @@ pub(super) async fn addresses(session: &Session, upstream: &Upstream) -> Result<
         return Err(Refusal::new(Reason::NoEndpoint, format!("{} has no endpoint", upstream.cluster)));
     }
     addresses.truncate(ATTEMPTS);
-    Ok(addresses)
+    Ok(Addresses { list: addresses, dns_us })
 }
 
 /// Every usable address of `names`; fails only if no name has one.

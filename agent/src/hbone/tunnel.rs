@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,6 +12,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::StreamPermit;
+use crate::{flow::TunnelConnection, net::gauge::Gauge};
 
 /// The most that one write takes, so that a single copy never exceeds what h2 would buffer anyway.
 const MAX_WRITE: usize = 64 << 10;
@@ -32,8 +34,25 @@ pub struct Tunnel {
     sent_end: bool,
     /// END_STREAM was read.
     read_end: bool,
-    /// The place of this stream on its pooled connection; gateways have none.
-    _permit: Option<StreamPermit>,
+    /// Its place on a pooled connection; gateways have none.
+    place: Option<Place>,
+}
+
+/// A connection under tunnels, for flow records. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Carrier {
+    /// What is known of it.
+    pub connection: Arc<TunnelConnection>,
+    /// What the kernel knows of it.
+    pub gauge: Gauge,
+}
+
+/// The place of a tunnel on a pooled connection.
+pub(super) struct Place {
+    pub(super) carrier: Carrier,
+    /// The connection was there when the tunnel was wanted.
+    pub(super) reused: bool,
+    pub(super) _permit: StreamPermit,
 }
 
 impl fmt::Debug for Tunnel {
@@ -47,8 +66,13 @@ impl fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, permit: Option<StreamPermit>) -> Self {
-        Self { send, recv, unread: Bytes::new(), sent_end: false, read_end: false, _permit: permit }
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, place: Option<Place>) -> Self {
+        Self { send, recv, unread: Bytes::new(), sent_end: false, read_end: false, place }
+    }
+
+    /// The pooled connection that carries it, and whether it was there when the tunnel was wanted. A gateway's tunnels have none.
+    pub fn carrier(&self) -> Option<(&Carrier, bool)> {
+        self.place.as_ref().map(|place| (&place.carrier, place.reused))
     }
 
     /// Why nothing more can be sent.

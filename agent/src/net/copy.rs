@@ -18,6 +18,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::flow::{FlowHandle, Ledger, Step, Wait};
+
 /// One TLS record is 16 KiB; four of them per system call is where larger reads stopped to pay.
 const SCRATCH: usize = 64 * 1024;
 
@@ -45,12 +47,17 @@ pub enum Error {
     Idle(Duration),
 }
 
-/// Told about every piece that was read: bytes from left, bytes from right.
+/// Told about every piece that was read, bytes from left and bytes from right, and about the time in which nothing moved. Left is the end
+/// towards the workload, the near one.
 pub trait Count {
     /// `bytes` came from the left.
     fn add_left(&self, bytes: u64);
     /// `bytes` came from the right.
     fn add_right(&self, bytes: u64);
+    /// This was waited for, for so long.
+    fn waited(&self, _: Wait, _: Duration) {}
+    /// From `since` on this is waited for.
+    fn waits(&self, _: Wait, _since: Instant) {}
 }
 
 /// Counts for whoever has no flow to count into.
@@ -77,13 +84,21 @@ impl Count for Tally {
     }
 }
 
-impl Count for crate::flow::FlowHandle {
+impl Count for FlowHandle {
     fn add_left(&self, bytes: u64) {
         self.add_sent(bytes);
     }
 
     fn add_right(&self, bytes: u64) {
         self.add_received(bytes);
+    }
+
+    fn waited(&self, wait: Wait, time: Duration) {
+        FlowHandle::waited(self, wait, time);
+    }
+
+    fn waits(&self, wait: Wait, since: Instant) {
+        FlowHandle::waits(self, wait, since);
     }
 }
 
@@ -101,6 +116,8 @@ where
     let (mut forth, mut back) = (Direction::default(), Direction::default());
     // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
     let mut last = Instant::now();
+    let mut ledger = Ledger::new(last);
+    count.waits(ledger.ongoing(), last);
     let mut timer = std::pin::pin!(tokio::time::sleep_until(last + idle));
     poll_fn(|cx| {
         let before = (forth.moved, back.moved);
@@ -115,8 +132,21 @@ where
         if from_left.is_ready() && from_right.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if before != (forth.moved, back.moved) {
-            last = Instant::now();
+        let step = Step {
+            near_spoke: before.0 != forth.moved,
+            far_spoke: before.1 != back.moved,
+            near_blocks: back.blocked(),
+            far_blocks: forth.blocked(),
+        };
+        let moved = step.near_spoke || step.far_spoke;
+        if moved || !ledger.stands(step.near_blocks, step.far_blocks) {
+            // The one look at the clock that an active pair pays for.
+            let now = Instant::now();
+            ledger.step(now, step, |wait, time| count.waited(wait, time));
+            count.waits(ledger.ongoing(), now);
+            if moved {
+                last = now;
+            }
         }
         while timer.as_mut().poll(cx).is_ready() {
             if last.elapsed() >= idle {
@@ -144,6 +174,11 @@ struct Direction {
 type Failure = (bool, io::Error);
 
 impl Direction {
+    /// Whether there are bytes that the other side does not take.
+    fn blocked(&self) -> bool {
+        self.start < self.kept.len()
+    }
+
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +194,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         loop {
-            while self.start < self.kept.len() {
+            while self.blocked() {
                 self.start += ready!(write(cx, writer, &self.kept[self.start..]))?;
                 self.unflushed = true;
             }

@@ -1,6 +1,11 @@
 //! One captured connection, from accept to close: original destination, certificate, tunnel, bytes.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 
@@ -11,9 +16,9 @@ use super::{
     workload::Origin,
 };
 use crate::{
-    flow::{FlowHandle, FlowId},
+    flow::{FlowHandle, FlowId, TunnelLeg},
     hbone::{client, headers::Connect, tunnel::Tunnel},
-    net::copy,
+    net::{copy, gauge::Gauged},
     reason::{Reason, Refusal},
 };
 
@@ -50,6 +55,8 @@ pub(super) async fn serve(
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
+    let stream = Gauged::new(stream);
+    flow.captured(stream.gauge().clone());
     match open_tunnel(&agent, &enrolled, &presence, &flow, original_destination).await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
@@ -57,13 +64,13 @@ pub(super) async fn serve(
             tracing::debug!(workload = %enrolled.workload.identity, %original_destination, reason = %refusal.reason,
                 "refused: {refusal}");
             flow.fail(&refusal);
-            flow.add_received(refuse::refuse(stream, &refusal).await);
+            flow.add_received(refuse::refuse(stream.into_inner(), &refusal).await);
         }
     }
 }
 
 /// Moves the bytes until both sides have ended.
-async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, flow: &FlowHandle) {
+async fn carry(mut stream: Gauged<TcpStream>, mut tunnel: Tunnel, flow: &FlowHandle) {
     match copy::bidirectional(&mut stream, &mut tunnel, flow, IDLE_TIMEOUT).await {
         Ok(()) => {}
         Err(copy::Error::Io(copy::Side::Left, e)) => {
@@ -71,16 +78,16 @@ async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, flow: &FlowHandle) {
         }
         // The far side ended regularly and takes no more; what the workload still sends meets a reset, as without us.
         Err(copy::Error::Io(copy::Side::Right, e)) if e.kind() == io::ErrorKind::BrokenPipe => {
-            refuse::reset(stream);
+            refuse::reset(stream.into_inner());
         }
         Err(copy::Error::Io(copy::Side::Right, e)) => {
             // The gateway reset the tunnel: so is the workload's connection, which must not take it for a regular end.
             flow.fail(&Refusal::new(Reason::UpstreamReset, format!("the tunnel was reset: {e}")));
-            refuse::reset(stream);
+            refuse::reset(stream.into_inner());
         }
         Err(e @ copy::Error::Idle(_)) => {
             flow.fail(&Refusal::new(Reason::UpstreamTimeout, e.to_string()));
-            refuse::reset(stream);
+            refuse::reset(stream.into_inner());
         }
     }
 }
@@ -96,11 +103,13 @@ async fn open_tunnel(
     if dialled_host.is_some() {
         flow.update(|flow| flow.host.clone_from(&dialled_host));
     }
+    let began = Instant::now();
     let certificate = agent
         .certificates
         .fetch(&enrolled.workload.identity)
         .await
         .map_err(|e| Refusal::new(Reason::IdentityUnavailable, e.to_string()))?;
+    let certified = Instant::now();
     let connect = Connect {
         original_destination,
         dialled_host,
@@ -108,7 +117,7 @@ async fn open_tunnel(
         traceparent: None,
         baggage: None,
     };
-    presence.tunnels.open(&certificate, &agent.gateways, &connect).await.map_err(|e| {
+    let tunnel = presence.tunnels.open(&certificate, &agent.gateways, &connect).await.map_err(|e| {
         let reason = match &e {
             client::Error::Refused { .. } => Reason::GatewayRefused,
             client::Error::NoGateway
@@ -118,5 +127,20 @@ async fn open_tunnel(
             | client::Error::Timeout(_) => Reason::GatewayUnreachable,
         };
         Refusal::new(reason, e.to_string())
-    })
+    })?;
+    if let Some((carrier, reused)) = tunnel.carrier() {
+        let leg = TunnelLeg {
+            connection: Arc::clone(&carrier.connection),
+            reused: Some(reused),
+            certificate_us: Some(microseconds(certified - began)),
+            setup_us: Some(microseconds(certified.elapsed())),
+            tcp: None,
+        };
+        flow.tunnelled(leg, carrier.gauge.clone());
+    }
+    Ok(tunnel)
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

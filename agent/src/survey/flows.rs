@@ -7,32 +7,38 @@ use serde::Serialize;
 use super::Answer;
 use crate::flow::{self, FlowId, FlowRecord, JoinedFlow};
 
-/// A flow with who recorded it: the JSON of `egret flows -o json` on a cluster.
+/// A flow with who recorded it: the JSON of `egret flows -o json`. On one machine there is no more to say than that it is joined.
 #[derive(Clone, Debug, Serialize)]
-pub struct ClusterFlow {
-    /// As on one machine.
+pub struct PlacedFlow {
+    /// The flow.
     #[serde(flatten)]
     pub joined: JoinedFlow,
     /// The node of the workload; absent: its agent did not say, so its node is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The agent's pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_pod: Option<String>,
     /// The gateway's pod; absent: no gateway has this flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_pod: Option<String>,
 }
 
+impl From<JoinedFlow> for PlacedFlow {
+    fn from(joined: JoinedFlow) -> Self {
+        Self { joined, node: None, agent_pod: None, gateway_pod: None }
+    }
+}
+
 /// Joins what everyone said who answered, oldest flow first.
-pub fn join(
-    agents: Vec<Answer<Vec<FlowRecord>>>,
-    gateways: Vec<Answer<Vec<FlowRecord>>>,
-) -> Vec<ClusterFlow> {
+pub fn join(agents: Vec<Answer<Vec<FlowRecord>>>, gateways: Vec<Answer<Vec<FlowRecord>>>) -> Vec<PlacedFlow> {
     let (agent_records, agent_of) = collect(agents);
     let (gateway_records, gateway_of) = collect(gateways);
     let joined = flow::join(agent_records, gateway_records);
     let placed = joined.into_iter().map(|joined| {
         let place = |places: &HashMap<FlowId, Place>| places.get(&joined.flow.id).cloned();
         let (agent, gateway) = (place(&agent_of), place(&gateway_of));
-        ClusterFlow {
+        PlacedFlow {
             node: agent.as_ref().and_then(|(_, node)| node.clone()),
             agent_pod: agent.map(|(pod, _)| pod),
             gateway_pod: gateway.map(|(pod, _)| pod),

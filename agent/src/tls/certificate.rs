@@ -27,8 +27,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{
     peer::{ExpectServer, ExpectWorkload, fault_in, identity_in},
     provider::{MESH_VERSIONS, provider},
+    session,
 };
-use crate::mesh::SpiffeId;
+use crate::{flow::CertificateName, mesh::SpiffeId};
 
 /// ALPN of tunnels.
 const ALPN_H2: &[u8] = b"h2";
@@ -44,6 +45,7 @@ pub struct WorkloadCertificate {
     identity: SpiffeId,
     not_before: SystemTime,
     not_after: SystemTime,
+    name: Option<CertificateName>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     server: Arc<ServerConfig>,
@@ -71,6 +73,7 @@ impl WorkloadCertificate {
         let leaf = chain.first().ok_or_else(|| Invalid("the certificate chain is empty".to_owned()))?;
         let identity = identity_in(leaf).map_err(|e| Invalid(format!("the certificate is unusable: {e}")))?;
         let (not_before, not_after) = validity(leaf)?;
+        let name = session::name(leaf);
         let mut store = RootCertStore::empty();
         for root in roots {
             store.add(root.clone()).map_err(|e| Invalid(format!("a root of {identity} is unusable: {e}")))?;
@@ -85,6 +88,7 @@ impl WorkloadCertificate {
             identity,
             not_before,
             not_after,
+            name,
             key,
             roots,
             server,
@@ -150,6 +154,11 @@ impl WorkloadCertificate {
     /// When it ends.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// What it is called in flow records.
+    pub fn name(&self) -> Option<&CertificateName> {
+        self.name.as_ref()
     }
 
     /// How long it is valid as a whole.

@@ -27,10 +27,14 @@ use self::{
     verify::{AcceptAny, ExpectUpstream, ExpectedName},
 };
 use crate::{
+    flow::CertificateName,
     mesh::{Credential, Snapshot},
     reason::{Reason, Refusal},
     route::TlsOrigination,
-    tls::provider::{INTERNET_VERSIONS, provider},
+    tls::{
+        provider::{INTERNET_VERSIONS, provider},
+        session,
+    },
 };
 
 /// Configurations kept; with more (a wildcard host has one per name) any other is dropped, and made again when needed.
@@ -64,6 +68,8 @@ pub struct Client {
     pub config: Arc<ClientConfig>,
     /// SNI.
     pub server_name: ServerName<'static>,
+    /// The client certificate that is presented where the server asks for one.
+    pub certificate: Option<CertificateName>,
     /// Identifies the configuration, credential contents included: part of the key of upstream connection pools, so that
     /// a rotated Secret is used by new connections at once.
     pub generation: u64,
@@ -143,7 +149,8 @@ impl Originator {
         material.check_validity(now)?;
         let (config, server_name) = self.configure(&key, &material)?;
         let generation = self.generations.fetch_add(1, Relaxed);
-        let client = Client { config: Arc::new(config), server_name, generation };
+        let certificate = material.key.as_ref().and_then(|key| session::name(key.cert.first()?));
+        let client = Client { config: Arc::new(config), server_name, certificate, generation };
         let mut cache = self.cache.lock();
         if cache.len() >= MAX_CACHED
             && !cache.contains_key(&key)

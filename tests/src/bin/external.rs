@@ -8,6 +8,7 @@ use egret_tests::{
     load::Load,
     pki,
     service::{Service, Settings},
+    transfers,
 };
 
 /// The outside world of Egret's tests and demo.
@@ -36,6 +37,27 @@ enum Command {
         /// File whose appearance ends it.
         #[arg(long)]
         until: PathBuf,
+        /// File for the report.
+        #[arg(long)]
+        report: PathBuf,
+    },
+    /// Make transfers of random sizes, and report what was sent and received.
+    Transfers {
+        /// Address of the sink.
+        #[arg(long)]
+        address: SocketAddr,
+        /// How many.
+        #[arg(long)]
+        count: usize,
+        /// File for the report.
+        #[arg(long)]
+        report: PathBuf,
+    },
+    /// Be the other end of transfers, and say `ready` on stderr.
+    Sink {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
         /// File for the report.
         #[arg(long)]
         report: PathBuf,
@@ -69,6 +91,8 @@ fn main() -> Result<()> {
         Command::Load { address, host, path, until, report } => {
             Ok(Load { address, host, path, threads: (2, 2), until, report }.run()?)
         }
+        Command::Transfers { address, count, report } => Ok(transfers::run(address, count, &report)?),
+        Command::Sink { listen, report } => Ok(transfers::serve(listen, &report)?),
         Command::Serve { http, https, certificate, key, client_ca, log } => {
             serve(&Settings { http, https, certificate, key, client_ca, log })
         }

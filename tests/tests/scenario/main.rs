@@ -9,6 +9,8 @@ mod binding;
 mod credential;
 mod dns;
 mod exec;
+mod flow_bytes;
+mod flow_legs;
 mod foreign;
 mod full;
 mod killed;

@@ -28,7 +28,7 @@ use crate::{
     app::{
         Settings, cleanup,
         role::{self, Announced, Candidate, is_held},
-        settings::{DRAIN_DEADLINE, RECENT_FLOWS},
+        settings::DRAIN_DEADLINE,
     },
     datapath,
     flow::{FlowTable, Side},
@@ -75,7 +75,7 @@ pub(super) async fn run(settings: Settings, cluster: Cluster, stop: Cancellation
     let found = ranges::watch(&cluster);
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
-        flows: FlowTable::new(Side::Agent, RECENT_FLOWS),
+        flows: FlowTable::new(Side::Agent, settings.flow_capacity),
         readiness: Readiness::starting(cluster.standing.clone()),
         ranges: Some(found),
         cluster: Some(cluster.clone()),

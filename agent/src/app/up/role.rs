@@ -180,6 +180,9 @@ fn spawn(settings: &Settings, program: &Path, role: &str, take_over: bool) -> an
         .args(settings.source.arguments())
         .arg("--hbone-address")
         .arg(settings.hbone_address.to_string());
+    if matches!(role, "agent" | "gateway") {
+        command.arg("--flow-capacity").arg(settings.flow_capacity.to_string());
+    }
     if role == "agent" {
         command.arg("--drain-deadline").arg(settings.take_over_drain.as_secs().to_string());
         command.args(take_over.then_some(OsStr::new("--take-over")));

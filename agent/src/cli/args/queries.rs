@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::{ClusterAccess, Instance, Output, WorkloadName, roles::Tunnels};
-use crate::flow::FlowRecord;
 
 /// A question to the running roles.
 #[derive(Debug, clap::Args)]
@@ -23,28 +22,6 @@ pub(in crate::cli) struct Status {
     /// Of a cluster: list everything that is enrolled
     #[arg(long)]
     pub(in crate::cli) pods: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Flows {
-    #[command(flatten)]
-    pub(in crate::cli) query: Query,
-    #[command(flatten)]
-    pub(in crate::cli) access: ClusterAccess,
-    /// Of workloads in this namespace only
-    #[arg(short = 'n', long, value_name = "NAMESPACE")]
-    pub(in crate::cli) namespace: Option<String>,
-    /// Of the pods of this name only; what is left is what their nodes' agents know
-    #[arg(long, value_name = "NAME")]
-    pub(in crate::cli) pod: Option<String>,
-}
-
-impl Flows {
-    /// Whether this flow is asked for.
-    pub(in crate::cli) fn selects(&self, flow: &FlowRecord) -> bool {
-        self.namespace.as_ref().is_none_or(|namespace| flow.workload.namespace() == namespace)
-            && self.pod.as_ref().is_none_or(|pod| flow.pod.as_deref() == Some(pod))
-    }
 }
 
 #[derive(Debug, clap::Args)]

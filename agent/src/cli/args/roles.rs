@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::{Instance, WorkloadName};
 use crate::{
     app::{
-        Ending, Settings, Source,
+        Ending, FLOW_CAPACITY, Settings, Source,
         ca::{DEFAULT_LISTEN, Network},
     },
     ca::Account,
@@ -32,12 +32,23 @@ pub(in crate::cli) struct Up {
     tunnels: Tunnels,
     #[command(flatten)]
     draining: Draining,
+    #[command(flatten)]
+    flows: Flows,
 }
 
 impl Up {
     pub(in crate::cli) fn settings(&self) -> anyhow::Result<Settings> {
-        Ok(settings(&self.instance, directory(&self.config)?, &self.tunnels, self.draining))
+        let flow_capacity = self.flows.flow_capacity;
+        let settings = settings(&self.instance, directory(&self.config)?, &self.tunnels, self.draining);
+        Ok(Settings { flow_capacity, ..settings })
     }
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Flows {
+    /// How many flows that have ended agent and gateway each remember, about 2 KB each; flows that are open come on top
+    #[arg(long, value_name = "NUMBER", default_value_t = FLOW_CAPACITY)]
+    flow_capacity: usize,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -114,6 +125,8 @@ pub(in crate::cli) struct Gateway {
     /// How long after SIGTERM what still goes on is cut [default: 5; with --kubernetes: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_deadline: Option<u64>,
+    #[command(flatten)]
+    flows: Flows,
 }
 
 impl Gateway {
@@ -129,7 +142,7 @@ impl Gateway {
             ending.delay.as_secs(),
             ending.deadline.as_secs(),
         );
-        Ok(Settings { ending, ..settings })
+        Ok(Settings { ending, flow_capacity: self.flows.flow_capacity, ..settings })
     }
 }
 
@@ -174,11 +187,14 @@ pub(in crate::cli) struct Agent {
     tunnels: Tunnels,
     #[command(flatten)]
     draining: Draining,
+    #[command(flatten)]
+    flows: Flows,
 }
 
 impl Agent {
     pub(in crate::cli) fn settings(&self) -> anyhow::Result<Settings> {
-        Ok(settings(&self.instance, self.configuration.source()?, &self.tunnels, self.draining))
+        let settings = settings(&self.instance, self.configuration.source()?, &self.tunnels, self.draining);
+        Ok(Settings { flow_capacity: self.flows.flow_capacity, ..settings })
     }
 }
 
@@ -202,6 +218,7 @@ fn settings(instance: &Instance, source: Source, tunnels: &Tunnels, draining: Dr
         ending: Ending::usual(&source),
         source,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
+        flow_capacity: FLOW_CAPACITY,
     }
 }
 

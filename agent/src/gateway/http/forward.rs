@@ -23,8 +23,9 @@ use crate::{
     gateway::{
         originate::{self, Transport},
         pool::{Key, Lease},
+        record::Times,
         tunnel::Session,
-        upstream,
+        upstream::{self, Addresses},
     },
     reason::{Reason, Refusal},
     route::{AppProtocol, Forward, Upstream},
@@ -76,20 +77,20 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     }
 
     let patience = forward.timeout.unwrap_or(idle);
-    let mut attempted = None;
+    let mut attempt = Attempt::default();
     let sent = tokio::select! {
         biased;
-        sent = send_to_any(&session, &upstream, &transport, request, &mut attempted) => sent,
+        sent = send_to_any(&session, &upstream, &transport, request, &mut attempt) => sent,
         () = late(&progress, patience) => Err(timed_out(&upstream, patience)),
     };
     let (mut response, lease) = match sent {
         Ok(sent) => sent,
         Err(refusal) => {
-            record.attempted(attempted);
+            record.attempted(attempt.address);
             return refuse(record, &refusal);
         }
     };
-    record.peer(&lease.peer);
+    record.peer(&lease.peer, lease.reused, attempt.times);
     let (status, elapsed) = (response.status().as_u16(), record.elapsed());
     record.note(|entry| {
         entry.response_code = status;
@@ -110,7 +111,10 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     }
     if let Err(why) = headers::check_framing(response.headers()) {
         // The connection goes with the lease: nobody knows where this answer ends.
-        let detail = format!("{} sent an answer that could be read in two ways: {why}", lease.peer.remote);
+        let detail = format!(
+            "{} sent an answer that could be read in two ways: {why}",
+            lease.peer.connection.endpoint
+        );
         return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
     }
     headers::remove_hop_by_hop(response.headers_mut());
@@ -170,21 +174,30 @@ fn timed_out(upstream: &Upstream, patience: Duration) -> Refusal {
     )
 }
 
-/// Sends to the first endpoint that takes the request. `attempted` is the last one tried.
+/// How far a request came.
+#[derive(Default)]
+struct Attempt {
+    /// The endpoint that was tried last.
+    address: Option<SocketAddr>,
+    times: Times,
+}
+
+/// Sends to the first endpoint that takes the request.
 async fn send_to_any(
     session: &Session,
     upstream: &Upstream,
     transport: &Transport,
     mut request: Request<RequestBody>,
-    attempted: &mut Option<SocketAddr>,
+    attempt: &mut Attempt,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     let gateway = &session.gateway;
     let http2 = request.version() == Version::HTTP_2;
     let mut last = None;
-    let addresses = upstream::addresses(session, upstream).await?;
-    let balanced = addresses.len() > 1;
-    for address in addresses {
-        *attempted = Some(address);
+    let Addresses { list, dns_us } = upstream::addresses(session, upstream).await?;
+    attempt.times.dns_us = dns_us;
+    let balanced = list.len() > 1;
+    for address in list {
+        attempt.address = Some(address);
         let in_flight = balanced.then(|| gateway.balancer.start(address));
         let key = Key::new(address, http2, transport);
         // Every round takes a connection out of the pool, or is the last.
@@ -199,8 +212,10 @@ async fn send_to_any(
                     }
                 },
             };
+            let began = Instant::now();
             let mut error = match lease.send(request).await {
                 Ok(response) => {
+                    attempt.times.first_byte_us = Some(began.elapsed().as_micros() as u64);
                     lease.in_flight = in_flight;
                     return Ok((response, lease));
                 }
@@ -241,7 +256,7 @@ fn explain(error: &hyper::Error, transport: &Transport, lease: &Lease) -> Refusa
     if let Some(refusal) = transport.explain(error) {
         return refusal;
     }
-    let remote = lease.peer.remote;
+    let remote = lease.peer.connection.endpoint;
     if error.is_user()
         && let Some(why) = malformed(error)
     {

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Dial, Error, Gateway};
 use crate::{
+    flow::TunnelConnection,
     hbone::{
         driver::{Beat, Broken, Keepalive, poll_driven},
         gather::{Drain, Gather, gather},
@@ -31,12 +33,16 @@ use crate::{
             ANSWER_TIMEOUT, CLIENT_PACE, CONNECTION_WINDOW, IDLE_BEATS, MAX_FRAME, MAX_HEADER_LIST,
             REMEMBER_RESETS_FOR, REMEMBERED_RESETS, STREAM_SEND_BUFFER, STREAM_WINDOW, USER_TIMEOUT,
         },
-        tunnel::Tunnel,
+        tunnel::{Carrier, Place, Tunnel},
     },
-    tls::certificate::{WorkloadCertificate, explain},
+    net::gauge::Gauged,
+    tls::{
+        certificate::{WorkloadCertificate, explain},
+        session,
+    },
 };
 
-type Io = TlsStream<ReadAhead<TcpStream>>;
+type Io = TlsStream<ReadAhead<Gauged<TcpStream>>>;
 
 /// The value of a [`Load`] that takes no more streams.
 const CLOSED: usize = usize::MAX;
@@ -85,6 +91,7 @@ impl Drop for StreamPermit {
 pub(super) struct Connection {
     send: SendRequest<Bytes>,
     load: Arc<Load>,
+    carrier: Carrier,
 }
 
 impl fmt::Debug for Connection {
@@ -130,10 +137,11 @@ impl Connection {
             )
     }
 
-    /// Opens a stream.
+    /// Opens a stream; `reused`: the connection was not made for it.
     pub(super) async fn open(
         &self,
         permit: StreamPermit,
+        reused: bool,
         gateway: &Gateway,
         connect: &Connect,
     ) -> Result<Tunnel, OpenError> {
@@ -164,7 +172,8 @@ impl Connection {
             };
             return Err(OpenError { error, again: Again::Never });
         }
-        Ok(Tunnel::new(stream, recv, Some(permit)))
+        let place = Place { carrier: self.carrier.clone(), reused, _permit: permit };
+        Ok(Tunnel::new(stream, recv, Some(place)))
     }
 }
 
@@ -179,7 +188,7 @@ pub(super) async fn establish(
     gateway: &Gateway,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Connection, Error> {
-    let address = gateway.address;
+    let (address, began) = (gateway.address, Instant::now());
     let tcp = dial.dial(address).await.map_err(|e| Error::Dial(address, e))?;
     if let Err(e) = tcp.set_nodelay(true) {
         tracing::debug!(gateway = %address, error = %e, "TCP_NODELAY could not be set on a tunnel connection");
@@ -188,6 +197,8 @@ pub(super) async fn establish(
     if let Err(e) = SockRef::from(&tcp).set_tcp_user_timeout(Some(USER_TIMEOUT)) {
         tracing::debug!(gateway = %address, error = %e, "TCP_USER_TIMEOUT could not be set on a tunnel connection");
     }
+    let tcp = Gauged::new(tcp);
+    let gauge = tcp.gauge().clone();
     let connector = TlsConnector::from(certificate.client_config(&gateway.identity));
     let name = ServerName::IpAddress(address.ip().into());
     let tls =
@@ -196,6 +207,7 @@ pub(super) async fn establish(
         let error = io::Error::other("it does not speak HTTP/2 here; is this its HBONE port?");
         return Err(Error::Tls(address, error));
     }
+    let session = session::of(tls.get_ref().1);
     let (io, drain) = gather(tls, None);
     let (send, mut connection) =
         builder().handshake(io).await.map_err(|e| broken(address, Broken::Http2(e)))?;
@@ -222,6 +234,13 @@ pub(super) async fn establish(
         // Tunnels would wait for a place for ever.
         return Err(Error::Http2(address, h2::Reason::REFUSED_STREAM.into()));
     }
+    let described = TunnelConnection {
+        gateway: address,
+        established_us: Some(began.elapsed().as_micros() as u64),
+        tls: session,
+        certificate: certificate.name().cloned(),
+    };
+    let carrier = Carrier { connection: Arc::new(described), gauge };
     let load = Arc::new(Load::default());
     let keepalive = Keepalive::new(pings, CLIENT_PACE);
     let driver = drive(connection, drain, keepalive, Arc::clone(&load));
@@ -231,7 +250,7 @@ pub(super) async fn establish(
         }
         ended();
     });
-    Ok(Connection { send, load })
+    Ok(Connection { send, load, carrier })
 }
 
 fn builder() -> h2::client::Builder {

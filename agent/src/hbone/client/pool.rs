@@ -138,10 +138,11 @@ impl Inner {
         connect: &Connect,
     ) -> Result<Tunnel, OpenError> {
         let key = Key { certificate: certificate.number(), gateway: gateways.at(address) };
+        let mut reused = true;
         loop {
             match self.choose(&key, certificate, gateways) {
                 Choice::Use(connection, permit) => {
-                    return connection.open(permit, &key.gateway, connect).await;
+                    return connection.open(permit, reused, &key.gateway, connect).await;
                 }
                 Choice::Wait(mut outcome) => {
                     let outcome = match outcome.wait_for(Option::is_some).await {
@@ -150,7 +151,10 @@ impl Inner {
                         Err(_) => None,
                     };
                     let error = match outcome {
-                        Some(Ok(())) => continue,
+                        Some(Ok(())) => {
+                            reused = false;
+                            continue;
+                        }
                         Some(Err(error)) => share(&error),
                         None => Error::Timeout(address),
                     };
