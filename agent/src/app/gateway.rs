@@ -21,7 +21,7 @@ use super::{
     Ending, Settings, Source,
     health::Health,
     listen::listen,
-    role,
+    metrics, role,
     settings::{RECENT_FLOWS, gateway_identity},
     shutdown,
 };
@@ -63,14 +63,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(cluster) = &cluster {
         health.follow(cluster.standing.clone());
     }
-    let (flows, configured) = (FlowTable::new(Side::Gateway, RECENT_FLOWS), Arc::new(OnceLock::new()));
+    let flows = FlowTable::new(Side::Gateway, RECENT_FLOWS);
+    let (configured, serves) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
     // From here on it can be asked what it waits for.
-    let admin = admin::gateway(admin::GatewayState {
+    let state = admin::GatewayState {
         configured: Arc::clone(&configured),
+        serving: Arc::clone(&serves),
         flows: flows.clone(),
         readiness: health.asker(),
         cluster: cluster.clone(),
-    });
+    };
+    if let Some(address) = settings.metrics_address {
+        let measured = state.clone();
+        metrics::serve(address, move || measured.measure(), ended.clone())?;
+    }
+    let admin = admin::gateway(state);
     let tasks = TaskTracker::new();
     let admin_listener = role::bind(&settings.run_dir.socket("gateway"))?;
     tasks.spawn(admin::serve(admin_listener, admin, ended.clone()));
@@ -110,6 +117,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         access_log,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
+    // Nobody else sets it, and once is all.
+    drop(serves.set(Arc::clone(&gateway)));
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let drain = CancellationToken::new();

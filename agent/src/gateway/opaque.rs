@@ -135,6 +135,7 @@ pub(super) async fn splice<IO>(
 {
     let Opened { stream, peer, .. } = &mut opened;
     record.peer(peer);
+    record.carried();
     let idle = session.gateway.settings.tcp_idle_timeout;
     let result = tokio::select! {
         result = copy::bidirectional(io, stream, &*session.flow, idle) => Ok(result),

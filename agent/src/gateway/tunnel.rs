@@ -12,7 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Gateway, decide, http, opaque,
+    Gateway, decide, http,
+    meter::Meter,
+    opaque,
     protocol::{Protocol, detect},
     record::Record,
     tls,
@@ -48,6 +50,7 @@ pub(super) struct Session {
     /// The host that this address is synthetic for.
     pub(super) dialled_host: Option<Arc<str>>,
     pub(super) flow: Arc<FlowHandle>,
+    pub(super) meter: Meter,
 }
 
 impl Session {
@@ -59,7 +62,8 @@ impl Session {
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
         flow.update(|flow| flow.host.clone_from(&dialled_host));
         gateway.tunnels.fetch_add(1, Relaxed);
-        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow })
+        let meter = Meter::new(&caller.source);
+        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow, meter })
     }
 
     /// What a policy may look at.

@@ -13,6 +13,7 @@ mod foreign;
 mod full;
 mod killed;
 mod locked;
+mod metrics;
 mod names;
 mod nginx;
 mod nothing_left;
