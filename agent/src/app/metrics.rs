@@ -161,3 +161,102 @@ async fn page_of_roles(run_dir: &RunDir, roles: &[&'static str]) -> String {
     texts.push(render(page.registry(), Format::Text));
     merge(&texts)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        time::{sleep, timeout},
+    };
+    use tokio_util::sync::CancellationToken;
+
+    use super::{of_roles, serve, serve_while};
+    use crate::{app::run_dir::RunDir, telemetry::metrics::page::Page};
+
+    /// A port that was free a moment ago.
+    async fn free() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    fn page(name: &str) -> Page {
+        let mut page = Page::default();
+        page.gauge(name, "Here", 1.0);
+        page
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Waits until whoever has the port says this.
+    async fn says(address: SocketAddr, word: &str) {
+        let asked = async {
+            while !ask(address, "GET /metrics").await.is_ok_and(|answer| answer.contains(word)) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), asked).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_two_agents_the_one_that_is_due_has_the_port() {
+        let (address, stop) = (free().await, CancellationToken::new());
+        let due = Arc::new([AtomicBool::new(true), AtomicBool::new(false)]);
+        for (index, name) in ["the_first", "the_second"].into_iter().enumerate() {
+            let due = Arc::clone(&due);
+            let is_due = move || due[index].load(Relaxed);
+            tokio::spawn(serve_while(address, move || page(name), is_due, stop.clone()));
+        }
+        says(address, "the_first 1.0").await;
+        // Both for a moment, as when one takes over: the port stays where it is until it is given up.
+        due[1].store(true, Relaxed);
+        says(address, "the_first 1.0").await;
+        due[0].store(false, Relaxed);
+        says(address, "the_second 1.0").await;
+        stop.cancel();
+        let closed = async {
+            while TcpStream::connect(address).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), closed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_but_a_page_to_read_is_there() {
+        let (address, stop) = (free().await, CancellationToken::new());
+        serve(address, || page("here"), stop.clone()).unwrap();
+        let answer = ask(address, "GET /metrics").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\n\r\n# HELP here"), "{answer}");
+        for (request, status) in [("POST /metrics", 405), ("GET /status", 404), ("POST /workloads", 404)] {
+            let answer = ask(address, request).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+        }
+        let taken = serve(address, || page("here"), stop).unwrap_err();
+        assert!(format!("{taken:#}").contains("--metrics-address"), "{taken:#}");
+    }
+
+    #[tokio::test]
+    async fn a_role_that_does_not_answer_is_said_not_to() {
+        let (address, stop) = (free().await, CancellationToken::new());
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(directory.path().join("run"));
+        of_roles(address, &run_dir, &["ca", "agent"], stop).unwrap();
+        let answer = ask(address, "GET /metrics").await.unwrap();
+        assert!(answer.contains("egret_role_up{component=\"ca\"} 0.0\n"), "{answer}");
+    }
+}
