@@ -29,6 +29,10 @@ fn promtool() -> Result<PathBuf> {
         .context("no promtool: run `cargo xtask observability`, which unpacks one, or install Debian's package prometheus")
 }
 
+/// The one thing that it has to say: about a name that is Istio's.
+const OF_ISTIO: &str =
+    "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
+
 /// Fails with what it says about a page, warnings included.
 fn check(page: &str) -> Result<()> {
     let mut command = Command::new(promtool()?);
@@ -42,7 +46,10 @@ fn check(page: &str) -> Result<()> {
     let output = child.wait_with_output()?;
     let said =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    ensure!(output.status.success(), "promtool check metrics: {}\n{said}", output.status);
+    // 3: it can be read, and there is something to say.
+    let readable = matches!(output.status.code(), Some(0 | 3));
+    let complaints: Vec<&str> = said.lines().filter(|line| !line.is_empty() && *line != OF_ISTIO).collect();
+    ensure!(readable && complaints.is_empty(), "promtool check metrics: {}\n{said}", output.status);
     Ok(())
 }
 
@@ -121,10 +128,9 @@ fn three_allowed_and_two_denied_requests_are_counted() -> Result<()> {
         is(&page_then, "egret_role_up", &[&label], 1);
         is(&page_then, "egret_ready", &[&label], 1);
         is(&page_then, "egret_build_info", &[&label], 1);
-        assert!(
-            value(&page_then, "egret_certificate_expiry_seconds", &[&label]) > 3600.0,
-            "{component}\n{page_then}"
-        );
+        // An agent has certificates as long as it has workloads.
+        let left = value(&page_then, "egret_certificate_expiry_seconds", &[&label]);
+        assert!(left > 3600.0 || component == "agent", "{component}\n{page_then}");
     }
     is(&page_then, "egret_gateway_reachable", &[], 1);
 
