@@ -5,12 +5,14 @@
 mod ca;
 pub mod client;
 mod explain;
+mod metrics;
 mod readiness;
 mod server;
 mod status;
 
-pub use ca::{CaState, CaStatus, ca};
+pub use ca::{CaState, CaStatus, authority, ca, measure_authority};
 pub use explain::{Answer, Question};
+pub use metrics::measured;
 pub use readiness::{Readiness, Ready, Stage};
 pub use server::{AgentState, GatewayState, agent, base, flow_routes, gateway, serve};
 pub use status::{AgentStatus, GatewayStatus, RoleStatus, WorkloadStatus};

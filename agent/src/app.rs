@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod gateway;
 mod health;
 mod listen;
+mod metrics;
 mod role;
 pub mod run_dir;
 mod settings;

@@ -8,6 +8,7 @@ mod address;
 mod balancer;
 mod decide;
 mod http;
+mod meter;
 mod opaque;
 mod originate;
 mod pool;
@@ -16,7 +17,7 @@ mod record;
 mod refuse;
 mod revoke;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -50,7 +51,10 @@ use crate::{
     mesh::{Snapshot, SpiffeId},
     net::gauge::Gauged,
     source::directory::Loaded,
-    telemetry::access_log::AccessLog,
+    telemetry::{
+        access_log::AccessLog,
+        metrics::{page::Page, refusals::Refusals, traffic::Traffic},
+    },
     tls::{certificate::peer_identity, originate::Originator, session, store::CertificateStore},
 };
 use balancer::Balancer;
@@ -122,6 +126,8 @@ pub struct Gateway {
     parts: Parts,
     originator: Originator,
     pool: Arc<Pool>,
+    traffic: Traffic,
+    refusals: Refusals,
     balancer: Arc<Balancer>,
     /// Tunnels that are open.
     tunnels: AtomicUsize,
@@ -138,6 +144,8 @@ impl Gateway {
             parts,
             originator: Originator::new(),
             pool: Arc::new(pool),
+            traffic: Traffic::default(),
+            refusals: Refusals::default(),
             balancer: Arc::default(),
             tunnels: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -147,6 +155,29 @@ impl Gateway {
     /// How many tunnels are open.
     pub fn tunnels(&self) -> usize {
         self.tunnels.load(Relaxed)
+    }
+
+    /// Everything that it counts.
+    pub fn write_metrics(&self, page: &mut Page) {
+        self.traffic.write(page);
+        self.refusals.write(page);
+        page.gauge("egret_tunnels", "Tunnels that are open at the gateway", self.tunnels() as f64);
+        self.pool.write_metrics(page);
+        page.counter(
+            "egret_access_log_lost_lines",
+            "Lines of the access log that were lost, because its writer was too slow or failed",
+            self.parts.access_log.lost(),
+        );
+        let overflow = [
+            ("istio_requests", self.traffic.http.overflow()),
+            ("istio_tcp_connections", self.traffic.tcp.overflow()),
+            ("egret_refusals", self.refusals.overflow()),
+        ];
+        page.counters(
+            "egret_metrics_overflow",
+            "How often a series was wanted that did not fit any more, and was counted as `other`",
+            overflow.map(|(family, count)| (vec![("family", family.to_owned())], count)),
+        );
     }
 
     /// From now on tells HTTP/1 clients with every answer that their connection ends: they come back by another gateway. Nobody

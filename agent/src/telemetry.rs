@@ -1,4 +1,5 @@
-//! What Egret says of itself: the log for operators, and the gateway's access log.
+//! What Egret says of itself: the log for operators, the gateway's access log, and metrics.
 
 pub mod access_log;
 pub mod logging;
+pub mod metrics;

@@ -59,6 +59,7 @@ pub struct Egret {
     binary: PathBuf,
     run_dir: PathBuf,
     tunnels: SocketAddr,
+    metrics: SocketAddr,
     process: Process,
 }
 
@@ -67,22 +68,31 @@ impl Egret {
     /// tunnel port any free one.
     pub fn up(binary: &Path, config: &Path, run_dir: &Path, gateway: Ipv4Addr) -> Result<Self> {
         let tunnels = SocketAddr::from((gateway, free_port(gateway)?));
-        let process = Self::spawn(binary, config, run_dir, tunnels)?;
-        let mut egret = Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnels, process };
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST)?));
+        let process = Self::spawn(binary, config, run_dir, tunnels, metrics)?;
+        let mut egret =
+            Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnels, metrics, process };
         egret.process.wait_for_line(" ready", START)?;
         Ok(egret)
     }
 
     /// Starts it again after its supervisor was killed: with the same run directory, whose workloads it takes over.
     pub fn up_again(&mut self, config: &Path) -> Result<()> {
-        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnels)?;
+        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnels, self.metrics)?;
         self.process.wait_for_line(" ready", START).map(drop)
     }
 
-    fn spawn(binary: &Path, config: &Path, run_dir: &Path, tunnels: SocketAddr) -> Result<Process> {
+    fn spawn(
+        binary: &Path,
+        config: &Path,
+        run_dir: &Path,
+        tunnels: SocketAddr,
+        metrics: SocketAddr,
+    ) -> Result<Process> {
         let mut command = Command::new(binary);
         command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
         command.args(["--hbone-address", &tunnels.to_string()]);
+        command.args(["--metrics-address", &metrics.to_string()]);
         command.stdout(Stdio::null());
         Process::spawn("egret up", &mut command)
     }
@@ -100,6 +110,11 @@ impl Egret {
     /// The port of the gateway's tunnels.
     pub fn tunnel_port(&self) -> u16 {
         self.tunnels.port()
+    }
+
+    /// Where its metrics are.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// The supervisor.

@@ -7,6 +7,7 @@ mod demo;
 mod ebpf;
 mod image;
 mod manifests;
+mod observability;
 mod packages;
 mod signals;
 mod soak;
@@ -40,6 +41,8 @@ enum Task {
     Image(image::Options),
     /// Make the chart's definitions and the plain manifests, or check that they are current and conform
     Manifests(manifests::Options),
+    /// Check and try the Prometheus rules in deploy/observability
+    Observability,
     /// Lint everything, the kernel programs on their own target
     Clippy,
     /// Check the rules of this code base that no compiler knows
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => ebpf::run(),
         Task::Image(options) => image::run(&options),
         Task::Manifests(options) => manifests::run(&options),
+        Task::Observability => observability::run(&mut terminal::Terminal::new()),
         Task::Clippy => clippy::run(),
         Task::Tidy => tidy::run(),
     };

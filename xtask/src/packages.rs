@@ -1,6 +1,11 @@
 //! The programs that demo and end-to-end tests call, from Debian's packages where they are missing.
 
-use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -94,27 +99,59 @@ impl Drop for WithoutServices {
     }
 }
 
-/// Unpacks nginx for the end-to-end tests into `target/tools/nginx`. Not installed: Debian's package would start a server.
-pub(crate) fn unpack_nginx(terminal: &mut Terminal) -> Result<()> {
-    let tools = command::workspace().join("target/tools");
-    let place = tools.join("nginx");
-    if installed("nginx") || place.join("usr/sbin/nginx").is_file() {
-        return Ok(());
+/// A program that is not installed but unpacked: Debian's package would start a server.
+pub(crate) struct Unpacked {
+    /// The package, which is unpacked into `target/tools` under its name.
+    package: &'static str,
+    /// The program, as in PATH.
+    program: &'static str,
+    /// Where the package has it.
+    file: &'static str,
+}
+
+/// For the end-to-end tests.
+pub(crate) const NGINX: Unpacked = Unpacked { package: "nginx", program: "nginx", file: "usr/sbin/nginx" };
+
+/// For rules and metrics.
+pub(crate) const PROMTOOL: Unpacked =
+    Unpacked { package: "prometheus", program: "promtool", file: "usr/bin/promtool" };
+
+impl Unpacked {
+    /// Whether it is here, or there is a way to get it.
+    pub(crate) fn is_to_be_had(&self) -> bool {
+        let place = command::workspace().join("target/tools").join(self.package);
+        installed(self.program)
+            || place.join(self.file).is_file()
+            || installed("apt-get") && installed("dpkg")
     }
-    if !installed("apt-get") || !installed("dpkg") {
-        bail!("no nginx here, and no apt-get to get it: install it first");
+
+    /// The program, unpacked where this machine has none.
+    pub(crate) fn get(&self, terminal: &mut Terminal) -> Result<PathBuf> {
+        if installed(self.program) {
+            return Ok(self.program.into());
+        }
+        let tools = command::workspace().join("target/tools");
+        let place = tools.join(self.package);
+        let file = place.join(self.file);
+        if file.is_file() {
+            return Ok(file);
+        }
+        if !self.is_to_be_had() {
+            bail!("no {} here, and no apt-get to get it: install it first", self.program);
+        }
+        terminal.busy(&format!("unpacking {} (a Debian package) into target/tools", self.package))?;
+        let download = tools.join("download");
+        fs::create_dir_all(&download)?;
+        let fetch = || {
+            let mut fetch = Command::new("apt-get");
+            command::run_quietly(fetch.args(["download", "-q", self.package]).current_dir(&download))
+        };
+        fetch().or_else(|_| apt(&["update", "-q"]).and_then(|()| fetch()))?;
+        let package = fs::read_dir(&download)?.next().context("apt-get download left no package")??.path();
+        command::run_quietly(Command::new("dpkg").arg("-x").arg(package).arg(&place))?;
+        fs::remove_dir_all(download)?;
+        Ok(file)
     }
-    terminal.busy("unpacking nginx (a Debian package) into target/tools")?;
-    let download = tools.join("download");
-    fs::create_dir_all(&download)?;
-    let fetch = || {
-        let mut fetch = Command::new("apt-get");
-        command::run_quietly(fetch.args(["download", "-q", "nginx"]).current_dir(&download))
-    };
-    fetch().or_else(|_| apt(&["update", "-q"]).and_then(|()| fetch()))?;
-    let package = fs::read_dir(&download)?.next().context("apt-get download left no package")??.path();
-    command::run_quietly(Command::new("dpkg").arg("-x").arg(package).arg(&place))?;
-    Ok(fs::remove_dir_all(download)?)
 }
 
 /// Whether a program is on the path.

@@ -11,7 +11,7 @@ use egret_tests::privileges;
 use crate::{
     clippy, cluster, command,
     image::{self, Profile},
-    manifests, packages,
+    manifests, observability, packages,
     terminal::Terminal,
     tidy, toolchain,
 };
@@ -41,11 +41,19 @@ pub(crate) fn run() -> Result<()> {
         manifests::check_all()?;
     }
 
+    terminal.section("Rules for Prometheus")?;
+    match observability::run(&mut terminal) {
+        Err(missing) if !packages::PROMTOOL.is_to_be_had() => {
+            left_out(&mut terminal, "the rules for Prometheus", &missing.to_string())?;
+        }
+        checked => checked?,
+    }
+
     if let Some(why) = privileges::missing() {
         left_out(&mut terminal, "the kernel tests, the end-to-end tests and the cluster tests", &why)?;
     } else {
         packages::ensure(&mut terminal)?;
-        packages::unpack_nginx(&mut terminal)?;
+        packages::NGINX.get(&mut terminal)?;
         terminal.section("The product, as it is released")?;
         // The same that is in the image, and the tests with the same arguments: the library is compiled once.
         let egret = image::compile(Profile::Release)?.canonicalize()?;

@@ -6,10 +6,11 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{base, server::Ask};
+use super::{Readiness, Ready, base, metrics, server::Ask};
 use crate::{
-    ca::{Opening, Tally},
+    ca::{Authority, Opening, Tally},
     kubernetes::standing::Standing,
+    telemetry::metrics::page::Page,
 };
 
 /// The CA.
@@ -37,6 +38,17 @@ pub struct CaState {
 }
 
 impl CaState {
+    /// What it measures, when it says of itself what `ready` is.
+    pub fn measure(&self, ready: &Ready) -> Page {
+        let mut page = Page::default();
+        metrics::role(&mut page, "ca", ready, Some(&self.standing));
+        metrics::issued(&mut page, self.tally.counts());
+        if let Some(Ok(office)) = &*self.office.borrow() {
+            metrics::authority(&mut page, office.authority().not_after());
+        }
+        page
+    }
+
     fn status(&self) -> CaStatus {
         let opening = self.office.borrow().clone();
         let mut problems = self.standing.problems();
@@ -52,10 +64,24 @@ impl CaState {
     }
 }
 
-/// The CA's: readiness and status.
+/// The CA's: readiness, status and metrics.
 pub fn ca(state: CaState, readiness: impl Ask) -> Router {
-    base(readiness).route(
+    let (measured, ready) = (state.clone(), readiness.clone());
+    base(readiness).merge(metrics::measured(move || measured.measure(&ready()))).route(
         "/status",
         get(|State(state): State<CaState>| async move { Json(state.status()) }).with_state(state),
     )
+}
+
+/// The same of a CA whose keys are on this machine: it has them, or does not run.
+pub fn authority(authority: Authority) -> Router {
+    base(|| Readiness::default().ask()).merge(metrics::measured(move || measure_authority(&authority)))
+}
+
+/// What such a CA measures.
+pub fn measure_authority(authority: &Authority) -> Page {
+    let mut page = Page::default();
+    metrics::role(&mut page, "ca", &Readiness::default().ask(), None);
+    metrics::authority(&mut page, authority.not_after());
+    page
 }

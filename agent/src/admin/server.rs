@@ -16,16 +16,19 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus};
+use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus, metrics};
 use crate::{
     flow::{FlowQuery, FlowTable},
+    gateway::Gateway,
     kubernetes::{Cluster, ranges::Ranges},
     mesh::{OutboundTrafficPolicy, SpiffeId},
     node::{
         agent::{Agent, Enrolment, Error},
+        pods::Verdicts,
         workload::{Origin, Workload},
     },
     source::directory::Loaded,
+    telemetry::metrics::page::Page,
     tls::store::CertificateStore,
 };
 
@@ -61,6 +64,8 @@ pub struct AgentState {
     pub readiness: Readiness,
     /// Cluster-internal ranges that were found, where there is a cluster.
     pub ranges: Option<watch::Receiver<Ranges>>,
+    /// What is said of the node's pods, where there is a cluster.
+    pub verdicts: Option<watch::Receiver<Arc<Verdicts>>>,
     /// The cluster.
     pub cluster: Option<Cluster>,
 }
@@ -75,15 +80,54 @@ impl AgentState {
     }
 }
 
-/// The agent's: status, flows, enrolment.
+impl AgentState {
+    /// What it measures; before it acts that is little.
+    pub fn measure(&self) -> Page {
+        let mut page = Page::default();
+        let standing = self.cluster.as_ref().map(|cluster| &cluster.standing);
+        metrics::role(&mut page, "agent", &self.readiness.ask(), standing);
+        if let (Ok((agent, _)), Ok(status)) = (self.acting(), self.status()) {
+            metrics::certificates(&mut page, "agent", &status.role.certificates);
+            let verdicts = self.verdicts.as_ref().map(|verdicts| Arc::clone(&verdicts.borrow()));
+            metrics::agent(&mut page, &status, agent.refusals(), verdicts.as_deref());
+        }
+        page
+    }
+
+    fn status(&self) -> Result<AgentStatus, Failure> {
+        let (agent, _) = self.acting()?;
+        let counters: BTreeMap<_, _> =
+            agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        let stage = self.readiness.ask().stage;
+        let ranges = self.ranges.as_ref().map(|ranges| ranges.borrow().clone());
+        let mut role = RoleStatus::of(self.cluster.as_ref(), agent.certificates());
+        role.cluster_problems.extend(self.readiness.waiting());
+        role.cluster_problems.extend(ranges.iter().flat_map(|ranges| ranges.problems.clone()));
+        Ok(AgentStatus {
+            pid: std::process::id(),
+            stage,
+            role,
+            gateways: agent.gateways(),
+            // Those of an agent that gave them up are another's to tell of.
+            workloads: if agent.has_given_up() { Vec::new() } else { agent.workloads() },
+            binding_problems: agent.binding_problems(),
+            guards: agent.guards(),
+            ranges,
+            counters,
+        })
+    }
+}
+
+/// The agent's: status, flows, metrics, enrolment.
 pub fn agent(state: AgentState) -> Router {
-    let (flows, readiness) = (state.flows.clone(), state.readiness.clone());
+    let (flows, readiness, measured) = (state.flows.clone(), state.readiness.clone(), state.clone());
     let routes = Router::new()
         .route("/status", get(agent_status))
         .route("/workloads", post(enroll))
         .route("/workloads/{id}", delete(release))
         .with_state(state);
-    base(move || readiness.ask()).merge(flow_routes(flows)).merge(routes)
+    let metrics = metrics::measured(move || measured.measure());
+    base(move || readiness.ask()).merge(flow_routes(flows)).merge(metrics).merge(routes)
 }
 
 /// What the gateway's admin socket asks. It is served before there is a configuration.
@@ -91,6 +135,8 @@ pub fn agent(state: AgentState) -> Router {
 pub struct GatewayState<R> {
     /// The configuration, once one was read, and the gateway's certificates.
     pub configured: Arc<OnceLock<(watch::Receiver<Loaded>, CertificateStore)>>,
+    /// The gateway, once it serves.
+    pub serving: Arc<OnceLock<Arc<Gateway>>>,
     /// Its flows.
     pub flows: FlowTable,
     /// Whether it is ready.
@@ -108,14 +154,57 @@ impl<R: Ask> GatewayState<R> {
     }
 }
 
-/// The gateway's: status, flows and explanations.
+impl<R: Ask> GatewayState<R> {
+    /// What it measures.
+    pub fn measure(&self) -> Page {
+        let mut page = Page::default();
+        let standing = self.cluster.as_ref().map(|cluster| &cluster.standing);
+        metrics::role(&mut page, "gateway", &(self.readiness)(), standing);
+        if let Ok(status) = self.status() {
+            metrics::certificates(&mut page, "gateway", &status.role.certificates);
+            metrics::configuration(&mut page, &status);
+        }
+        if let Some(gateway) = self.serving.get() {
+            gateway.write_metrics(&mut page);
+        }
+        page
+    }
+
+    fn status(&self) -> Result<GatewayStatus, Failure> {
+        let (configuration, certificates) = self.configured()?;
+        let loaded = configuration.borrow().clone();
+        let settings = &loaded.snapshot.settings;
+        let policy = match settings.outbound_traffic_policy {
+            OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
+            OutboundTrafficPolicy::RegistryOnly => "REGISTRY_ONLY",
+        };
+        let mut role = RoleStatus::of(self.cluster.as_ref(), certificates);
+        for problem in (self.readiness)().problems {
+            if !role.cluster_problems.contains(&problem) {
+                role.cluster_problems.push(problem);
+            }
+        }
+        Ok(GatewayStatus {
+            pid: std::process::id(),
+            role,
+            trust_domain: settings.trust_domain.clone(),
+            outbound_traffic_policy: policy.to_owned(),
+            on_agent_down: settings.on_agent_down.name().to_owned(),
+            config_version: loaded.snapshot.version,
+            report: loaded.report,
+        })
+    }
+}
+
+/// The gateway's: status, flows, metrics and explanations.
 pub fn gateway<R: Ask>(state: GatewayState<R>) -> Router {
-    let (flows, readiness) = (state.flows.clone(), state.readiness.clone());
+    let (flows, readiness, measured) = (state.flows.clone(), state.readiness.clone(), state.clone());
     let routes = Router::new()
         .route("/status", get(gateway_status::<R>))
         .route("/explain", post(explain::<R>))
         .with_state(state);
-    base(readiness).merge(flow_routes(flows)).merge(routes)
+    let metrics = metrics::measured(move || measured.measure());
+    base(readiness).merge(flow_routes(flows)).merge(metrics).merge(routes)
 }
 
 /// Flows, of agent and gateway alike.
@@ -136,26 +225,7 @@ async fn selected_flows(
 }
 
 async fn agent_status(State(state): State<AgentState>) -> Result<Json<AgentStatus>, Failure> {
-    let (agent, _) = state.acting()?;
-    let counters: BTreeMap<_, _> =
-        agent.counters().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    let stage = state.readiness.ask().stage;
-    let ranges = state.ranges.as_ref().map(|ranges| ranges.borrow().clone());
-    let mut role = RoleStatus::of(state.cluster.as_ref(), agent.certificates());
-    role.cluster_problems.extend(state.readiness.waiting());
-    role.cluster_problems.extend(ranges.iter().flat_map(|ranges| ranges.problems.clone()));
-    Ok(Json(AgentStatus {
-        pid: std::process::id(),
-        stage,
-        role,
-        gateways: agent.gateways(),
-        // Those of an agent that gave them up are another's to tell of.
-        workloads: if agent.has_given_up() { Vec::new() } else { agent.workloads() },
-        binding_problems: agent.binding_problems(),
-        guards: agent.guards(),
-        ranges,
-        counters,
-    }))
+    state.status().map(Json)
 }
 
 async fn enroll(
@@ -202,28 +272,7 @@ async fn blocking<T: Send + 'static>(
 async fn gateway_status<R: Ask>(
     State(state): State<GatewayState<R>>,
 ) -> Result<Json<GatewayStatus>, Failure> {
-    let (configuration, certificates) = state.configured()?;
-    let loaded = configuration.borrow().clone();
-    let settings = &loaded.snapshot.settings;
-    let policy = match settings.outbound_traffic_policy {
-        OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
-        OutboundTrafficPolicy::RegistryOnly => "REGISTRY_ONLY",
-    };
-    let mut role = RoleStatus::of(state.cluster.as_ref(), certificates);
-    for problem in (state.readiness)().problems {
-        if !role.cluster_problems.contains(&problem) {
-            role.cluster_problems.push(problem);
-        }
-    }
-    Ok(Json(GatewayStatus {
-        pid: std::process::id(),
-        role,
-        trust_domain: settings.trust_domain.clone(),
-        outbound_traffic_policy: policy.to_owned(),
-        on_agent_down: settings.on_agent_down.name().to_owned(),
-        config_version: loaded.snapshot.version,
-        report: loaded.report,
-    }))
+    state.status().map(Json)
 }
 
 async fn explain<R: Ask>(

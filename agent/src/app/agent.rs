@@ -8,6 +8,7 @@ mod settings;
 
 use std::{
     future,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
 };
 
@@ -18,7 +19,7 @@ use self::{
     beginning::Start,
     serving::{Ended, Process, serve},
 };
-use super::{Settings, role, settings::DRAIN_DEADLINE, shutdown};
+use super::{Settings, metrics, role, run_dir::RunDir, settings::DRAIN_DEADLINE, shutdown};
 use crate::{
     admin::{AgentState, Readiness},
     flow::{FlowTable, Side},
@@ -44,6 +45,17 @@ pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     }
 }
 
+/// Serves metrics as long as they are this agent's to tell: while it captures, or nobody does.
+async fn serve_metrics(address: SocketAddr, admin: AgentState, run_dir: RunDir, stop: CancellationToken) {
+    let acting = Arc::clone(&admin.acting);
+    let is_due = move || match acting.get() {
+        Some((agent, _)) => !agent.has_given_up(),
+        // Without a pid file there is nobody.
+        None => !role::is_held(&run_dir, "agent").unwrap_or(false),
+    };
+    metrics::serve_while(address, move || admin.measure(), is_due, stop).await;
+}
+
 /// Whatever is in the way ends it: the supervisor starts it again, or says so.
 async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken) -> anyhow::Result<()> {
     let candidate = role::Candidate::stand(&settings.run_dir)?;
@@ -61,13 +73,17 @@ async fn on_machine(settings: Settings, take_over: bool, stop: CancellationToken
         flows: flows.clone(),
         readiness: Readiness::default(),
         ranges: None,
+        verdicts: None,
         cluster: None,
     };
+    let tasks = TaskTracker::new();
+    if let Some(address) = settings.metrics_address {
+        tasks.spawn(serve_metrics(address, admin.clone(), settings.run_dir.clone(), stop.clone()));
+    }
     let mut start = Start { settings, cluster: None, configuration, gateways, machine_resolvers, flows };
     let started = beginning::start(&mut start, &candidate, announced).await?;
     drop(candidate);
     let agent = Arc::clone(&started.agent);
-    let tasks = TaskTracker::new();
     let deadline = match serve(
         &mut start,
         started,

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 pub use pod::DEFAULT_LISTEN;
 
-use super::{Settings, role, shutdown};
+use super::{Settings, metrics, role, shutdown};
 use crate::{
     admin,
     ca::{self, Account},
@@ -42,12 +42,12 @@ pub async fn run(settings: Settings, network: Network) -> anyhow::Result<()> {
     tracing::info!(trust_domain, "issuing certificates");
 
     let tasks = TaskTracker::new();
+    if let Some(address) = settings.metrics_address {
+        let authority = authority.clone();
+        metrics::serve(address, move || admin::measure_authority(&authority), stop.clone())?;
+    }
+    tasks.spawn(admin::serve(admin_listener, admin::authority(authority.clone()), stop.clone()));
     tasks.spawn(ca::serve(listener, authority, stop.clone()));
-    tasks.spawn(admin::serve(
-        admin_listener,
-        admin::base(|| admin::Readiness::default().ask()),
-        stop.clone(),
-    ));
     stop.cancelled().await;
     tasks.close();
     tasks.wait().await;

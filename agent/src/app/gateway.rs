@@ -18,7 +18,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Ending, Settings, Source, health::Health, listen::listen, role, settings::gateway_identity, shutdown,
+    Ending, Settings, Source, health::Health, listen::listen, metrics, role, settings::gateway_identity,
+    shutdown,
 };
 use crate::{
     admin,
@@ -59,14 +60,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         health.follow(cluster.standing.clone());
     }
     let flows = FlowTable::new(Side::Gateway, settings.flow_capacity);
-    let configured = Arc::new(OnceLock::new());
+    let (configured, serves) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
     // From here on it can be asked what it waits for.
-    let admin = admin::gateway(admin::GatewayState {
+    let state = admin::GatewayState {
         configured: Arc::clone(&configured),
+        serving: Arc::clone(&serves),
         flows: flows.clone(),
         readiness: health.asker(),
         cluster: cluster.clone(),
-    });
+    };
+    if let Some(address) = settings.metrics_address {
+        let measured = state.clone();
+        metrics::serve(address, move || measured.measure(), ended.clone())?;
+    }
+    let admin = admin::gateway(state);
     let tasks = TaskTracker::new();
     let admin_listener = role::bind(&settings.run_dir.socket("gateway"))?;
     tasks.spawn(admin::serve(admin_listener, admin, ended.clone()));
@@ -106,6 +113,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         access_log,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
+    // Nobody else sets it, and once is all.
+    drop(serves.set(Arc::clone(&gateway)));
     tracing::info!(%identity, address = %settings.hbone_address, "serving tunnels");
 
     let drain = CancellationToken::new();

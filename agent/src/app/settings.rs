@@ -28,6 +28,8 @@ pub struct Settings {
     pub hbone_address: SocketAddr,
     /// Where gateway and CA answer probes; absent: nowhere.
     pub health_address: Option<SocketAddr>,
+    /// Where metrics are served; absent: nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// How the gateway ends.
     pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::role::{Draining, Role};
-use super::{Settings, Source, cleanup, role::announce, shutdown};
+use super::{Settings, Source, cleanup, metrics, role::announce, shutdown};
 use crate::{
     datapath::Bpffs,
     node::{cgroup::Hierarchy, workload::Workload},
@@ -43,6 +43,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> anyhow::Result<()>
     let stop = shutdown::on_signal()?;
     let hangup = signal(SignalKind::hangup())?;
     let _announced = announce(&settings.run_dir, "supervisor")?;
+    if let Some(address) = settings.metrics_address {
+        metrics::of_roles(address, &settings.run_dir, &ROLES, stop.clone())?;
+    }
     let bpffs = Bpffs::ensure(Path::new(cleanup::BPFFS)).context("workloads cannot be captured")?;
 
     let served = serve(&settings, &stop, hangup, ready).await;

@@ -111,6 +111,11 @@ impl Authority {
         &self.inner.trust_domain
     }
 
+    /// When the first of its own certificates ends: the one that signs, or one between it and the root.
+    pub fn not_after(&self) -> SystemTime {
+        self.inner.not_after
+    }
+
     /// What everybody has to trust, PEM: the root of what it signs, and other roots that whoever keeps the keys named.
     pub fn roots_pem(&self) -> String {
         self.inner.chain.roots_pem()

@@ -149,6 +149,7 @@ pub(super) async fn splice<IO>(
     let Opened { stream, peer, dns_us, .. } = &mut opened;
     record.peer(peer, false, Times { dns_us: *dns_us, first_byte_us: None });
     session.flow.spliced();
+    record.carried();
     let idle = session.gateway.settings.tcp_idle_timeout;
     let result = tokio::select! {
         result = copy::bidirectional(io, stream, &*session.flow, idle) => Ok(result),

@@ -18,6 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
@@ -26,7 +27,10 @@ use super::{
     http::body::RequestBody,
     originate::{Peer, Stream, Transport},
 };
-use crate::reason::{Reason, Refusal};
+use crate::{
+    reason::{Reason, Refusal},
+    telemetry::metrics::page::Page,
+};
 
 /// What an upstream connection can be reused for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -152,16 +156,32 @@ pub(super) struct Pool {
     capacity: usize,
     idle_timeout: Duration,
     connections: Mutex<Connections>,
+    /// How often a kept connection was there, and how often one had to be opened.
+    reused: Counter,
+    opened: Counter,
 }
 
 impl Pool {
     /// A pool that keeps up to `capacity` idle connections per key, each for `idle_timeout`.
     pub(super) fn new(capacity: usize, idle_timeout: Duration) -> Self {
-        Self { capacity, idle_timeout, connections: Mutex::default() }
+        Self {
+            capacity,
+            idle_timeout,
+            connections: Mutex::default(),
+            reused: Counter::default(),
+            opened: Counter::default(),
+        }
     }
 
     /// A usable connection, the most recently used first.
     pub(super) fn take(&self, key: &Key) -> Option<Lease> {
+        let found = self.find(key);
+        let counter = if found.is_some() { &self.reused } else { &self.opened };
+        counter.inc();
+        found
+    }
+
+    fn find(&self, key: &Key) -> Option<Lease> {
         let mut connections = self.connections.lock();
         if key.http2 {
             let shared = connections.http2.get_mut(key)?;
@@ -213,6 +233,26 @@ impl Pool {
         }
         idle.push(Idle { sender, peer: lease.peer, since: Instant::now() });
         self.sweep_later(&mut connections);
+    }
+
+    /// What it holds, and how often that was of use.
+    pub(super) fn write_metrics(&self, page: &mut Page) {
+        let (idle, shared) = {
+            let connections = self.connections.lock();
+            (connections.http1.values().map(Vec::len).sum::<usize>(), connections.http2.len())
+        };
+        page.gauges(
+            "egret_upstream_pool_connections",
+            "Connections to upstreams that are kept: idle ones of HTTP/1, all of HTTP/2",
+            [("http1", idle), ("http2", shared)]
+                .map(|(protocol, count)| (vec![("protocol", protocol.to_owned())], count as f64)),
+        );
+        page.counters(
+            "egret_upstream_pool_requests",
+            "HTTP requests by whether a kept connection was there for them, or one had to be opened",
+            [("reused", &self.reused), ("opened", &self.opened)]
+                .map(|(connection, counter)| (vec![("connection", connection.to_owned())], counter.get())),
+        );
     }
 
     /// Idle connections, for tests.

@@ -7,13 +7,13 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
-use super::{decide::Decided, originate::Peer, tunnel::Session};
+use super::{decide::Decided, meter::Blame, originate::Peer, tunnel::Session};
 use crate::{
     flow::{DecidedBy, Part, UpstreamLeg},
     mesh::ObjectRef,
     reason::{Reason, Refusal},
     route::{RoutePath, Upstream},
-    telemetry::access_log::Entry,
+    telemetry::{access_log::Entry, metrics::traffic::Carried},
 };
 
 /// What one request took at its upstream.
@@ -30,6 +30,9 @@ pub(super) struct Record {
     session: Arc<Session>,
     started: Instant,
     entry: Option<Box<Entry>>,
+    blame: Blame,
+    /// Counts a connection that is not HTTP, once it is open.
+    carried: Option<Carried>,
 }
 
 impl Record {
@@ -46,7 +49,13 @@ impl Record {
         entry.reason = Reason::ClientGone;
         entry.response_flags = Reason::ClientGone.response_flags();
         entry.response_code_details = Reason::ClientGone.as_str();
-        Self { session: Arc::clone(session), started: Instant::now(), entry: Some(Box::new(entry)) }
+        Self {
+            session: Arc::clone(session),
+            started: Instant::now(),
+            entry: Some(Box::new(entry)),
+            blame: Blame::default(),
+            carried: None,
+        }
     }
 
     /// Changes the access log line.
@@ -65,6 +74,7 @@ impl Record {
         });
         let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
         let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
+        self.blame.rule = decided.policy.as_ref().map(|rule| rule.rule);
         self.note(|entry| {
             let route = |(object, name): &(ObjectRef, Arc<str>)| format!("{object} {name}");
             entry.route_name =
@@ -99,6 +109,11 @@ impl Record {
         });
     }
 
+    /// It is a connection that is not HTTP, and both of its sides are open: counted until its end.
+    pub(super) fn carried(&mut self) {
+        self.carried = self.entry.as_ref().map(|entry| self.session.meter.carry(&self.session, entry));
+    }
+
     /// Notes the endpoint at which it failed.
     pub(super) fn attempted(&mut self, address: Option<SocketAddr>) {
         self.session.flow.update(|flow| flow.upstream_host = address.or(flow.upstream_host));
@@ -122,6 +137,7 @@ impl Record {
     /// It was refused, or failed.
     pub(super) fn failed(&mut self, refusal: &Refusal) {
         self.session.flow.fail(refusal);
+        self.blame.object.clone_from(&refusal.object);
         self.note(|entry| {
             entry.reason = refusal.reason;
             entry.response_flags = refusal.reason.response_flags();
@@ -161,6 +177,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if let Some(mut entry) = self.entry.take() {
             entry.duration = self.elapsed();
+            let took = self.started.elapsed();
+            let is_carried = self.carried.take().is_some();
+            self.session.meter.count(&self.session.gateway, &entry, &self.blame, is_carried, took);
             self.session.gateway.parts.access_log.write(entry);
         }
     }

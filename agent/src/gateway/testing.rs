@@ -29,6 +29,7 @@ use super::{
     Gateway, Parts, Settings,
     decide::Decided,
     http::{Decide, serve_http1},
+    record::Record,
     tunnel::{Caller, Session},
 };
 use crate::{
@@ -44,7 +45,7 @@ use crate::{
     tls::{certificate::WorkloadCertificate, issuer, store::CertificateStore},
 };
 
-struct NoIssuer;
+pub(super) struct NoIssuer;
 
 impl issuer::Issuer for NoIssuer {
     fn issue<'a>(
@@ -139,6 +140,19 @@ impl Bench {
         until(|| self.log().len() >= count).await;
         self.log()
     }
+}
+
+/// A gateway that has something to say of everything it measures.
+pub(crate) fn busy() -> Arc<Gateway> {
+    let bench = Bench::new();
+    let session = bench.session();
+    let mut request = Record::start(&session);
+    request.note(|entry| (entry.protocol, entry.response_code) = (Some("HTTP/1.1"), 200));
+    request.completed();
+    Record::start(&session).carried();
+    Record::start(&session).failed(&Refusal::new(Reason::PolicyDenied, "denied"));
+    drop(request);
+    bench.gateway
 }
 
 /// Waits for a state, for at most ten seconds.

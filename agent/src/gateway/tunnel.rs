@@ -16,7 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Gateway, decide, http, opaque,
+    Gateway, decide, http,
+    meter::Meter,
+    opaque,
     protocol::{Protocol, detect},
     record::Record,
     tls,
@@ -54,6 +56,7 @@ pub(super) struct Session {
     /// The host that this address is synthetic for.
     pub(super) dialled_host: Option<Arc<str>>,
     pub(super) flow: Arc<FlowHandle>,
+    pub(super) meter: Meter,
 }
 
 impl Session {
@@ -70,7 +73,8 @@ impl Session {
             flow.tunnelled(leg, gauge.clone());
         }
         gateway.tunnels.fetch_add(1, Relaxed);
-        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow })
+        let meter = Meter::new(&caller.source);
+        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow, meter })
     }
 
     /// What a policy may look at.

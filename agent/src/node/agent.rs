@@ -44,6 +44,7 @@ use crate::{
     flow::FlowTable,
     hbone::client::Gateways,
     mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
+    reason::Reason,
     tls::store::CertificateStore,
 };
 
@@ -406,6 +407,11 @@ impl Agent {
         });
         counters.extend(self.counters.by_name());
         counters
+    }
+
+    /// Connections that were refused before the gateway, by reason.
+    pub fn refusals(&self) -> Vec<(Reason, u64)> {
+        self.counters.refused.counted().collect()
     }
 
     /// Counts a condition of a pod that could not be written.

@@ -60,7 +60,7 @@ pub(super) async fn serve(
     match open_tunnel(&agent, &enrolled, &presence, &flow, original_destination).await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
-            agent.counters.refused.increment();
+            agent.counters.refused.increment(refusal.reason);
             tracing::debug!(workload = %enrolled.workload.identity, %original_destination, reason = %refusal.reason,
                 "refused: {refusal}");
             flow.fail(&refusal);

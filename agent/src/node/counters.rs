@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::reason::Reason;
+
 /// Counts one thing.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -23,13 +25,36 @@ impl Counter {
     }
 }
 
+/// One counter for each reason.
+#[derive(Debug, Default)]
+pub struct ByReason([Counter; Reason::ALL.len()]);
+
+impl ByReason {
+    /// One more for this reason.
+    pub fn increment(&self, reason: Reason) {
+        // In declaration order, as `Reason::ALL`.
+        self.0[reason as usize].increment();
+    }
+
+    /// Those that were counted.
+    pub fn counted(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let all = Reason::ALL.iter().zip(&self.0).map(|(reason, counter)| (*reason, counter.get()));
+        all.filter(|(_, count)| *count > 0)
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
+}
+
 /// What the agent counts besides the kernel programs.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Captured connections served.
     pub accepted: Counter,
     /// Captured connections refused before the gateway.
-    pub refused: Counter,
+    pub refused: ByReason,
     /// Connections on a listener that no captured connect() belongs to.
     pub original_destination_miss: Counter,
     /// Programs that somebody detached from a workload, attached again.
@@ -70,7 +95,7 @@ impl Counters {
     pub fn by_name(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("agent_accepted", self.accepted.get()),
-            ("agent_refused", self.refused.get()),
+            ("agent_refused", self.refused.sum()),
             ("original_destination_miss", self.original_destination_miss.get()),
             ("programs_reattached", self.programs_reattached.get()),
             ("listeners_reopened", self.listeners_reopened.get()),
@@ -88,5 +113,24 @@ impl Counters {
             ("dns_forwarded", self.dns_forwarded.get()),
             ("dns_failed", self.dns_failed.get()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ByReason;
+    use crate::reason::Reason;
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        let counters = ByReason::default();
+        for (times, reason) in (1..).zip(Reason::ALL) {
+            for _ in 0..times {
+                counters.increment(reason);
+            }
+        }
+        let expected: Vec<_> = Reason::ALL.into_iter().zip(1..).collect();
+        assert_eq!(counters.counted().collect::<Vec<_>>(), expected);
+        assert_eq!(counters.sum(), expected.iter().map(|(_, count)| count).sum::<u64>());
     }
 }

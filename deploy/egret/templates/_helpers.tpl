@@ -88,6 +88,23 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Annotations of a pod, and those by which a Prometheus without operator finds it. Called with (list . podAnnotations). */}}
+{{- define "egret.annotations" -}}
+{{- $metrics := (index . 0).Values.metrics -}}
+{{- $own := dict -}}
+{{- if and $metrics.enabled $metrics.annotations -}}
+{{- $own = dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString (int $metrics.port)) "prometheus.io/path" "/metrics" -}}
+{{- end -}}
+{{- with merge (deepCopy (index . 1)) $own -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{/* Where a role serves metrics, as an argument. */}}
+{{- define "egret.metricsAddress" -}}
+--metrics-address=[::]:{{ int .Values.metrics.port }}
+{{- end -}}
+
 {{- define "egret.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

@@ -15,6 +15,7 @@ mod foreign;
 mod full;
 mod killed;
 mod locked;
+mod metrics;
 mod names;
 mod nginx;
 mod nothing_left;

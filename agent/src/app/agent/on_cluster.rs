@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     beginning::{self, Start, Started},
+    serve_metrics,
     serving::{Ended, Process, serve},
 };
 use crate::{
@@ -73,21 +74,26 @@ pub(super) async fn run(settings: Settings, cluster: Cluster, stop: Cancellation
         tracing::warn!("what killed pods left in {} stays: {e}", settings.run_dir.path().display());
     }
     let found = ranges::watch(&cluster);
+    let verdicts = watch::Sender::default();
     let admin = AgentState {
         acting: Arc::new(OnceLock::new()),
         flows: FlowTable::new(Side::Agent, settings.flow_capacity),
         readiness: Readiness::starting(cluster.standing.clone()),
         ranges: Some(found),
+        verdicts: Some(verdicts.subscribe()),
         cluster: Some(cluster.clone()),
     };
     let own_socket = settings.run_dir.socket_of_pod(&cluster.own.uid);
     let tasks = TaskTracker::new();
     tasks.spawn(admin::serve(role::bind(&own_socket)?, admin::agent(admin.clone()), stop.clone()));
+    if let Some(address) = settings.metrics_address {
+        tasks.spawn(serve_metrics(address, admin.clone(), settings.run_dir.clone(), stop.clone()));
+    }
     let pod = Pod {
         settings,
         removal: removal::watch(&cluster),
         pods: kubernetes::pods::watch(&cluster),
-        verdicts: watch::Sender::default(),
+        verdicts,
         cluster,
         admin,
         tasks,

@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
-    app::{Settings, health::Health, listen::listen, role, settings},
+    app::{Settings, health::Health, listen::listen, metrics, role, settings},
     ca::{self, Account, Authority, Desk, Office, Opening, Rules, Tally},
     kubernetes::{Cluster, ca_keys, ca_root, callers::Callers, configuration::Scope},
     source::following::Loaded,
@@ -53,6 +53,10 @@ pub(super) async fn run(
         standing: cluster.standing.clone(),
         tally: Arc::clone(&tally),
     };
+    if let Some(address) = settings.metrics_address {
+        let (measured, ready) = (status.clone(), health.asker());
+        metrics::serve(address, move || measured.measure(&ready()), ended.clone())?;
+    }
     let admin_listener = role::bind(&settings.run_dir.socket("ca"))?;
     tasks.spawn(admin::serve(admin_listener, admin::ca(status, health.asker()), stop.clone()));
     let desk = Desk { callers: Callers::new(&cluster), rules: rules.clone(), office, tally };

@@ -34,14 +34,24 @@ pub(in crate::cli) struct Up {
     draining: Draining,
     #[command(flatten)]
     flows: Flows,
+    #[command(flatten)]
+    metrics: Metrics,
 }
 
 impl Up {
     pub(in crate::cli) fn settings(&self) -> anyhow::Result<Settings> {
-        let flow_capacity = self.flows.flow_capacity;
-        let settings = settings(&self.instance, directory(&self.config)?, &self.tunnels, self.draining);
-        Ok(Settings { flow_capacity, ..settings })
+        let source = directory(&self.config)?;
+        let settings = settings(&self.instance, source, &self.tunnels, self.draining, &self.metrics);
+        Ok(Settings { flow_capacity: self.flows.flow_capacity, ..settings })
     }
+}
+
+#[derive(Debug, clap::Args)]
+struct Metrics {
+    /// Where to serve metrics for Prometheus, at /metrics; with `egret up` those of all roles. Whoever reaches it may read them
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -101,6 +111,8 @@ struct Role {
     /// Where to answer probes, /healthz/live and /healthz/ready [default: nowhere; with --kubernetes: [::]:15021]
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
+    #[command(flatten)]
+    metrics: Metrics,
 }
 
 impl Role {
@@ -110,7 +122,8 @@ impl Role {
             .health_address
             .or_else(|| (source == Source::Kubernetes).then(|| (Ipv6Addr::UNSPECIFIED, HEALTH_PORT).into()));
         // No other role than the agent can be taken over.
-        let settings = settings(&self.instance, source, &self.tunnels, Draining { drain_deadline: 0 });
+        let draining = Draining { drain_deadline: 0 };
+        let settings = settings(&self.instance, source, &self.tunnels, draining, &self.metrics);
         Ok(Settings { health_address, ..settings })
     }
 }
@@ -189,11 +202,14 @@ pub(in crate::cli) struct Agent {
     draining: Draining,
     #[command(flatten)]
     flows: Flows,
+    #[command(flatten)]
+    metrics: Metrics,
 }
 
 impl Agent {
     pub(in crate::cli) fn settings(&self) -> anyhow::Result<Settings> {
-        let settings = settings(&self.instance, self.configuration.source()?, &self.tunnels, self.draining);
+        let source = self.configuration.source()?;
+        let settings = settings(&self.instance, source, &self.tunnels, self.draining, &self.metrics);
         Ok(Settings { flow_capacity: self.flows.flow_capacity, ..settings })
     }
 }
@@ -210,11 +226,18 @@ fn directory(path: &Path) -> anyhow::Result<Source> {
     Ok(Source::Directory(absolute.with_context(|| format!("configuration directory {}", path.display()))?))
 }
 
-fn settings(instance: &Instance, source: Source, tunnels: &Tunnels, draining: Draining) -> Settings {
+fn settings(
+    instance: &Instance,
+    source: Source,
+    tunnels: &Tunnels,
+    draining: Draining,
+    metrics: &Metrics,
+) -> Settings {
     Settings {
         run_dir: instance.run_dir(),
         hbone_address: tunnels.with(&source),
         health_address: None,
+        metrics_address: metrics.metrics_address,
         ending: Ending::usual(&source),
         source,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
