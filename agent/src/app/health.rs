@@ -206,7 +206,10 @@ mod tests {
         let (health, standing) = (Health::waiting_for(&[]), Standing::default());
         health.follow(standing.clone());
         standing.expect("Gateway");
-        assert_eq!(ask(&health, "/healthz/ready").await, (503, "not ready\nGateway: not read yet\n".to_owned()));
+        assert_eq!(
+            ask(&health, "/healthz/ready").await,
+            (503, "not ready\nGateway: not read yet\n".to_owned())
+        );
         standing.is_absent("Gateway", "no such kind");
         assert_eq!(ask(&health, "/healthz/ready").await, (200, "ready\nGateway: no such kind\n".to_owned()));
         assert_eq!(health.asker()().problems, ["Gateway: no such kind"]);

@@ -134,7 +134,9 @@ fn lock(run_dir: &RunDir, role: &str) -> anyhow::Result<Result<Announced, String
             let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
+                Err(TryLockError::WouldBlock) => {
+                    return Ok(Err(fs::read_to_string(&path)?.trim().to_owned()));
+                }
                 Err(TryLockError::Error(e)) => return Err(e),
             }
             // Who had the role may have removed the file meanwhile: that lock would be worth nothing.

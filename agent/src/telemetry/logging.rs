@@ -27,7 +27,9 @@ pub fn init() {
         .log_internal_errors(false)
         .init();
     if let Err(error) = filter {
-        tracing::warn!("EGRET_LOG={asked} is no filter ({error}), such as info or warn,egret=debug: logging at {LEVEL}");
+        tracing::warn!(
+            "EGRET_LOG={asked} is no filter ({error}), such as info or warn,egret=debug: logging at {LEVEL}"
+        );
     }
 }
 

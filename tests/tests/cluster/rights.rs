@@ -150,13 +150,7 @@ fn enrolment(egret: &Installed, part: Part, words: &[&str], less: Less<'_>) -> R
 }
 
 /// An enrolled pod has no identity yet, and is refused until it has.
-fn certificate(
-    egret: &Installed,
-    part: Part,
-    words: &[&str],
-    url: &str,
-    less: Less<'_>,
-) -> Result<()> {
+fn certificate(egret: &Installed, part: Part, words: &[&str], url: &str, less: Less<'_>) -> Result<()> {
     let caller = Caller { namespace: ENROLLED, name: "nobody-yet", node: Some(NODE), ..Caller::default() };
     egret.start_captured(&caller)?;
     let call = || egret.curl(ENROLLED, caller.name, &["--max-time", "5", url]);

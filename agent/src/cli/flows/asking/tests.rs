@@ -56,8 +56,8 @@ impl Machine {
     }
 }
 
-fn host(host: &str) -> Option<HostPattern> {
-    Some(HostPattern::parse(host).unwrap())
+fn host(host: &str) -> HostPattern {
+    HostPattern::parse(host).unwrap()
 }
 
 #[tokio::test]
@@ -72,14 +72,22 @@ async fn what_one_side_finds_the_other_one_completes() {
     drop(testing::full(&machine.agent, lost, None));
     let pod = Some("sleep-7c9d8f6b5-x2x4z".to_owned());
     for (query, wanted) in [
-        (FlowQuery { host: host("rare.test"), limit: Some(2), ..FlowQuery::default() }, vec![rare]),
+        (FlowQuery { host: Some(host("rare.test")), limit: Some(2), ..FlowQuery::default() }, vec![rare]),
         (
-            FlowQuery { host: host("*.test"), pod: pod.clone(), limit: Some(2), ..FlowQuery::of(&[rare]) },
+            FlowQuery {
+                host: Some(host("*.test")),
+                pod: pod.clone(),
+                limit: Some(2),
+                ..FlowQuery::of(&[rare])
+            },
             vec![rare],
         ),
-        (FlowQuery { host: host("rare.test"), pod, limit: Some(2), ..FlowQuery::default() }, vec![rare]),
+        (
+            FlowQuery { host: Some(host("rare.test")), pod, limit: Some(2), ..FlowQuery::default() },
+            vec![rare],
+        ),
         (FlowQuery { ids: vec![rare.into()], ..FlowQuery::default() }, vec![rare]),
-        (FlowQuery { host: host("none.test"), ..FlowQuery::default() }, vec![]),
+        (FlowQuery { host: Some(host("none.test")), ..FlowQuery::default() }, vec![]),
     ] {
         let flows = machine.ask(&query).await;
         let ids: Vec<_> = flows.iter().map(|flow| flow.joined.flow.id).collect();
@@ -87,7 +95,7 @@ async fn what_one_side_finds_the_other_one_completes() {
         let whole = |flow: &PlacedFlow| flow.joined.agent.is_some() && flow.joined.gateway.is_some();
         assert!(flows.iter().all(whole), "{query:?}");
     }
-    let often = machine.ask(&FlowQuery { host: host("often.test"), ..FlowQuery::default() }).await;
+    let often = machine.ask(&FlowQuery { host: Some(host("often.test")), ..FlowQuery::default() }).await;
     assert_eq!(often.len(), 600);
     assert!(often.iter().all(|flow| flow.joined.agent.is_some()), "in more than one question");
     let newest = machine.ask(&FlowQuery { limit: Some(1), ..FlowQuery::default() }).await;
@@ -111,7 +119,10 @@ async fn a_hundred_thousand_flows() {
     eprintln!("{} bytes a record", (resident() - before) / 200_000);
     for (what, query) in [
         ("as `egret flows` asks", FlowQuery { limit: Some(1001), ..FlowQuery::default() }),
-        ("one host of a hundred", FlowQuery { host: host("host-7.example.com"), ..FlowQuery::default() }),
+        (
+            "one host of a hundred",
+            FlowQuery { host: Some(host("host-7.example.com")), ..FlowQuery::default() },
+        ),
         ("the largest ten", FlowQuery { sort: flow::Sort::Bytes, limit: Some(10), ..FlowQuery::default() }),
         ("one flow", FlowQuery { ids: vec!["ffff".parse().unwrap()], ..FlowQuery::default() }),
         ("everything", FlowQuery::default()),
