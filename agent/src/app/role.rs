@@ -275,8 +275,8 @@ mod tests {
         assert!(announce(&run_dir, "agent").is_ok());
     }
 
-    #[test]
-    fn who_gives_the_role_up_for_good_leaves_nothing() {
+    #[tokio::test]
+    async fn who_gives_the_role_up_for_good_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = RunDir::new(directory.path().join("run"));
         let role = Candidate::stand(&run_dir).unwrap().announce().unwrap().unwrap();
