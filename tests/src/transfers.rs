@@ -23,8 +23,6 @@ const MAX_BITS: u64 = 19;
 /// Connections at the same time.
 const THREADS: usize = 8;
 
-const PIECE: usize = 32 * 1024;
-
 /// Answers until it is killed.
 pub fn serve(listen: SocketAddr, report: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(listen)?;
@@ -84,23 +82,11 @@ fn note(report: &Mutex<File>, from_client: u64, to_client: u64) -> io::Result<()
 }
 
 fn write(stream: &mut TcpStream, bytes: u64) -> io::Result<u64> {
-    let mut left = bytes;
-    while left > 0 {
-        let piece = left.min(PIECE as u64);
-        stream.write_all(&[b'x'; PIECE][..piece as usize])?;
-        left -= piece;
-    }
-    Ok(bytes)
+    io::copy(&mut io::repeat(b'x').take(bytes), stream)
 }
 
 fn read_to_end(stream: &mut TcpStream) -> io::Result<u64> {
-    let (mut piece, mut total) = ([0; PIECE], 0);
-    loop {
-        match stream.read(&mut piece)? {
-            0 => return Ok(total),
-            n => total += n as u64,
-        }
-    }
+    io::copy(stream, &mut io::sink())
 }
 
 /// The keys of the standard library's hash maps are random.
