@@ -39,7 +39,10 @@ pub(crate) enum Task {
     /// Walk through the scenario on a cluster, with kubectl and a real curl
     Demo(demo::Options),
     /// Run the tests that take a real cluster; they start their own
-    Test,
+    Test {
+        /// Only those whose names contain this
+        filter: Option<String>,
+    },
     /// Remove a cluster and everything of it
     Down(Name),
 }
@@ -72,7 +75,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
         Task::Tools => build(&mut terminal),
         Task::Up(options) => up(&mut terminal, options),
         Task::Demo(options) => demo::run(options, &mut terminal),
-        Task::Test => test(&mut terminal),
+        Task::Test { filter } => test(&mut terminal, filter.as_deref()),
         Task::Down(name) => down(&mut terminal, &name.name),
     }
 }
@@ -178,8 +181,8 @@ pub(crate) fn build(terminal: &mut Terminal) -> Result<()> {
     build::tools(terminal).map(drop)
 }
 
-/// Builds everything and runs the tests, one at a time, on a cluster that is new and removed afterwards.
-pub(crate) fn test(terminal: &mut Terminal) -> Result<()> {
+/// Builds everything and runs the tests, all or those of a name, one at a time, on a cluster that is new and removed afterwards.
+pub(crate) fn test(terminal: &mut Terminal, filter: Option<&str>) -> Result<()> {
     machine_allows()?;
     if let Some(kubeconfig) = foreign() {
         bail!(
@@ -193,7 +196,7 @@ pub(crate) fn test(terminal: &mut Terminal) -> Result<()> {
     let name = std::env::var("EGRET_CLUSTER").unwrap_or_else(|_| OF_TESTS.to_owned());
     cluster::remove(&name)?;
     let mut cargo = image::cargo("test", Profile::Release);
-    cargo.args(["--package", "egret-tests", "--test", "cluster", "--", "--test-threads=1"]);
+    cargo.args(["--package", "egret-tests", "--test", "cluster", "--", "--test-threads=1"]).args(filter);
     cargo.env("EGRET_BIN", fs::canonicalize(image::binary(Profile::Release, "egret"))?);
     let tested = command::run(&mut cargo);
     let removed = cluster::remove(&name).and_then(|()| terminal.good(&gone(&name)?));

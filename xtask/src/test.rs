@@ -64,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
         command::run(&mut tests)?;
         terminal.section("On a real Kubernetes of two nodes")?;
         match no_cluster {
-            None => cluster::test(&mut terminal)?,
+            None => cluster::test(&mut terminal, None)?,
             Some(why) => left_out(&mut terminal, "the cluster tests", &why)?,
         }
     }

@@ -9,10 +9,33 @@ use egret_tests::{
     egret::workspace,
 };
 
+/// A kind of somebody else's that a combination has. Any object of it will do: its own schema comes with the Prometheus operator, which
+/// is not here.
+const POD_MONITORS: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: podmonitors.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  scope: Namespaced
+  names: {kind: PodMonitor, plural: podmonitors, singular: podmonitor}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
 #[test]
 fn the_api_server_takes_every_combination_of_values() -> Result<()> {
     let Some(egret) = super::installed()? else { return Ok(()) };
     let kube = egret.kube();
+    kube.apply(POD_MONITORS)?;
+    kube.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        "crd/podmonitors.monitoring.coreos.com",
+    ])?;
     let chart = workspace().join("deploy/egret");
     let mut combinations = vec![None];
     for entry in fs::read_dir(chart.join("ci"))? {
@@ -38,7 +61,7 @@ fn the_api_server_takes_every_combination_of_values() -> Result<()> {
         let path = workspace().join(format!("deploy/manifests/{manifest}.yaml"));
         takes(kube, &fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
     }
-    Ok(())
+    kube.kubectl(&["delete", "crd", "podmonitors.monitoring.coreos.com"]).map(drop)
 }
 
 /// The API server would take these objects, in place of any that are there.
