@@ -166,8 +166,17 @@ impl<'a> Load<'a> {
     }
 
     /// Ends it.
-    pub fn end(self) -> Result<()> {
-        self.egret.remove_namespace(&self.namespace)
+    pub fn end(mut self) -> Result<()> {
+        self.egret.remove_namespace(&std::mem::take(&mut self.namespace))
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        // A test has failed: the others are not to meet its requests.
+        if !self.namespace.is_empty() {
+            let _ = self.egret.remove_namespace(&self.namespace);
+        }
     }
 }
 
