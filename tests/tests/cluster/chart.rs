@@ -4,10 +4,11 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use egret_tests::{
-    cluster::{Kube, installed::NAMESPACE},
-    egret::workspace,
-};
+use egret_tests::{cluster::Kube, egret::workspace};
+
+/// Without any object of Egret's: applied in place of those that are there, lists would keep what these have no longer, since it was
+/// another who wrote it.
+const FREE: &str = "chart";
 
 /// A kind of somebody else's that a combination has. Any object of it will do: its own schema comes with the Prometheus operator, which
 /// is not here.
@@ -36,6 +37,7 @@ fn the_api_server_takes_every_combination_of_values() -> Result<()> {
         "--timeout=30s",
         "crd/podmonitors.monitoring.coreos.com",
     ])?;
+    egret.namespace(FREE, false)?;
     let chart = workspace().join("deploy/egret");
     let mut combinations = vec![None];
     for entry in fs::read_dir(chart.join("ci"))? {
@@ -49,8 +51,8 @@ fn the_api_server_takes_every_combination_of_values() -> Result<()> {
     for values in combinations {
         let values = values.map(|path| path.to_string_lossy().into_owned());
         // Not by way of helm's own dry run, which asks the API server only what it knows.
-        let mut arguments = vec!["template", "egret", &*chart, "--namespace", NAMESPACE, "--validate"];
-        // There is an installation of that name already, and these belong to it.
+        let mut arguments = vec!["template", "egret", &*chart, "--namespace", FREE, "--validate"];
+        // There is an installation of that name already, whose objects of the whole cluster these are.
         arguments.push("--is-upgrade");
         arguments.extend(values.iter().flat_map(|values| ["--values", values]));
         let rendered = kube.helm(&arguments)?;
@@ -61,6 +63,7 @@ fn the_api_server_takes_every_combination_of_values() -> Result<()> {
         let path = workspace().join(format!("deploy/manifests/{manifest}.yaml"));
         takes(kube, &fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
     }
+    egret.remove_namespace(FREE)?;
     kube.kubectl(&["delete", "crd", "podmonitors.monitoring.coreos.com"]).map(drop)
 }
 
