@@ -3,6 +3,7 @@
 mod flows;
 mod queries;
 mod roles;
+mod top;
 mod workloads;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ pub(super) use self::{
     flows::{Flow, Flows},
     queries::{Check, Doctor, Explain, Query, Status},
     roles::{Agent, Ca, Gateway, Up},
+    top::Top,
     workloads::{Enroll, Exec, Release, VerifyBypass, WorkloadName},
 };
 use super::plugin;
@@ -43,6 +45,8 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show one flow: every leg of it, who decided, and where the time went
     Flow(Flow),
+    /// Watch rates, latencies, denials and failures by host, workload or rule, and look into them
+    Top(Top),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
     /// Validate a directory of YAML files, or what a cluster has
@@ -88,6 +92,7 @@ impl Command {
             | Self::Uninstall(_)
             | Self::Flows(_)
             | Self::Flow(_)
+            | Self::Top(_)
             | Self::Status(_)
             | Self::Check(_)
             | Self::Explain(_)
