@@ -53,6 +53,8 @@ pub(super) enum Command {
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
+    /// Print the script with which a shell completes this command line
+    Completions(Completions),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
     /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
@@ -88,7 +90,8 @@ impl Command {
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
             Self::Ready(_) => "ready",
-            Self::Crds(_)
+            Self::Completions(_)
+            | Self::Crds(_)
             | Self::Uninstall(_)
             | Self::Flows(_)
             | Self::Flow(_)
@@ -185,6 +188,13 @@ pub(super) struct Ask {
     pub(super) role: String,
     /// What to ask it for, such as /status
     pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, clap::Args)]
