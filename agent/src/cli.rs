@@ -6,6 +6,7 @@ mod args;
 mod ask;
 mod check;
 mod cluster;
+mod completions;
 mod crds;
 mod doctor;
 mod enroll;
@@ -17,6 +18,7 @@ mod output;
 mod plugin;
 mod ready;
 mod status;
+mod top;
 mod uninstall;
 mod verify_bypass;
 
@@ -77,9 +79,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
         Command::Flow(flow) => current_thread()?.block_on(flow::run(flow)),
+        Command::Top(top) => current_thread()?.block_on(top::run(top)),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
         Command::Check(check) => current_thread()?.block_on(check::run(check)),
+        Command::Completions(completions) => {
+            completions::run(completions.shell).map(done).map_err(Into::into)
+        }
         Command::Crds(output) => crds::run(&output).map(done),
         Command::VerifyBypass(verify) => verify_bypass::run(&verify),
         Command::Doctor(doctor) => current_thread()?.block_on(doctor::run(doctor)),

@@ -1,7 +1,8 @@
-//! What all of a cluster's Egret says, put together: for `egret status`, `flows` and `doctor` from outside of the cluster.
+//! What all of a cluster's Egret says, put together: for `egret status`, `flows`, `top` and `doctor` from outside of the cluster.
 //!
 //! Pure: `kubernetes::ask` asks, this merges, `cli::cluster` shows. What nobody could say is kept, and said.
 
+pub mod activity;
 pub mod findings;
 pub mod flows;
 pub mod overview;

@@ -3,6 +3,7 @@
 mod flows;
 mod queries;
 mod roles;
+mod top;
 mod workloads;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ pub(super) use self::{
     flows::{Flow, Flows},
     queries::{Check, Doctor, Explain, Query, Status},
     roles::{Agent, Ca, Gateway, Up},
+    top::Top,
     workloads::{Enroll, Exec, Release, VerifyBypass, WorkloadName},
 };
 use super::plugin;
@@ -43,12 +45,16 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show one flow: every leg of it, who decided, and where the time went
     Flow(Flow),
+    /// Watch rates, latencies, denials and failures by host, workload or rule, and look into them
+    Top(Top),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
     /// Validate a directory of YAML files, or what a cluster has
     Check(Check),
     /// Print CustomResourceDefinitions of the Istio kinds, as YAML, for clusters without Istio
     Crds(Output),
+    /// Print the script with which a shell completes this command line
+    Completions(Completions),
     /// Say what would happen to a request, and which object decides it
     Explain(Explain),
     /// Probe what Egret needs of this machine, or of every node of a cluster, and say what to do where it is missing
@@ -84,10 +90,12 @@ impl Command {
             Self::Ca(_) => "ca",
             Self::Ask(_) => "ask",
             Self::Ready(_) => "ready",
-            Self::Crds(_)
+            Self::Completions(_)
+            | Self::Crds(_)
             | Self::Uninstall(_)
             | Self::Flows(_)
             | Self::Flow(_)
+            | Self::Top(_)
             | Self::Status(_)
             | Self::Check(_)
             | Self::Explain(_)
@@ -180,6 +188,13 @@ pub(super) struct Ask {
     pub(super) role: String,
     /// What to ask it for, such as /status
     pub(super) path: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,6 @@
 //! `egret flow ID`: the whole story of one flow.
 
-mod story;
+pub(super) mod story;
 
 use std::process::ExitCode;
 

@@ -2,11 +2,11 @@
 
 pub(super) mod asking;
 mod follow;
-mod table;
+pub(super) mod table;
 
 use std::process::ExitCode;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::asking::Roles;
 use super::{
@@ -14,6 +14,9 @@ use super::{
     output,
 };
 use crate::flow::FlowQuery;
+
+/// How far back each question of a row reaches beyond the one before: clocks differ, and the two sides of a flow end one after the other.
+pub(super) const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
 
 /// Asks agents and gateways, joins, prints.
 pub(super) async fn run(arguments: Flows) -> anyhow::Result<ExitCode> {

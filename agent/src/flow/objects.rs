@@ -30,6 +30,14 @@ pub struct DecidedBy {
     pub destination_rule: Option<Part>,
 }
 
+impl DecidedBy {
+    /// The object that had the last word on what became of the flow, or on its way.
+    pub fn last_word(&self) -> Option<&Part> {
+        let Self { policy, mesh_route, gateway_route, service_entry, .. } = self;
+        [policy, gateway_route, mesh_route, service_entry].into_iter().find_map(Option::as_ref)
+    }
+}
+
 /// An object, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {

@@ -1,4 +1,4 @@
-//! The arguments of `egret flows` and `egret flow`.
+//! The arguments of `egret flows` and `egret flow`, and the filters they share with `egret top`.
 
 use std::str::FromStr as _;
 
@@ -24,6 +24,9 @@ pub(in crate::cli) struct Flows {
     pub(in crate::cli) access: ClusterAccess,
     #[command(flatten)]
     filter: Filter,
+    /// Those only that were open within this time, such as 5m or 2h
+    #[arg(long, value_name = "TIME", value_parser = SignedDuration::from_str)]
+    since: Option<SignedDuration>,
     /// What a limit leaves: the newest (started), those with most bytes, or those that took longest (duration); also the order of the
     /// table, the first of them last
     #[arg(long, value_name = "BY", default_value = "started", value_parser = one_of::<Sort>(["started", "bytes", "duration"]))]
@@ -40,7 +43,7 @@ pub(in crate::cli) struct Flows {
 }
 
 #[derive(Debug, clap::Args)]
-struct Filter {
+pub(super) struct Filter {
     /// Of workloads in this namespace only
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -59,15 +62,12 @@ struct Filter {
     /// With so many bytes or more, both ways together, such as 4096, 64K or 10M
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     min_bytes: Option<u64>,
-    /// Those only that were open within this time, such as 5m or 2h
-    #[arg(long, value_name = "TIME", value_parser = SignedDuration::from_str)]
-    since: Option<SignedDuration>,
 }
 
-impl Flows {
-    /// What is asked for, at a moment.
-    pub(in crate::cli) fn query(&self, now: Timestamp) -> FlowQuery {
-        let Filter { namespace, pod, host, verdict, reason, min_bytes, since } = &self.filter;
+impl Filter {
+    /// As a query for all that passes.
+    pub(super) fn query(&self) -> FlowQuery {
+        let Self { namespace, pod, host, verdict, reason, min_bytes } = self;
         FlowQuery {
             namespace: namespace.clone(),
             pod: pod.clone(),
@@ -75,11 +75,19 @@ impl Flows {
             verdict: *verdict,
             reason: *reason,
             min_bytes: *min_bytes,
-            since: since.and_then(|since| now.checked_sub(since).ok()),
-            changed_since: None,
-            ids: Vec::new(),
+            ..FlowQuery::default()
+        }
+    }
+}
+
+impl Flows {
+    /// What is asked for, at a moment.
+    pub(in crate::cli) fn query(&self, now: Timestamp) -> FlowQuery {
+        FlowQuery {
+            since: self.since.and_then(|since| now.checked_sub(since).ok()),
             sort: self.sort,
             limit: Some(self.limit).filter(|limit| *limit > 0),
+            ..self.filter.query()
         }
     }
 }
@@ -95,7 +103,7 @@ pub(in crate::cli) struct Flow {
 }
 
 /// One of these words, as JSON has them.
-fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+pub(super) fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     words: impl IntoIterator<Item = &'static str>,
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(words).try_map(|word| {

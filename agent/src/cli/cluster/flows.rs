@@ -1,4 +1,6 @@
-//! `egret flows` and `egret flow` on a cluster: all agents and gateways are asked, and every flow has the pods that carried it.
+//! `egret flows`, `flow` and `top` on a cluster: all agents and gateways are asked, and every flow has the pods that carried it.
+
+use parking_lot::Mutex;
 
 use crate::{
     flow::FlowRecord,
@@ -9,32 +11,40 @@ use crate::{
 /// A cluster's agents and gateways.
 pub(in crate::cli) struct Cluster {
     outside: Outside,
-    pods: Vec<RolePod>,
+    pods: Mutex<Vec<RolePod>>,
 }
 
 impl Cluster {
-    /// Finds them.
+    /// Connects.
     pub(in crate::cli) async fn find(access: &Access) -> anyhow::Result<Self> {
-        let outside = Outside::connect(access).await?;
-        let pods = ask::pods(&outside).await?;
-        Ok(Self { outside, pods })
+        Ok(Self { outside: Outside::connect(access).await?, pods: Mutex::default() })
+    }
+
+    /// Finds them, again and again: they come and go while somebody follows.
+    pub(in crate::cli) async fn look(&self) -> anyhow::Result<()> {
+        *self.pods.lock() = ask::pods(&self.outside).await?;
+        Ok(())
     }
 
     /// Asks all of one role.
     pub(in crate::cli) async fn ask(&self, role: Role, path: &str) -> Vec<Answer<Vec<FlowRecord>>> {
-        let pods = super::of_role(&self.pods, role);
+        let pods = super::of_role(&self.pods.lock(), role);
         ask::each(&self.outside, pods, &["ask", role.name(), path]).await
     }
 
-    /// Says who did not answer; an error where nobody did.
-    pub(in crate::cli) fn complain(
+    /// Who did not answer; an error where nobody did.
+    pub(in crate::cli) fn missing(
         &self,
         agents: &[Answer<Vec<FlowRecord>>],
         gateways: &[Answer<Vec<FlowRecord>>],
-    ) -> anyhow::Result<()> {
-        super::complain(silent(agents).chain(silent(gateways)));
-        let answered = agents.iter().chain(gateways).any(|answer| answer.said.is_ok());
-        anyhow::ensure!(answered, "no agent and no gateway in namespace {} answers", self.outside.namespace);
-        Ok(())
+    ) -> anyhow::Result<Vec<anyhow::Error>> {
+        let missing: Vec<_> = silent(agents).chain(silent(gateways)).map(|one| one.to_string()).collect();
+        anyhow::ensure!(
+            agents.iter().chain(gateways).any(|answer| answer.said.is_ok()),
+            "no agent and no gateway in namespace {} answers: {}",
+            self.outside.namespace,
+            missing.join("; ")
+        );
+        Ok(missing.into_iter().map(anyhow::Error::msg).collect())
     }
 }

@@ -20,7 +20,7 @@ const BAR: u64 = 30;
 const INDENT: usize = 18;
 
 /// All of it.
-pub(super) fn tell(flow: &PlacedFlow) -> String {
+pub(in crate::cli) fn tell(flow: &PlacedFlow) -> String {
     let mut story = Story::default();
     what(&mut story, flow);
     story.heading("where the time went");

@@ -28,6 +28,12 @@ pub(in crate::cli) enum Roles {
     Cluster(Box<Cluster>),
 }
 
+/// What is known, and who did not say what they know.
+pub(in crate::cli) struct Told {
+    pub(in crate::cli) flows: Vec<PlacedFlow>,
+    pub(in crate::cli) missing: Vec<anyhow::Error>,
+}
+
 /// What one side says.
 enum Said {
     Machine(Result<Vec<FlowRecord>, client::Error>),
@@ -68,8 +74,20 @@ impl Roles {
         matches!(self, Self::Cluster(_))
     }
 
-    /// The flows that are asked for, those that count most last.
+    /// The flows that are asked for, those that count most last. Who did not answer is told of on stderr; it is an error where nobody did.
     pub(in crate::cli) async fn flows(&self, query: &FlowQuery) -> anyhow::Result<Vec<PlacedFlow>> {
+        let Told { flows, missing } = self.ask_all(query).await?;
+        for one in missing {
+            output::error(&one);
+        }
+        Ok(flows)
+    }
+
+    /// The same for who has another place to say what is missing.
+    pub(in crate::cli) async fn ask_all(&self, query: &FlowQuery) -> anyhow::Result<Told> {
+        if let Self::Cluster(cluster) = self {
+            cluster.look().await?;
+        }
         let (mut agents, mut gateways) =
             tokio::join!(self.ask(Role::Agent, query), self.ask(Role::Gateway, query));
         let ids = |said: &Said| said.records().map(|record| record.id).collect::<HashSet<_>>();
@@ -87,10 +105,10 @@ impl Roles {
                 }
             }
         }
-        let mut flows = self.join(agents, gateways)?;
-        flows.retain(|flow| query.selects(&flow.joined.flow));
-        flows.sort_by_key(|flow| query.sort.key(&flow.joined.flow));
-        Ok(flows)
+        let mut told = self.join(agents, gateways)?;
+        told.flows.retain(|flow| query.selects(&flow.joined.flow));
+        told.flows.sort_by_key(|flow| query.sort.key(&flow.joined.flow));
+        Ok(told)
     }
 
     async fn ask(&self, role: Role, query: &FlowQuery) -> Said {
@@ -108,26 +126,28 @@ impl Roles {
         }
     }
 
-    fn join(&self, agents: Said, gateways: Said) -> anyhow::Result<Vec<PlacedFlow>> {
+    fn join(&self, agents: Said, gateways: Said) -> anyhow::Result<Told> {
         match (self, agents, gateways) {
             (Self::Cluster(cluster), Said::Cluster(agents), Said::Cluster(gateways)) => {
-                cluster.complain(&agents, &gateways)?;
-                Ok(flows::join(agents, gateways))
+                let missing = cluster.missing(&agents, &gateways)?;
+                Ok(Told { flows: flows::join(agents, gateways), missing })
             }
             // Half a view is worth more than none while one role is down; but it must not pass for the whole.
             (_, Said::Machine(Err(e)), Said::Machine(Err(_))) => Err(e.into()),
             (_, agents, gateways) => {
-                let joined = flow::join(side("agent", agents), side("gateway", gateways));
-                Ok(joined.into_iter().map(PlacedFlow::from).collect())
+                let mut missing = Vec::new();
+                let joined =
+                    flow::join(side("agent", agents, &mut missing), side("gateway", gateways, &mut missing));
+                Ok(Told { flows: joined.into_iter().map(PlacedFlow::from).collect(), missing })
             }
         }
     }
 }
 
-fn side(role: &str, said: Said) -> Vec<FlowRecord> {
+fn side(role: &str, said: Said, missing: &mut Vec<anyhow::Error>) -> Vec<FlowRecord> {
     match said {
         Said::Machine(records) => records.unwrap_or_else(|e| {
-            output::error(&anyhow::Error::new(e).context(format!("flows of the {role} are missing here")));
+            missing.push(anyhow::Error::new(e).context(format!("flows of the {role} are missing here")));
             Vec::new()
         }),
         Said::Cluster(_) => Vec::new(),

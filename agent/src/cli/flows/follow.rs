@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, io::Write as _, process::ExitCode, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{asking::Roles, table};
+use super::{OVERLAP, asking::Roles, table};
 use crate::{
     cli::{
         args::{Flows, Format},
@@ -17,9 +17,6 @@ use crate::{
 /// Between two questions. On a cluster each is a command in every pod of Egret's.
 const MACHINE_PACE: Duration = Duration::from_millis(500);
 const CLUSTER_PACE: Duration = Duration::from_secs(2);
-
-/// How far back each question reaches beyond the one before: clocks differ, and the two sides of a flow end one after the other.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
 
 /// Asks again and again, until interrupted or until nobody reads.
 pub(super) async fn run(roles: &Roles, arguments: &Flows) -> anyhow::Result<ExitCode> {

@@ -49,7 +49,7 @@ pub(super) fn of(flows: &[PlacedFlow], wide: bool, places: bool) -> String {
     table.trim_fmt()
 }
 
-pub(super) fn header(wide: bool, places: bool) -> Vec<&'static str> {
+pub(in crate::cli) fn header(wide: bool, places: bool) -> Vec<&'static str> {
     let places = PLACES.into_iter().filter(|_| places);
     HEADER.into_iter().chain(places).chain(WIDE.into_iter().filter(|_| wide)).collect()
 }
@@ -61,7 +61,7 @@ pub(super) fn row<T: AsRef<str>>(cells: &[T]) -> String {
     cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
-pub(super) fn cells(flow: &PlacedFlow, wide: bool, places: bool) -> Vec<String> {
+pub(in crate::cli) fn cells(flow: &PlacedFlow, wide: bool, places: bool) -> Vec<String> {
     let PlacedFlow { joined, node, gateway_pod, .. } = flow;
     let mut cells = narrow(&joined.flow);
     if places {
@@ -76,7 +76,7 @@ pub(super) fn cells(flow: &PlacedFlow, wide: bool, places: bool) -> Vec<String> 
             first_byte_us.map_or_else(dash, output::microseconds),
             rtt.map_or_else(dash, output::microseconds),
             upstream_host.map_or_else(dash, |address| address.to_string()),
-            decided_by.as_deref().and_then(decider).unwrap_or_else(dash),
+            decided_by.as_deref().and_then(DecidedBy::last_word).map_or_else(dash, ToString::to_string),
         ]);
     }
     cells
@@ -101,12 +101,4 @@ fn narrow(flow: &FlowRecord) -> Vec<String> {
         output::bytes(flow.received),
         flow.duration_ms.map_or_else(|| "open".to_owned(), output::milliseconds),
     ]
-}
-
-/// Who had the last word.
-fn decider(by: &DecidedBy) -> Option<String> {
-    let DecidedBy { policy, mesh_route, gateway_route, service_entry, .. } = by;
-    [policy, gateway_route, mesh_route, service_entry]
-        .into_iter()
-        .find_map(|part| Some(part.as_ref()?.to_string()))
 }
