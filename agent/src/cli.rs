@@ -17,6 +17,7 @@ mod output;
 mod plugin;
 mod ready;
 mod status;
+mod ui;
 mod uninstall;
 mod verify_bypass;
 
@@ -77,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Release(release) => current_thread()?.block_on(enroll::release(release)).map(done),
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
         Command::Flow(flow) => current_thread()?.block_on(flow::run(flow)),
+        Command::Ui(ui) => multi_thread()?.block_on(ui::run(ui)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
         Command::Check(check) => current_thread()?.block_on(check::run(check)),

@@ -1,9 +1,13 @@
-//! What all of a cluster's Egret says, put together: for `egret status`, `flows` and `doctor` from outside of the cluster.
+//! What all of a cluster's Egret says, put together: for `egret status`, `flows`, `doctor` and `ui` from outside of the cluster. What
+//! the page of `egret ui` shows is put together here for one machine, too.
 //!
 //! Pure: `kubernetes::ask` asks, this merges, `cli::cluster` shows. What nobody could say is kept, and said.
 
 pub mod findings;
 pub mod flows;
+pub mod health;
+pub mod hits;
+pub mod map;
 pub mod overview;
 
 use std::{fmt, net::IpAddr};

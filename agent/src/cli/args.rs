@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(super) use self::{
-    flows::{Flow, Flows},
-    queries::{Check, Doctor, Explain, Query, Status},
+    flows::{Flow, Flows, Selection},
+    queries::{Check, Doctor, Explain, Query, Status, Ui},
     roles::{Agent, Ca, Gateway, Up},
     workloads::{Enroll, Exec, Release, VerifyBypass, WorkloadName},
 };
@@ -43,6 +43,8 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show one flow: every leg of it, who decided, and where the time went
     Flow(Flow),
+    /// Serve a page to look at: traffic map, flows, policies with their hits, health; on this machine only, and read-only
+    Ui(Ui),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
     /// Validate a directory of YAML files, or what a cluster has
@@ -89,6 +91,7 @@ impl Command {
             | Self::Flows(_)
             | Self::Flow(_)
             | Self::Status(_)
+            | Self::Ui(_)
             | Self::Check(_)
             | Self::Explain(_)
             | Self::Doctor(_) => return None,

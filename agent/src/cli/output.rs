@@ -19,7 +19,7 @@ pub(super) fn text(text: impl AsRef<str>) -> io::Result<()> {
 }
 
 /// An error and its causes in one line. Some errors name their cause themselves, and none is said twice.
-fn message(error: &anyhow::Error) -> String {
+pub(super) fn message(error: &anyhow::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
         if !causes.iter().any(|said| said.contains(&cause)) {

@@ -1,6 +1,9 @@
 //! `egret flows` and `egret flow` on a cluster: all agents and gateways are asked, and every flow has the pods that carried it.
 
+use anyhow::bail;
+
 use crate::{
+    cli::output,
     flow::FlowRecord,
     kubernetes::{Outside, ask, outside::Access},
     survey::{Answer, Role, RolePod, silent},
@@ -26,15 +29,18 @@ impl Cluster {
         ask::each(&self.outside, pods, &["ask", role.name(), path]).await
     }
 
-    /// Says who did not answer; an error where nobody did.
-    pub(in crate::cli) fn complain(
+    /// Who did not answer; an error where nobody did.
+    pub(in crate::cli) fn missing(
         &self,
         agents: &[Answer<Vec<FlowRecord>>],
         gateways: &[Answer<Vec<FlowRecord>>],
-    ) -> anyhow::Result<()> {
-        super::complain(silent(agents).chain(silent(gateways)));
-        let answered = agents.iter().chain(gateways).any(|answer| answer.said.is_ok());
-        anyhow::ensure!(answered, "no agent and no gateway in namespace {} answers", self.outside.namespace);
-        Ok(())
+    ) -> anyhow::Result<Vec<anyhow::Error>> {
+        let missing: Vec<_> =
+            silent(agents).chain(silent(gateways)).map(|one| anyhow::Error::msg(one.to_string())).collect();
+        if !agents.iter().chain(gateways).any(|answer| answer.said.is_ok()) {
+            missing.iter().for_each(output::error);
+            bail!("no agent and no gateway in namespace {} answers", self.outside.namespace);
+        }
+        Ok(missing)
     }
 }

@@ -28,6 +28,14 @@ pub(in crate::cli) enum Roles {
     Cluster(Box<Cluster>),
 }
 
+/// What was found.
+pub(in crate::cli) struct Found {
+    /// The flows, those that count most last.
+    pub(in crate::cli) flows: Vec<PlacedFlow>,
+    /// Who did not answer, so that this is not the whole.
+    pub(in crate::cli) missing: Vec<anyhow::Error>,
+}
+
 /// What one side says.
 enum Said {
     Machine(Result<Vec<FlowRecord>, client::Error>),
@@ -68,8 +76,15 @@ impl Roles {
         matches!(self, Self::Cluster(_))
     }
 
-    /// The flows that are asked for, those that count most last.
+    /// The flows that are asked for, those that count most last. Who did not answer is said on stderr.
     pub(in crate::cli) async fn flows(&self, query: &FlowQuery) -> anyhow::Result<Vec<PlacedFlow>> {
+        let Found { flows, missing } = self.find_flows(query).await?;
+        missing.iter().for_each(output::error);
+        Ok(flows)
+    }
+
+    /// The same, with who did not answer.
+    pub(in crate::cli) async fn find_flows(&self, query: &FlowQuery) -> anyhow::Result<Found> {
         let (mut agents, mut gateways) =
             tokio::join!(self.ask(Role::Agent, query), self.ask(Role::Gateway, query));
         let ids = |said: &Said| said.records().map(|record| record.id).collect::<HashSet<_>>();
@@ -87,10 +102,10 @@ impl Roles {
                 }
             }
         }
-        let mut flows = self.join(agents, gateways)?;
-        flows.retain(|flow| query.selects(&flow.joined.flow));
-        flows.sort_by_key(|flow| query.sort.key(&flow.joined.flow));
-        Ok(flows)
+        let mut found = self.join(agents, gateways)?;
+        found.flows.retain(|flow| query.selects(&flow.joined.flow));
+        found.flows.sort_by_key(|flow| query.sort.key(&flow.joined.flow));
+        Ok(found)
     }
 
     async fn ask(&self, role: Role, query: &FlowQuery) -> Said {
@@ -108,26 +123,28 @@ impl Roles {
         }
     }
 
-    fn join(&self, agents: Said, gateways: Said) -> anyhow::Result<Vec<PlacedFlow>> {
+    fn join(&self, agents: Said, gateways: Said) -> anyhow::Result<Found> {
         match (self, agents, gateways) {
             (Self::Cluster(cluster), Said::Cluster(agents), Said::Cluster(gateways)) => {
-                cluster.complain(&agents, &gateways)?;
-                Ok(flows::join(agents, gateways))
+                let missing = cluster.missing(&agents, &gateways)?;
+                Ok(Found { flows: flows::join(agents, gateways), missing })
             }
             // Half a view is worth more than none while one role is down; but it must not pass for the whole.
             (_, Said::Machine(Err(e)), Said::Machine(Err(_))) => Err(e.into()),
             (_, agents, gateways) => {
-                let joined = flow::join(side("agent", agents), side("gateway", gateways));
-                Ok(joined.into_iter().map(PlacedFlow::from).collect())
+                let mut missing = Vec::new();
+                let agents = side("agent", agents, &mut missing);
+                let joined = flow::join(agents, side("gateway", gateways, &mut missing));
+                Ok(Found { flows: joined.into_iter().map(PlacedFlow::from).collect(), missing })
             }
         }
     }
 }
 
-fn side(role: &str, said: Said) -> Vec<FlowRecord> {
+fn side(role: &str, said: Said, missing: &mut Vec<anyhow::Error>) -> Vec<FlowRecord> {
     match said {
         Said::Machine(records) => records.unwrap_or_else(|e| {
-            output::error(&anyhow::Error::new(e).context(format!("flows of the {role} are missing here")));
+            missing.push(anyhow::Error::new(e).context(format!("flows of the {role} are missing here")));
             Vec::new()
         }),
         Said::Cluster(_) => Vec::new(),

@@ -25,7 +25,7 @@ const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
 pub(super) async fn run(roles: &Roles, arguments: &Flows) -> anyhow::Result<ExitCode> {
     let pace = if roles.is_cluster() { CLUSTER_PACE } else { MACHINE_PACE };
     let begin = Timestamp::now();
-    let asked = arguments.query(begin);
+    let asked = arguments.selection.query(begin);
     let first = asked.since.unwrap_or(begin);
     let mut printer = Printer::new(arguments, roles.is_cluster());
     let (mut known, mut from) = (Known::default(), first);
