@@ -19,6 +19,7 @@ mod plugin;
 mod ready;
 mod status;
 mod top;
+mod ui;
 mod uninstall;
 mod verify_bypass;
 
@@ -80,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flows(flows) => current_thread()?.block_on(flows::run(flows)),
         Command::Flow(flow) => current_thread()?.block_on(flow::run(flow)),
         Command::Top(top) => current_thread()?.block_on(top::run(top)),
+        Command::Ui(ui) => multi_thread()?.block_on(ui::run(ui)).map(done),
         Command::Status(status) => current_thread()?.block_on(status::run(status)),
         Command::Ask(ask) => current_thread()?.block_on(ask::run(ask)).map(done),
         Command::Check(check) => current_thread()?.block_on(check::run(check)),

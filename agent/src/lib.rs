@@ -9,6 +9,7 @@
 //!                └► ca (signs; on a cluster `kubernetes` says who asks)
 //!                └► kubernetes (the cluster's API: configuration into source, pods into node, gateways into hbone)
 //!  cli ──► kubernetes ──► survey (what all of a cluster's Egret says, merged)
+//!  cli ──► ui (the page of `egret ui`, over survey)
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
@@ -42,4 +43,5 @@ pub mod survey;
 pub mod synthetic;
 pub mod telemetry;
 pub mod tls;
+pub mod ui;
 pub mod verify_bypass;

@@ -1,10 +1,14 @@
-//! What all of a cluster's Egret says, put together: for `egret status`, `flows`, `top` and `doctor` from outside of the cluster.
+//! What all of a cluster's Egret says, put together: for `egret status`, `flows`, `top`, `doctor` and `ui` from outside of the cluster. What
+//! the page of `egret ui` shows is put together here for one machine, too.
 //!
 //! Pure: `kubernetes::ask` asks, this merges, `cli::cluster` shows. What nobody could say is kept, and said.
 
 pub mod activity;
 pub mod findings;
 pub mod flows;
+pub mod health;
+pub mod hits;
+pub mod map;
 pub mod overview;
 
 use std::{fmt, net::IpAddr};

@@ -8,6 +8,7 @@
 
 pub mod application;
 pub mod bpf;
+pub mod browser;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;

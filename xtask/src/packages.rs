@@ -47,9 +47,9 @@ pub(crate) fn ensure(terminal: &mut Terminal) -> Result<()> {
     if required.is_empty() { Ok(()) } else { bail!("install {} first", required.join(" and ")) }
 }
 
-/// Installs packages for the test cluster, or says what to run. What they bring runs only where we start it: their own services
+/// Installs packages for tests, or says what to run. What they bring runs only where we start it: their own services
 /// are not started.
-pub(crate) fn ensure_for_cluster(terminal: &mut Terminal, missing: &[&str]) -> Result<()> {
+pub(crate) fn ensure_for_tests(terminal: &mut Terminal, missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }

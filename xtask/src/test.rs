@@ -54,6 +54,12 @@ pub(crate) fn run() -> Result<()> {
     } else {
         packages::ensure(&mut terminal)?;
         packages::NGINX.get(&mut terminal)?;
+        // Without it the tests of the page say so.
+        if !packages::installed("chromium")
+            && let Err(missing) = packages::ensure_for_tests(&mut terminal, &["chromium"])
+        {
+            left_out(&mut terminal, "the page of egret ui in a browser", &missing.to_string())?;
+        }
         terminal.section("The product, as it is released")?;
         // The same that is in the image, and the tests with the same arguments: the library is compiled once.
         let egret = image::compile(Profile::Release)?.canonicalize()?;

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 const BACKLOG: i32 = 4096;
 
 /// Listens on `address`.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match bind(address) {
         Err(e) if lacks_ipv6(&e) && address.is_ipv6() && address.ip().is_unspecified() => {
             bind((Ipv4Addr::UNSPECIFIED, address.port()).into())

@@ -1,26 +1,16 @@
 //! `/metrics` on a TCP port, for a Prometheus: read-only, and nothing else is served there.
 //!
-//! Whoever reaches the port may read, so it is bounded: a few connections at a time, each for one answer. Gateway and CA serve it
-//! from their start to their end. Of two agents on a node it is the one that captures, see [`serve_while`]. `egret up` puts the
+//! Whoever reaches the port may read. Gateway and CA serve it from their start to their end. Of two agents on a node it is the one that captures, see [`serve_while`]. `egret up` puts the
 //! answers of all roles on one page, see [`of_roles`].
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{listen::listen, run_dir::RunDir};
+use super::{listen::listen, port::answer, run_dir::RunDir};
 use crate::{
     admin::{self, client},
     telemetry::metrics::{
@@ -28,15 +18,6 @@ use crate::{
         page::Page,
     },
 };
-
-/// Connections at a time; more wait to be accepted.
-const MOST_CONNECTIONS: usize = 16;
-
-/// For the head of a request.
-const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-
-/// For a connection, which carries one answer.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often an agent looks whether the port is its own, and free.
 const LOOK: Duration = Duration::from_millis(200);
@@ -104,32 +85,6 @@ pub(super) async fn serve_while(
         }
     };
     stop.run_until_cancelled(serving).await;
-}
-
-async fn answer(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let service = TowerToHyperService::new(router);
-    // It is never closed.
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                tracing::warn!("a connection for metrics cannot be accepted: {e}");
-                sleep(LOOK).await;
-                continue;
-            }
-        };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), service.clone());
-        tokio::spawn(async move {
-            // Whoever does not read its answer has lost nothing that it could not ask for again.
-            drop(timeout(CONNECTION_DEADLINE, connection).await);
-            drop(place);
-        });
-    }
 }
 
 /// Answers at `address` for all roles of an instance until `stop`. One that does not answer is said not to.

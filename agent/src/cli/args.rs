@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(super) use self::{
-    flows::{Flow, Flows},
-    queries::{Check, Doctor, Explain, Query, Status},
+    flows::{Flow, Flows, Selection},
+    queries::{Check, Doctor, Explain, Query, Status, Ui},
     roles::{Agent, Ca, Gateway, Up},
     top::Top,
     workloads::{Enroll, Exec, Release, VerifyBypass, WorkloadName},
@@ -47,6 +47,8 @@ pub(super) enum Command {
     Flow(Flow),
     /// Watch rates, latencies, denials and failures by host, workload or rule, and look into them
     Top(Top),
+    /// Serve a page to look at: traffic map, flows, policies with their hits, health; on this machine only, and read-only
+    Ui(Ui),
     /// Show workloads, configuration and counters; of a cluster, also nodes, gateways, certificates and what is wrong
     Status(Status),
     /// Validate a directory of YAML files, or what a cluster has
@@ -97,6 +99,7 @@ impl Command {
             | Self::Flow(_)
             | Self::Top(_)
             | Self::Status(_)
+            | Self::Ui(_)
             | Self::Check(_)
             | Self::Explain(_)
             | Self::Doctor(_) => return None,

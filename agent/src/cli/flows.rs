@@ -24,7 +24,7 @@ pub(super) async fn run(arguments: Flows) -> anyhow::Result<ExitCode> {
     if arguments.follow {
         return follow::run(&roles, &arguments).await;
     }
-    let query = arguments.query(Timestamp::now());
+    let query = arguments.selection.query(Timestamp::now());
     // One more, to know whether there are more.
     let asked = FlowQuery { limit: query.limit.map(|limit| limit.saturating_add(1)), ..query.clone() };
     let mut flows = roles.flows(&asked).await?;

@@ -2,7 +2,7 @@
 //!
 //! `problems` says what is wrong with what is gathered here.
 
-mod problems;
+pub(super) mod problems;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;

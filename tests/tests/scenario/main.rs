@@ -25,6 +25,7 @@ mod repair;
 mod soak;
 mod take_over;
 mod traffic;
+mod ui;
 mod walk;
 
 use std::{

@@ -32,7 +32,7 @@ pub(super) fn tools(terminal: &mut Terminal) -> Result<Tools> {
     if !Path::new("/usr/lib/cni/ptp").exists() && !Path::new("/opt/cni/bin/ptp").exists() {
         missing.push(tools::PLUGINS_PACKAGE);
     }
-    packages::ensure_for_cluster(terminal, &missing)?;
+    packages::ensure_for_tests(terminal, &missing)?;
 
     let directory = tools::files().join("bin");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;

@@ -2,7 +2,10 @@
 
 use std::str::FromStr as _;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{
+    Parser as _,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::{
     DeserializeOwned, IntoDeserializer as _,
@@ -23,6 +26,19 @@ pub(in crate::cli) struct Flows {
     #[command(flatten)]
     pub(in crate::cli) access: ClusterAccess,
     #[command(flatten)]
+    pub(in crate::cli) selection: Selection,
+    /// More columns: where most of the time went, first byte, round trip of the tunnel, who decided
+    #[arg(short = 'w', long)]
+    pub(in crate::cli) wide: bool,
+    /// Go on: flows as they begin and as they end, until interrupted; with -o json one object a line (NDJSON)
+    #[arg(long, conflicts_with = "sort")]
+    pub(in crate::cli) follow: bool,
+}
+
+/// Which flows, in which order, and how many: also what the page of `egret ui` asks for.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Selection {
+    #[command(flatten)]
     filter: Filter,
     /// Those only that were open within this time, such as 5m or 2h
     #[arg(long, value_name = "TIME", value_parser = SignedDuration::from_str)]
@@ -34,12 +50,6 @@ pub(in crate::cli) struct Flows {
     /// So many at most; 0 for all
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     pub(in crate::cli) limit: usize,
-    /// More columns: where most of the time went, first byte, round trip of the tunnel, who decided
-    #[arg(short = 'w', long)]
-    pub(in crate::cli) wide: bool,
-    /// Go on: flows as they begin and as they end, until interrupted; with -o json one object a line (NDJSON)
-    #[arg(long, conflicts_with = "sort")]
-    pub(in crate::cli) follow: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,7 +90,31 @@ impl Filter {
     }
 }
 
-impl Flows {
+/// The same from elsewhere than a command line.
+#[derive(Debug, clap::Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Alone {
+    #[command(flatten)]
+    selection: Selection,
+}
+
+impl Selection {
+    /// Of the query of a URL, whose fields are the options of `egret flows` by their long names; empty ones do not count.
+    pub(in crate::cli) fn from_url(query: &str) -> Result<Self, String> {
+        let fields: Vec<(String, String)> = serde_urlencoded::from_str(query).map_err(|e| e.to_string())?;
+        let filled = fields.iter().filter(|(_, value)| !value.is_empty());
+        let parsed = Alone::try_parse_from(filled.map(|(name, value)| format!("--{name}={value}")));
+        parsed.map(|alone| alone.selection).map_err(|e| {
+            let text = e.to_string();
+            text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        })
+    }
+
+    /// From when on they were open, if that is said.
+    pub(in crate::cli) fn since(&self) -> Option<SignedDuration> {
+        self.since
+    }
+
     /// What is asked for, at a moment.
     pub(in crate::cli) fn query(&self, now: Timestamp) -> FlowQuery {
         FlowQuery {
@@ -129,8 +163,6 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::{
         super::{Args, Command},
         *,
@@ -146,7 +178,7 @@ mod tests {
     #[test]
     fn filters_become_a_query() {
         let now: Timestamp = "2026-11-27T10:00:00Z".parse().unwrap();
-        let all = flows(&[]).unwrap().query(now);
+        let all = flows(&[]).unwrap().selection.query(now);
         assert_eq!(all, FlowQuery { limit: Some(1000), ..FlowQuery::default() });
         let query = flows(&[
             "-n",
@@ -166,11 +198,27 @@ mod tests {
             "--limit",
             "0",
         ]);
-        let query = query.unwrap().query(now);
+        let query = query.unwrap().selection.query(now);
         assert_eq!(query.host.unwrap().to_string(), "*.example.com");
         assert_eq!((query.verdict, query.reason), (Some(Verdict::Denied), Some(Reason::PolicyDenied)));
         assert_eq!((query.min_bytes, query.sort, query.limit), (Some(65536), Sort::Bytes, None));
         assert_eq!(query.since.unwrap().to_string(), "2026-11-27T09:55:00Z");
+    }
+
+    #[test]
+    fn the_query_of_a_url_has_the_same_filters() {
+        let now: Timestamp = "2026-11-27T10:00:00Z".parse().unwrap();
+        let line = flows(&["-n", "a b", "--host", "*.example.com", "--since", "5m", "--min-bytes", "1K"]);
+        let url = Selection::from_url("namespace=a+b&host=*.example.com&since=5m&min-bytes=1K&verdict=&pod=");
+        assert_eq!(url.unwrap().query(now), line.unwrap().selection.query(now));
+        let option = Selection::from_url("namespace=--help&pod=-x").unwrap().query(now);
+        assert_eq!((option.namespace.as_deref(), option.pod.as_deref()), (Some("--help"), Some("-x")));
+        for wrong in
+            ["run-dir=/tmp", "kubeconfig=/x", "verdict=maybe", "since=soon", "help=1", "=1", "follow=1"]
+        {
+            let said = Selection::from_url(wrong).unwrap_err();
+            assert!(!said.is_empty() && !said.contains('\n'), "{wrong}: {said}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The arguments of questions, to the roles of this machine or to those of a cluster.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{ClusterAccess, Instance, Output, WorkloadName, roles::Tunnels};
 
@@ -22,6 +22,29 @@ pub(in crate::cli) struct Status {
     /// Of a cluster: list everything that is enrolled
     #[arg(long)]
     pub(in crate::cli) pods: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Ui {
+    #[command(flatten)]
+    pub(in crate::cli) instance: Instance,
+    #[command(flatten)]
+    pub(in crate::cli) access: ClusterAccess,
+    /// Where, on this machine: an address that is reached from elsewhere is refused; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8020", value_parser = loopback)]
+    pub(in crate::cli) listen: SocketAddr,
+}
+
+/// Whoever reaches the page sees who talks to whom, in plain HTTP.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "write it as 127.0.0.1:8020".to_owned())?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    let port = address.port();
+    Err(format!(
+        "the page is served to this machine only, over plain HTTP; from elsewhere reach it with `ssh -L {port}:127.0.0.1:{port}`"
+    ))
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,4 +110,20 @@ pub(in crate::cli) struct Explain {
     pub(in crate::cli) url: String,
     #[command(flatten)]
     pub(in crate::cli) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::loopback;
+
+    #[test]
+    fn the_page_is_on_loopback_only() {
+        for right in ["127.0.0.1:8020", "127.1.2.3:0", "[::1]:80"] {
+            assert!(loopback(right).is_ok(), "{right}");
+        }
+        for wrong in ["0.0.0.0:8020", "[::]:8020", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
+            assert!(loopback(wrong).unwrap_err().contains("ssh -L"), "{wrong}");
+        }
+        assert!(loopback("8020").unwrap_err().contains("127.0.0.1:8020"));
+    }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 
 use crate::{
-    admin::{AgentStatus, CaStatus, GatewayStatus, Stage},
+    admin::{AgentStatus, CaStatus, GatewayStatus},
     cli::{args::Format, output},
     kubernetes::{Outside, ask, outside::Access, scene},
     source::report::Severity,
@@ -23,6 +23,16 @@ const NAME: usize = 32;
 
 /// Asks everyone, prints; fails when nobody answered.
 pub(in crate::cli) async fn run(access: &Access, pods: bool, format: Format) -> anyhow::Result<ExitCode> {
+    let overview = ask(access).await?;
+    match format {
+        Format::Json => output::json(&overview)?,
+        Format::Table => output::text(human(&overview, pods, Timestamp::now()))?,
+    }
+    Ok(if overview.anyone_answered() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Asks everyone.
+pub(in crate::cli) async fn ask(access: &Access) -> anyhow::Result<Overview> {
     let outside = Outside::connect(access).await?;
     let (ours, scene) = tokio::join!(ask::pods(&outside), scene::look(&outside));
     let ours = ours?;
@@ -32,14 +42,8 @@ pub(in crate::cli) async fn run(access: &Access, pods: bool, format: Format) -> 
         ask::each::<GatewayStatus>(&outside, of(Role::Gateway), &["ask", "gateway", "/status"]),
         ask::each::<CaStatus>(&outside, of(Role::Ca), &["ask", "ca", "/status"]),
     );
-    let now = Timestamp::now();
-    let asked = Asked { agents, gateways, authorities, scene, now };
-    let overview = overview(&outside.namespace, &asked);
-    match format {
-        Format::Json => output::json(&overview)?,
-        Format::Table => output::text(human(&overview, pods, now))?,
-    }
-    Ok(if overview.anyone_answered() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let asked = Asked { agents, gateways, authorities, scene, now: Timestamp::now() };
+    Ok(overview(&outside.namespace, &asked))
 }
 
 fn human(overview: &Overview, pods: bool, now: Timestamp) -> String {
@@ -147,7 +151,7 @@ fn nodes(rows: &[NodeRow]) -> String {
         table.add_row([
             output::short(&row.node, NAME),
             row.agent.as_deref().map_or_else(|| "-".to_owned(), |name| output::short(name, 20)),
-            state(row).to_owned(),
+            row.state().to_owned(),
             row.version.clone().unwrap_or_else(|| "?".to_owned()),
             known(row.enrolled.to_string()),
             known(capture(row)),
@@ -166,20 +170,6 @@ fn nodes(rows: &[NodeRow]) -> String {
 
 fn is_well(row: &NodeRow) -> bool {
     row.answered && row.ready && row.escaped == 0 && row.open == 0 && row.uncaptured == 0 && row.problems == 0
-}
-
-fn state(row: &NodeRow) -> &'static str {
-    match (&row.agent, row) {
-        (None, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
-        (None, _) => "NO AGENT",
-        (_, NodeRow { node_ready: Some(false), .. }) => "NODE DOWN",
-        (_, NodeRow { stage: Some(Stage::Removed), .. }) => "REMOVED",
-        (_, NodeRow { ready: false, .. }) => "NOT READY",
-        (_, NodeRow { answered: false, .. }) => "SILENT",
-        (_, NodeRow { terminating: true, .. }) => "ENDING",
-        (_, NodeRow { second: Some(_), .. }) => "handover",
-        _ => "ready",
-    }
 }
 
 fn capture(row: &NodeRow) -> String {
@@ -205,16 +195,11 @@ fn gateways(rows: &[GatewayRow]) -> String {
     }
     let mut table = output::table(&["GATEWAY", "NODE", "STATE", "VERSION", "CONFIG", "OBJECTS", "TUNNELS"]);
     for row in rows.iter().take(ROWS) {
-        let state = match (row.draining, row.ready) {
-            (true, _) => "draining",
-            (false, true) => "ready",
-            (false, false) => "NOT READY",
-        };
         let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "?".to_owned());
         table.add_row([
             row.pod.clone(),
             row.node.as_deref().map_or_else(|| "-".to_owned(), |name| output::short(name, NAME)),
-            state.to_owned(),
+            row.state().to_owned(),
             or_unknown(row.version.clone()),
             or_unknown(row.config_version.map(|version| version.to_string())),
             or_unknown(row.objects.map(|objects| objects.to_string())),

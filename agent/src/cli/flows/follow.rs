@@ -22,7 +22,7 @@ const CLUSTER_PACE: Duration = Duration::from_secs(2);
 pub(super) async fn run(roles: &Roles, arguments: &Flows) -> anyhow::Result<ExitCode> {
     let pace = if roles.is_cluster() { CLUSTER_PACE } else { MACHINE_PACE };
     let begin = Timestamp::now();
-    let asked = arguments.query(begin);
+    let asked = arguments.selection.query(begin);
     let first = asked.since.unwrap_or(begin);
     let mut printer = Printer::new(arguments, roles.is_cluster());
     let (mut known, mut from) = (Known::default(), first);

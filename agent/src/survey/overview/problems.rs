@@ -10,7 +10,7 @@ use crate::{
     admin::{AgentStatus, CaStatus, GatewayStatus, RoleStatus},
     mesh::OnAgentDown,
     source::report::{self, Severity},
-    survey::{Answer, RolePod},
+    survey::{Answer, Role},
 };
 
 /// A root certificate is worth a word this long before it ends: everything that it signed ends with it.
@@ -42,7 +42,11 @@ impl fmt::Display for Problem {
     }
 }
 
-fn error(object: impl Into<String>, problem: impl Into<String>, remedy: &str) -> Problem {
+pub(in crate::survey) fn error(
+    object: impl Into<String>,
+    problem: impl Into<String>,
+    remedy: &str,
+) -> Problem {
     Problem {
         severity: Severity::Error,
         object: object.into(),
@@ -51,7 +55,11 @@ fn error(object: impl Into<String>, problem: impl Into<String>, remedy: &str) ->
     }
 }
 
-fn warning(object: impl Into<String>, problem: impl Into<String>, remedy: &str) -> Problem {
+pub(in crate::survey) fn warning(
+    object: impl Into<String>,
+    problem: impl Into<String>,
+    remedy: &str,
+) -> Problem {
     Problem { severity: Severity::Warning, ..error(object, problem, remedy) }
 }
 
@@ -68,7 +76,7 @@ pub(super) fn all(asked: &Asked, nodes: &[NodeRow]) -> Vec<Problem> {
         let Ok(status) = said else { continue };
         let node = format!("node {}", pod.node.as_deref().unwrap_or("?"));
         found.extend(of_agent(status).map(|problem| warning(&node, problem, "")));
-        found.extend(of_role(&status.role, pod));
+        found.extend(of_role(&status.role, pod.role, &pod.name));
     }
     let configurations: BTreeSet<_> = asked
         .gateways
@@ -77,7 +85,7 @@ pub(super) fn all(asked: &Asked, nodes: &[NodeRow]) -> Vec<Problem> {
         .flat_map(|status| status.report.problems.iter().map(of_configuration))
         .collect();
     for Answer { pod, said } in &asked.gateways {
-        found.extend(said.iter().flat_map(|status| of_role(&status.role, pod)));
+        found.extend(said.iter().flat_map(|status| of_role(&status.role, pod.role, &pod.name)));
     }
     found.extend(configurations);
     found.extend(labels(asked));
@@ -156,7 +164,7 @@ fn escapes(row: &NodeRow) -> Problem {
 }
 
 /// What an agent says is in its way, besides the Kubernetes API.
-pub(super) fn of_agent(status: &AgentStatus) -> impl Iterator<Item = String> + '_ {
+pub(in crate::survey) fn of_agent(status: &AgentStatus) -> impl Iterator<Item = String> + '_ {
     let bindings = status.binding_problems.iter().cloned();
     let guards = status.guards.iter().filter_map(|(parent, problem)| {
         Some(format!("no strict start below {}: {}", parent.display(), problem.as_ref()?))
@@ -261,15 +269,15 @@ fn labels(asked: &Asked) -> impl Iterator<Item = Problem> + '_ {
 }
 
 /// Certificates and the Kubernetes API.
-fn of_role(role: &RoleStatus, pod: &RolePod) -> Vec<Problem> {
-    let object = format!("{} {}", pod.role, pod.name);
+pub(in crate::survey) fn of_role(status: &RoleStatus, role: Role, name: &str) -> Vec<Problem> {
+    let object = format!("{role} {name}");
     let mut found: Vec<_> =
-        role.cluster_problems.iter().map(|problem| error(&object, problem.clone(), "")).collect();
-    let failed = role.certificates.failed.iter().map(|(identity, why)| {
+        status.cluster_problems.iter().map(|problem| error(&object, problem.clone(), "")).collect();
+    let failed = status.certificates.failed.iter().map(|(identity, why)| {
         error(identity.to_string(), format!("no certificate ({object}): {why}"), "look at the CA's log")
     });
     found.extend(failed);
-    let overdue = role.certificates.overdue.iter().map(|identity| {
+    let overdue = status.certificates.overdue.iter().map(|identity| {
         let problem = format!("its certificate should have been renewed by now ({object})");
         warning(identity.to_string(), problem, "look at the CA's log, and at that of its holder")
     });
@@ -277,7 +285,7 @@ fn of_role(role: &RoleStatus, pod: &RolePod) -> Vec<Problem> {
     found
 }
 
-fn of_configuration(problem: &report::Problem) -> Problem {
+pub(in crate::survey) fn of_configuration(problem: &report::Problem) -> Problem {
     let object = problem.object.clone().unwrap_or_else(|| problem.file.clone());
     let field = problem.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
     Problem {

@@ -44,6 +44,23 @@ pub struct NodeRow {
     pub stage: Option<Stage>,
 }
 
+impl NodeRow {
+    /// How its agent stands, in a word or two; in capitals where something is wrong.
+    pub fn state(&self) -> &'static str {
+        match (&self.agent, self) {
+            (None, Self { node_ready: Some(false), .. }) => "NODE DOWN",
+            (None, _) => "NO AGENT",
+            (_, Self { node_ready: Some(false), .. }) => "NODE DOWN",
+            (_, Self { stage: Some(Stage::Removed), .. }) => "REMOVED",
+            (_, Self { ready: false, .. }) => "NOT READY",
+            (_, Self { answered: false, .. }) => "SILENT",
+            (_, Self { terminating: true, .. }) => "ENDING",
+            (_, Self { second: Some(_), .. }) => "handover",
+            _ => "ready",
+        }
+    }
+}
+
 /// Every node that is there, and every node that an agent is on.
 pub(super) fn nodes(nodes: &[Node], agents: &[Answer<AgentStatus>]) -> Vec<NodeRow> {
     let mut rows: BTreeMap<&str, NodeRow> = BTreeMap::new();
@@ -127,6 +144,17 @@ pub struct GatewayRow {
     pub objects: Option<usize>,
     /// Tunnel connections that agents have to it; absent where its address is not known.
     pub tunnels: Option<usize>,
+}
+
+impl GatewayRow {
+    /// How it stands, in a word or two; in capitals where something is wrong.
+    pub fn state(&self) -> &'static str {
+        match (self.draining, self.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "NOT READY",
+        }
+    }
 }
 
 pub(super) fn gateways(
