@@ -62,9 +62,12 @@ pub struct Hits {
     pub reasons: BTreeMap<String, u64>,
 }
 
+/// What a row is of: an object or a part of it, or a reason where no object stands.
+type Key<'a> = (Says, Option<ObjectRef>, Option<String>, Option<&'a str>);
+
 /// Counts; by what the objects say, those with most flows first.
 pub fn hits(flows: &[PlacedFlow]) -> Vec<Hits> {
-    let mut rows: BTreeMap<(Says, Option<ObjectRef>, Option<String>, Option<&str>), Hits> = BTreeMap::new();
+    let mut rows: BTreeMap<Key<'_>, Hits> = BTreeMap::new();
     for flow in flows {
         let record = &flow.joined.flow;
         let decided = record.decided_by.as_deref().map(objects).unwrap_or_default();
