@@ -101,18 +101,18 @@ impl Browser {
             events: Vec::new(),
             _profile: profile,
         };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}))?;
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}))?;
         let attach = json!({"targetId": target["targetId"], "flatten": true});
-        let session = browser.call("Target.attachToTarget", attach)?;
+        let session = browser.call("Target.attachToTarget", &attach)?;
         browser.session = session["sessionId"].as_str().map(str::to_owned);
         for domain in ["Page", "Network", "Runtime", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({}))?;
+            browser.call(&format!("{domain}.enable"), &json!({}))?;
         }
         Ok(browser)
     }
 
     /// Gives a command, and returns its result.
-    pub fn call(&mut self, method: &str, parameters: Value) -> Result<Value> {
+    pub fn call(&mut self, method: &str, parameters: &Value) -> Result<Value> {
         self.next += 1;
         let mut message = json!({"id": self.next, "method": method, "params": parameters});
         if let Some(session) = &self.session {
@@ -141,15 +141,15 @@ impl Browser {
         let mobile = width < 600;
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}),
+            &json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}),
         )?;
         let feature = json!([{"name": "prefers-color-scheme", "value": colours}]);
-        self.call("Emulation.setEmulatedMedia", json!({"features": feature})).map(drop)
+        self.call("Emulation.setEmulatedMedia", &json!({"features": feature})).map(drop)
     }
 
     /// Goes to an address.
     pub fn open(&mut self, url: &str) -> Result<()> {
-        let gone = self.call("Page.navigate", json!({"url": url}))?;
+        let gone = self.call("Page.navigate", &json!({"url": url}))?;
         if let Some(error) = gone["errorText"].as_str() {
             bail!("{url}: {error}");
         }
@@ -159,7 +159,7 @@ impl Browser {
     /// The value of an expression of the page's.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let result =
-            self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}))?;
+            self.call("Runtime.evaluate", &json!({"expression": expression, "returnByValue": true}))?;
         if result["exceptionDetails"].is_object() {
             bail!("{expression}: {}", result["exceptionDetails"]["exception"]["description"]);
         }
@@ -189,14 +189,14 @@ impl Browser {
         };
         for kind in ["keyDown", "keyUp"] {
             let event = json!({"type": kind, "key": key, "text": text, "windowsVirtualKeyCode": code});
-            self.call("Input.dispatchKeyEvent", event)?;
+            self.call("Input.dispatchKeyEvent", &event)?;
         }
         Ok(())
     }
 
     /// A picture of what is in the window, as PNG.
     pub fn picture(&mut self) -> Result<Vec<u8>> {
-        let picture = self.call("Page.captureScreenshot", json!({"format": "png"}))?;
+        let picture = self.call("Page.captureScreenshot", &json!({"format": "png"}))?;
         Ok(BASE64_STANDARD.decode(picture["data"].as_str().context("no picture")?)?)
     }
 
