@@ -105,14 +105,21 @@ pub(super) fn count(number: usize, thing: &str) -> String {
 
 /// Bytes as people read them, in steps of 1024.
 pub(super) fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
+    byte_rate(count as f64)
+}
+
+/// Bytes a second, without the second.
+pub(super) fn byte_rate(mut value: f64) -> String {
+    if value < 1024.0 {
+        return format!("{value:.0} B");
     }
-    format!("{value:.1} TiB")
+    for unit in ["KiB", "MiB", "GiB"] {
+        value /= 1024.0;
+        if value < 1024.0 {
+            return format!("{value:.1} {unit}");
+        }
+    }
+    format!("{:.1} TiB", value / 1024.0)
 }
 
 /// Milliseconds as people read them.
@@ -174,7 +181,10 @@ mod tests {
     fn sizes_and_times_are_short() {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(
+            (bytes(1023), bytes(5 << 30), bytes(3 << 40)),
+            ("1023 B".into(), "5.0 GiB".into(), "3.0 TiB".into())
+        );
         assert_eq!(milliseconds(999), "999 ms");
         assert_eq!(milliseconds(1500), "1.5 s");
         let times = [0, 999, 1000, 12_345, 999_900, 1_020_000, 3_600_000_000].map(microseconds);

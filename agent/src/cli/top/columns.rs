@@ -20,8 +20,8 @@ pub(super) struct Column {
 pub(super) const COLUMNS: [Column; 11] = [
     column("FLOWS/S", 8, Some(Rank::Flows), |row| rate(row.flows_per_second)),
     column("REQ/S", 8, Some(Rank::Requests), |row| rate(row.requests_per_second)),
-    column("SENT/S", 10, Some(Rank::Bytes), |row| output::bytes(row.sent_per_second as u64)),
-    column("RECEIVED/S", 10, Some(Rank::Bytes), |row| output::bytes(row.received_per_second as u64)),
+    column("SENT/S", 10, Some(Rank::Bytes), |row| output::byte_rate(row.sent_per_second)),
+    column("RECEIVED/S", 10, Some(Rank::Bytes), |row| output::byte_rate(row.received_per_second)),
     column("FIRST P50", 9, None, |row| time(row.first_byte.map(|latency| latency.p50_us))),
     column("P95", 8, Some(Rank::FirstByte), |row| p95(row.first_byte)),
     column("TOOK P50", 8, None, |row| time(row.duration.map(|latency| latency.p50_us))),

@@ -6,7 +6,7 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style, Stylize as _},
     text::{Line, Span},
-    widgets::{Cell, Clear, Paragraph, Row, Table, TableState, Wrap},
+    widgets::{Block, Cell, Clear, Padding, Paragraph, Row, Table, TableState, Wrap},
 };
 
 use super::{
@@ -121,8 +121,8 @@ fn sums(snapshot: Option<&Snapshot>) -> Line<'static> {
     let plain = [
         format!("{} flows/s", rate(total.flows_per_second)),
         format!("{} requests/s", rate(total.requests_per_second)),
-        format!("{}/s sent", output::bytes(total.sent_per_second as u64)),
-        format!("{}/s received", output::bytes(total.received_per_second as u64)),
+        format!("{}/s sent", output::byte_rate(total.sent_per_second)),
+        format!("{}/s received", output::byte_rate(total.received_per_second)),
         format!("{} open", total.open),
     ];
     let mut spans: Vec<_> = plain.into_iter().map(|text| Span::from(format!("{text}  "))).collect();
@@ -222,19 +222,19 @@ const fn keys(depth: &Depth) -> &'static str {
 }
 
 const HELP: &str = "\
- h w u     rows are hosts, workloads, rules (tab: the next)
- enter     the flows of the row; of a flow its story
- esc       back
- ↑ ↓ k j   choose, or scroll; also page up and down, home, end
+h w u     rows are hosts, workloads, rules (tab: the next)
+enter     the flows of the row; of a flow its story
+esc       back
+↑ ↓ k j   choose, or scroll; also page up and down, home, end
 
- first comes what has most:
- f r b     flows, requests, bytes a second
- l d       time to the first byte, duration (of 19 in 20)
- x         denied and failed flows within the window
- n         by name, from A
+first comes what has most:
+f r b     flows, requests, bytes a second
+l d       time to the first byte, duration (of 19 in 20)
+x         denied and failed flows within the window
+n         by name, from A
 
- p         pause: nobody is asked until p, then it begins anew
- q         quit";
+p         pause: nobody is asked until p, then it begins anew
+q         quit";
 
 fn help(frame: &mut Frame<'_>) {
     let area = frame.area();
@@ -243,7 +243,7 @@ fn help(frame: &mut Frame<'_>) {
     let width = 64.min(area.width);
     let place = Rect { x: (area.width - width) / 2, y: 1, width, height }.intersection(area);
     frame.render_widget(Clear, place);
-    let block = ratatui::widgets::Block::bordered().title(" keys; any of them closes this ");
+    let block = Block::bordered().padding(Padding::horizontal(1)).title(" keys; any of them closes this ");
     frame.render_widget(Paragraph::new(HELP).block(block), place);
 }
 

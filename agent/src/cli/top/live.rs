@@ -60,10 +60,8 @@ pub(super) async fn run(
         let choices = live.draw(&mut screen)?;
         tokio::select! {
             event = events.next() => match event.context("the terminal is gone")?? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if live.press(key, &choices) {
-                        return Ok(ExitCode::SUCCESS);
-                    }
+                Event::Key(key) if key.kind != KeyEventKind::Release && live.press(key, &choices) => {
+                    return Ok(ExitCode::SUCCESS);
                 }
                 // Another size is drawn like anything else.
                 _ => {}

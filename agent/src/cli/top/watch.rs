@@ -24,11 +24,13 @@ impl Watch {
         Self { filter, window, answered: None, activity: Activity::new(window, CAPACITY) }
     }
 
-    /// The question of this moment: what is open, and what ended since the last one that was answered.
+    /// The question of this moment: what is open, and what ended since the last one that was answered. The first one reaches back as far as
+    /// the second: what ended before that is no news then.
     pub(super) fn question(&self, now: Timestamp) -> FlowQuery {
-        let since = self.answered.map(|answered| answered.checked_sub(OVERLAP).unwrap_or(answered));
+        let last = self.answered.unwrap_or(now);
+        let since = last.checked_sub(OVERLAP).unwrap_or(last);
         // One more than is remembered, to know whether there are more.
-        FlowQuery { since: Some(since.unwrap_or(now)), limit: Some(CAPACITY + 1), ..self.filter.clone() }
+        FlowQuery { since: Some(since), limit: Some(CAPACITY + 1), ..self.filter.clone() }
     }
 
     /// Takes the answer to the question of that moment.
@@ -53,12 +55,12 @@ mod tests {
         let filter = FlowQuery { namespace: Some("shop".to_owned()), ..FlowQuery::default() };
         let mut watch = Watch::new(filter, SignedDuration::from_secs(10));
         let since = |watch: &Watch, second| watch.question(at(second)).since;
-        assert_eq!(since(&watch, 100), Some(at(100)));
+        assert_eq!(since(&watch, 100), Some(at(95)));
         watch.answer(at(100), Vec::new());
         assert_eq!(since(&watch, 101), Some(at(95)));
         assert_eq!(since(&watch, 130), Some(at(95)), "those between were not answered");
         assert_eq!(watch.question(at(130)).namespace.as_deref(), Some("shop"));
         watch.restart();
-        assert_eq!(since(&watch, 200), Some(at(200)));
+        assert_eq!(since(&watch, 200), Some(at(195)));
     }
 }

@@ -57,7 +57,7 @@ fn rates_are_the_differences_of_answers() {
     let row = total(&activity);
     assert_eq!((row.flows_per_second, row.sent_per_second), (0.125, 55.0), "over the whole window");
     activity.observe(at(14), Vec::new());
-    assert_eq!(total(&activity).sent_per_second, 0.0, "and then the window has left it behind");
+    assert!(total(&activity).sent_per_second < 0.001, "and then the window has left it behind");
 }
 
 #[test]
@@ -214,16 +214,16 @@ proptest! {
                     }
                 }));
             }
-            activity.observe(at(answer as i64), flows);
+            activity.observe(at(i64::try_from(answer).unwrap()), flows);
             prop_assert!(activity.flows.len() <= activity.capacity);
         }
-        let bytes = |row: &Row| (row.sent_per_second * 13.0).round() as u64;
+        let bytes = |row: &Row| row.sent_per_second * 13.0;
         for by in [GroupBy::Host, GroupBy::Workload, GroupBy::Rule] {
             let snapshot = activity.snapshot(by, Rank::Bytes).unwrap();
-            let rows: u64 = snapshot.rows.iter().map(bytes).sum();
-            prop_assert_eq!(rows, bytes(&snapshot.total));
+            let rows: f64 = snapshot.rows.iter().map(bytes).sum();
+            prop_assert!((rows - bytes(&snapshot.total)).abs() < 0.1);
             if capacity.is_none() {
-                prop_assert_eq!(rows, expected);
+                prop_assert!((rows - expected as f64).abs() < 0.1, "{rows} of {expected}");
                 let of_rows: usize = snapshot.rows.iter().map(|row| activity.flows(by, &row.name).len()).sum();
                 let counted = made.iter().filter(|(begin, steps, _)| *begin + steps.len() > 1);
                 prop_assert_eq!(of_rows, counted.count());

@@ -94,7 +94,7 @@ fn the_chosen_row_is_reversed_and_denials_are_red() {
     let buffer = terminal.backend().buffer();
     let reversed = |what| buffer[(0, line(&text, what))].modifier.contains(Modifier::REVERSED);
     assert!(reversed("idle.example.com") && !reversed("api.example.com"));
-    let red = buffer.content().iter().filter(|cell| cell.fg == Color::Red).map(|cell| cell.symbol());
+    let red = buffer.content().iter().filter(|cell| cell.fg == Color::Red).map(ratatui::buffer::Cell::symbol);
     let red: Vec<_> = red.filter(|symbol| *symbol != " ").collect();
     assert_eq!(red.concat(), "7denied7", "in the totals and in the row");
 }
@@ -117,7 +117,7 @@ fn flows_and_their_story_are_those_of_the_other_verbs() {
     assert!(text(&screen(80, 8, &scene(&view, &snapshot, none))).contains("none is open any more"));
     let (view, effect) = view.clone().press(enter, &scene(&view, &snapshot, flows()).choices());
     assert_eq!(effect, crate::cli::top::view::Effect::Ask(id));
-    let long = (0..50).map(|n| format!("line {n}\n")).collect::<String>();
+    let long = (0..50).map(|n| format!("line {n}")).collect::<Vec<_>>().join("\n");
     let story = text(&screen(80, 8, &scene(&view, &snapshot, Content::Story(&long))));
     assert!(story.contains(&format!("flow {id}")) && story.contains("line 0\n"), "{story}");
     let end = KeyEvent::new(KeyCode::End, KeyModifiers::NONE);
