@@ -106,11 +106,18 @@ impl Activity {
             self.take(now, previous, flow);
         }
         self.answers.push_back(now);
-        // The fewest answers that are as long as the window.
-        while self.answers.get(1).is_some_and(|second| now.duration_since(*second) >= self.window) {
+        // As many answers as come nearest to the window: they come a little early or late.
+        while self.answers.len() > 2
+            && self.spans(now).is_some_and(|(whole, less)| whole + less >= self.window * 2)
+        {
             self.answers.pop_front();
         }
         self.forget(now);
+    }
+
+    /// How long the answers last, and how long those but the first.
+    fn spans(&self, now: Timestamp) -> Option<(SignedDuration, SignedDuration)> {
+        Some((now.duration_since(*self.answers.front()?), now.duration_since(*self.answers.get(1)?)))
     }
 
     fn take(&mut self, now: Timestamp, previous: Option<Timestamp>, mut flow: PlacedFlow) {

@@ -17,6 +17,9 @@ use crate::{
 /// Nobody reads faster, and a question has to be answered in it.
 const SHORTEST: SignedDuration = SignedDuration::from_millis(200);
 
+/// Whoever looks less often wants metrics.
+const LONGEST: SignedDuration = SignedDuration::from_hours(1);
+
 /// What a window is made of is remembered, so that there is a limit to it.
 const MOST_INTERVALS: i32 = 60;
 
@@ -56,9 +59,9 @@ impl Top {
     pub(in crate::cli) fn interval(&self, cluster: bool) -> anyhow::Result<SignedDuration> {
         let usual = SignedDuration::from_secs(if cluster { 2 } else { 1 });
         let interval = self.interval.unwrap_or(usual);
-        ensure!(interval >= SHORTEST, "--interval is at least {SHORTEST:#}");
+        ensure!((SHORTEST..=LONGEST).contains(&interval), "--interval is {SHORTEST:#} to {LONGEST:#}");
         ensure!(
-            interval.checked_mul(MOST_INTERVALS).is_none_or(|most| self.window <= most),
+            self.window <= interval * MOST_INTERVALS,
             "--window is at most {MOST_INTERVALS} times --interval, which is {interval:#}"
         );
         Ok(interval)
@@ -96,6 +99,7 @@ mod tests {
         assert_eq!(interval(&["--interval", "500ms"], true).unwrap(), SignedDuration::from_millis(500));
         assert!(interval(&["--interval", "199ms"], false).is_err());
         assert!(interval(&["--interval", "0s"], false).is_err());
+        assert!(interval(&["--interval", "61m"], false).is_err());
         assert!(interval(&["--window", "61s"], false).is_err());
         assert!(interval(&["--window", "61s", "--interval", "2s"], false).is_ok());
         assert!(top(&["--since", "5m"]).is_err() && top(&["--interval", "soon"]).is_err());

@@ -23,9 +23,9 @@ pub(super) const COLUMNS: [Column; 11] = [
     column("SENT/S", 10, Some(Rank::Bytes), |row| output::byte_rate(row.sent_per_second)),
     column("RECEIVED/S", 10, Some(Rank::Bytes), |row| output::byte_rate(row.received_per_second)),
     column("FIRST P50", 9, None, |row| time(row.first_byte.map(|latency| latency.p50_us))),
-    column("P95", 8, Some(Rank::FirstByte), |row| p95(row.first_byte)),
+    column("FIRST P95", 9, Some(Rank::FirstByte), |row| p95(row.first_byte)),
     column("TOOK P50", 8, None, |row| time(row.duration.map(|latency| latency.p50_us))),
-    column("P95", 8, Some(Rank::Duration), |row| p95(row.duration)),
+    column("TOOK P95", 8, Some(Rank::Duration), |row| p95(row.duration)),
     column("DENIED", 6, Some(Rank::Refused), |row| row.denied.to_string()),
     column("FAILED", 6, Some(Rank::Refused), |row| row.failed.to_string()),
     column("OPEN", 5, None, |row| row.open.to_string()),
@@ -36,6 +36,14 @@ pub(super) const DISPENSABLE: [usize; 6] = [6, 7, 10, 1, 4, 5];
 
 const fn column(title: &'static str, width: u16, rank: Option<Rank>, cell: fn(&Row) -> String) -> Column {
     Column { title, width, rank, cell }
+}
+
+/// Cells that a name gets at least: columns leave for it.
+pub(super) const fn name_width(by: GroupBy) -> u16 {
+    match by {
+        GroupBy::Host | GroupBy::Workload => 24,
+        GroupBy::Rule => 48,
+    }
 }
 
 /// What the rows are, as a title.

@@ -10,7 +10,7 @@ use ratatui::{
 };
 
 use super::{
-    columns::{COLUMNS, DISPENSABLE, fitting, rate, title},
+    columns::{COLUMNS, DISPENSABLE, fitting, name_width, rate, title},
     plain::left_out,
     view::{Choices, Depth, View},
 };
@@ -19,9 +19,6 @@ use crate::{
     flow::Verdict,
     survey::{activity::Snapshot, flows::PlacedFlow},
 };
-
-/// A name has so much room at least, and columns leave for it.
-const NAME: u16 = 24;
 
 /// The columns of flows that make room, the first first: node, gateway, pod, then of the others those that the row, or `enter`, tells as well.
 const DISPENSABLE_OF_FLOWS: [usize; 10] = [12, 13, 7, 11, 3, 8, 2, 9, 6, 4];
@@ -100,7 +97,7 @@ fn heading(scene: &Scene<'_>) -> Line<'static> {
         Depth::Flows { row, .. } => format!("flows of {what} {row}"),
         Depth::Story { id, .. } => format!("flow {id}"),
     };
-    let mut spans = vec![Span::from("egret top").bold(), Span::from(format!("  {}  {place}", scene.subject))];
+    let mut spans = vec![Span::from("egret top").bold(), Span::from(format!("  {}", scene.subject))];
     if let Some(Snapshot { at, seconds, .. }) = scene.snapshot {
         let time = at.to_zoned(TimeZone::system()).strftime("%H:%M:%S");
         let measured = if *seconds > 0.0 {
@@ -113,23 +110,30 @@ fn heading(scene: &Scene<'_>) -> Line<'static> {
     if *paused {
         spans.push(Span::from("  PAUSED, p goes on").bold().fg(Color::Yellow));
     }
+    // The last one: a name may be longer than the rest of the line.
+    spans.push(Span::from(format!("  {place}")));
     Line::from(spans)
 }
 
 fn sums(snapshot: Option<&Snapshot>) -> Line<'static> {
     let Some(Snapshot { total, .. }) = snapshot else { return Line::default() };
-    let plain = [
-        format!("{} flows/s", rate(total.flows_per_second)),
-        format!("{} requests/s", rate(total.requests_per_second)),
-        format!("{}/s sent", output::byte_rate(total.sent_per_second)),
-        format!("{}/s received", output::byte_rate(total.received_per_second)),
-        format!("{} open", total.open),
+    let spans = [
+        Span::from(format!(
+            "{} flows/s  {} requests/s  ",
+            rate(total.flows_per_second),
+            rate(total.requests_per_second)
+        )),
+        Span::styled(format!("{} denied", total.denied), alarm(total.denied, Color::Red)),
+        Span::from("  "),
+        Span::styled(format!("{} failed", total.failed), alarm(total.failed, Color::Yellow)),
+        Span::from(format!(
+            "  {}/s sent  {}/s received  {} open",
+            output::byte_rate(total.sent_per_second),
+            output::byte_rate(total.received_per_second),
+            total.open
+        )),
     ];
-    let mut spans: Vec<_> = plain.into_iter().map(|text| Span::from(format!("{text}  "))).collect();
-    spans.push(Span::styled(format!("{} denied", total.denied), alarm(total.denied, Color::Red)));
-    spans.push(Span::from("  "));
-    spans.push(Span::styled(format!("{} failed", total.failed), alarm(total.failed, Color::Yellow)));
-    Line::from(spans)
+    Line::from_iter(spans)
 }
 
 fn alarm(count: u64, color: Color) -> Style {
@@ -146,7 +150,7 @@ fn rows(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
         return;
     }
     let widths = COLUMNS.map(|column| column.width);
-    let fitting = fitting(&widths, &DISPENSABLE, area.width.saturating_sub(NAME + 1));
+    let fitting = fitting(&widths, &DISPENSABLE, area.width.saturating_sub(name_width(*by) + 1));
     let columns: Vec<_> = fitting.into_iter().map(|at| &COLUMNS[at]).collect();
     let header = std::iter::once(Cell::from(title(*by))).chain(columns.iter().map(|column| {
         let sorted = column.rank == Some(scene.view.rank);

@@ -61,6 +61,18 @@ fn rates_are_the_differences_of_answers() {
 }
 
 #[test]
+fn a_window_of_one_interval_never_overlaps_the_one_before() {
+    let mut activity = Activity::new(seconds(2), 9);
+    let late = [0, 15, -15, 10, -10, 0].map(SignedDuration::from_millis);
+    let mut measured = 0.0;
+    for (second, late) in (0..12).step_by(2).zip(late) {
+        activity.observe(at(second) + late, Vec::new());
+        measured += activity.snapshot(GroupBy::Host, Rank::Flows).unwrap().seconds;
+    }
+    assert!((measured - 10.0).abs() < 0.001, "{measured}");
+}
+
+#[test]
 fn an_end_is_told_again_and_counted_once() {
     let mut activity = Activity::new(seconds(2), 99);
     let id = FlowId::random();

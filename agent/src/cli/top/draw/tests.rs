@@ -68,11 +68,10 @@ fn rows_have_rates_latencies_and_outcomes() {
     let (view, snapshot) = (View::new(GroupBy::Host, Rank::Bytes), snapshot());
     let wide = text(&screen(130, 8, &scene(&view, &snapshot, Content::Rows)));
     for expected in [
-        "egret top  this machine  by host",
-        "the last 10.0 s",
-        "12.5 flows/s  40.0 requests/s  2.0 KiB/s sent  3.0 MiB/s received  3 open  7 denied  0 failed",
+        "the last 10.0 s  by host",
+        "12.5 flows/s  40.0 requests/s  7 denied  0 failed  2.0 KiB/s sent  3.0 MiB/s received  3 open",
         "FLOWS/S",
-        "900 µs  12.3 ms   1.00 s   2.00 s      7      0     3",
+        "900 µs   12.3 ms   1.00 s   2.00 s      7      0     3",
         "enter flows",
     ] {
         assert!(wide.contains(expected), "{expected:?} in\n{wide}");
@@ -118,7 +117,7 @@ fn flows_and_their_story_are_those_of_the_other_verbs() {
     let (view, effect) = view.clone().press(enter, &scene(&view, &snapshot, flows()).choices());
     assert_eq!(effect, crate::cli::top::view::Effect::Ask(id));
     let long = (0..50).map(|n| format!("line {n}")).collect::<Vec<_>>().join("\n");
-    let story = text(&screen(80, 8, &scene(&view, &snapshot, Content::Story(&long))));
+    let story = text(&screen(120, 8, &scene(&view, &snapshot, Content::Story(&long))));
     assert!(story.contains(&format!("flow {id}")) && story.contains("line 0\n"), "{story}");
     let end = KeyEvent::new(KeyCode::End, KeyModifiers::NONE);
     let (view, _) = view.clone().press(end, &scene(&view, &snapshot, Content::Story(&long)).choices());
