@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     libc,
     net::if_::if_indextoname,
     sched::{CloneFlags, setns},
@@ -114,8 +115,11 @@ fn read(socket: &OwnedFd, texts: &[String], stop: &AtomicBool) -> Result<Report>
     let mut report = Report::default();
     let mut frame = vec![0; 256 * 1024];
     loop {
-        // Looked at before the read: what was queued when we were told to stop is still read.
+        // Looked at before the read: what was queued when we were told to stop is still read; what goes on passing is not waited for.
         let stopping = stop.load(Ordering::Acquire);
+        if stopping {
+            fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("O_NONBLOCK")?;
+        }
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame) {
             Ok((length, address)) => {
                 let index = address.map_or(0, |address| address.ifindex());
