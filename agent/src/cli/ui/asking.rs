@@ -50,17 +50,18 @@ impl Look {
 pub(super) struct Asking {
     instance: Instance,
     access: ClusterAccess,
+    roles: Roles,
     fresh: Duration,
     looked: Last<Look>,
     health: Last<Health>,
 }
 
 impl Asking {
-    /// Fails where a cluster is meant that cannot be asked.
+    /// Fails where a cluster is meant that cannot be connected to.
     pub(super) async fn new(instance: Instance, access: ClusterAccess) -> anyhow::Result<Self> {
-        let is_cluster = Roles::find(&access, &instance).await?.is_cluster();
-        let fresh = if is_cluster { FRESH_ON_CLUSTER } else { FRESH_ON_MACHINE };
-        Ok(Self { instance, access, fresh, looked: Last::default(), health: Last::default() })
+        let roles = Roles::find(&access, &instance).await?;
+        let fresh = if roles.is_cluster() { FRESH_ON_CLUSTER } else { FRESH_ON_MACHINE };
+        Ok(Self { instance, access, roles, fresh, looked: Last::default(), health: Last::default() })
     }
 
     /// The flows of a selection; `query` is its text.
@@ -69,17 +70,15 @@ impl Asking {
     }
 
     async fn ask(&self, selection: &Selection) -> anyhow::Result<Look> {
-        // Anew each time: pods come and go while somebody looks.
-        let roles = Roles::find(&self.access, &self.instance).await?;
         let now = Timestamp::now();
         let since = now.checked_sub(selection.since().unwrap_or(SINCE)).unwrap_or(Timestamp::MIN);
         let query = FlowQuery { since: Some(since), limit: Some(MOST + 1), ..selection.query(now) };
-        let found = roles.ask_all(&query).await?;
+        let found = self.roles.ask_all(&query).await?;
         let mut flows = found.flows;
         let more = flows.len() > MOST;
         flows.drain(..flows.len().saturating_sub(MOST));
         let missing = found.missing.iter().map(output::message).collect();
-        Ok(Look { cluster: roles.is_cluster(), now, since, flows, more, missing })
+        Ok(Look { cluster: self.roles.is_cluster(), now, since, flows, more, missing })
     }
 
     /// How everything stands.
