@@ -20,10 +20,6 @@ const NODE: &str = NODES[0];
 /// Not enrolled as a whole: its pods are, one by one.
 const ENROLLED: &str = "rights-capable";
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What a connection gets until it is ended, also on a busy machine; where it is not, all of it passes.
-const ENDED: Duration = Duration::from_secs(8);
-/// What a pod gets until it has made its connection, of which it says nothing.
-const CONNECTED: Duration = Duration::from_secs(3);
 /// Where somebody listens, and waits to be asked.
 const OUTSIDE: SocketAddrV4 = SocketAddrV4::new(EXTERNAL, 80);
 
@@ -187,11 +183,11 @@ fn older_is_ended(egret: &Installed, with: &str) -> Result<bool> {
     let spec = json!({ "containers": [{ "name": "sleep", "image": "sleep:test", "imagePullPolicy": "Never",
         "command": ["sh", "-c", call] }] });
     egret.start(&Caller { spec, ..caller(&name, &[]) })?;
-    thread::sleep(CONNECTED);
+    thread::sleep(Duration::from_secs(1));
     enrol(egret, &name)?;
     let log = || egret.kube().kubectl(&["logs", "-n", ENROLLED, &name]);
     seen(egret, "are ended (1)")?;
-    let ended = wait::settled(ENDED, || log().is_ok_and(|log| log.contains("ended")));
+    let ended = wait::settled(Duration::from_secs(3), || log().is_ok_and(|log| log.contains("ended")));
     if !ended {
         // Said, too.
         seen(egret, "a connection is not ended, though it may not go on")?;
@@ -220,7 +216,7 @@ fn elsewhere_is_ended(egret: &Installed, with: &str) -> Result<bool> {
     enrol(egret, &name)?;
     let agent = egret.agent_on(NODE)?;
     // It is looked at when the pod is enrolled, at once.
-    let ended = wait::settled(ENDED, || {
+    let ended = wait::settled(Duration::from_secs(3), || {
         egret.log(&agent).is_ok_and(|log| {
             log.lines().any(|line| line.contains("made outside of it") && line.contains(", ended"))
         })
