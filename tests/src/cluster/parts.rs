@@ -50,12 +50,13 @@ impl Installed {
             None => self.staying(&format!("spec.serviceAccountName={}", part.account))?,
         };
         self.kube().kubectl(&["delete", "pod", &old, "-n", NAMESPACE, "--wait=false"])?;
-        self.next(part, &before)
+        self.next(part, node, &before)
     }
 
-    /// Waits for a running pod of a part that is none of `before`.
-    pub fn next(&self, part: Part, before: &BTreeSet<String>) -> Result<String> {
-        let selector = format!("spec.serviceAccountName={}", part.account);
+    /// Waits for a running pod of a part, on `node` if it has to be there, that is none of `before`.
+    pub fn next(&self, part: Part, node: Option<&str>, before: &BTreeSet<String>) -> Result<String> {
+        let on_node = node.map(|node| format!(",spec.nodeName={node}")).unwrap_or_default();
+        let selector = format!("spec.serviceAccountName={}{on_node}", part.account);
         wait::until(&format!("a new pod of {}", part.account), PATIENCE, || {
             let list = self.kube().get(&["pods", "-n", NAMESPACE, "--field-selector", &selector])?;
             let pods = list["items"].as_array().into_iter().flatten();
