@@ -2,9 +2,12 @@
 
 use std::{
     env, fs,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -277,7 +280,21 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A port of an address of this machine that was free a moment ago.
-fn free_port(address: Ipv4Addr) -> Result<u16> {
-    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
+/// A port of an address of this machine that was free a moment ago. It lies below the ports that the kernel hands out by itself
+/// (`ip_local_port_range`, 32768 and above by default): no connection that begins meanwhile gets it. None is given twice in a row,
+/// and two tests at the same time begin at different ones.
+pub fn free_port(address: Ipv4Addr) -> Result<u16> {
+    const PORTS: RangeInclusive<u16> = 20_000..=32_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 64;
+    for _ in 0..PORTS.len() {
+        let turn = start + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start() + u16::try_from(turn % PORTS.len()).expect("less than the ports");
+        match TcpListener::bind((address, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot listen on {address}")),
+        }
+    }
+    bail!("every port from {} to {} of {address} is taken", PORTS.start(), PORTS.end())
 }

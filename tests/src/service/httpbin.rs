@@ -1,6 +1,6 @@
 //! The part of httpbin that the scenario and the tests use.
 //!
-//! `/status/N`, `/headers`, `/ip`, `/anything/…`, `/bytes/N` (at most 16 MiB), `/delay/N` (at most 10 seconds).
+//! `/status/N`, `/headers`, `/ip`, `/anything/…`, `/bytes/N` (at most 64 MiB), `/delay/N` (at most 10 seconds).
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
@@ -27,7 +27,7 @@ pub const TEAPOT: &str = r#"
         `"""`
 "#;
 
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 const MAX_DELAY_SECONDS: u64 = 10;
 
 /// Answers a request.
@@ -43,7 +43,7 @@ pub(super) async fn answer(request: Request<Incoming>, peer: SocketAddr) -> Resp
         ("anything", _) => anything(request, peer).await,
         ("bytes", Some(n)) => match n.parse() {
             Ok(n) if n <= MAX_BYTES => response(StatusCode::OK, vec![b'x'; n]),
-            _ => response(StatusCode::BAD_REQUEST, "at most 16 MiB\n"),
+            _ => response(StatusCode::BAD_REQUEST, "at most 64 MiB\n"),
         },
         ("delay", Some(n)) => match n.parse() {
             Ok(n) if n <= MAX_DELAY_SECONDS => {

@@ -34,8 +34,9 @@ fn in_a_network_of_its_own() -> Result<()> {
     // Each run is a workload of its own, with connections of its own.
     ensure!(server["legs"]["tunnel"]["reused"] == false, "{server:#}");
 
-    // 8 MiB at 4 MiB a second.
-    let workload = flow(world, &["bytes/8388608", "--limit-rate", "4M"])?;
+    // 64 MiB at 16 MiB a second: far more than the buffers of the two sockets hold, which grow to 36 MiB by default
+    // (net.ipv4.tcp_rmem and tcp_wmem). Of less, nothing may ever have to wait.
+    let workload = flow(world, &["bytes/67108864", "--limit-rate", "16M"])?;
     judge(world, &workload, "workload", "waiting for the workload")?;
 
     // 4 MiB at 2 MB a second. A qdisc that must not be waited out is taken away with the namespace.

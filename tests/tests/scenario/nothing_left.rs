@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::TcpListener,
+    net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use egret_tests::{
     bpf,
-    egret::binary,
+    egret::{binary, free_port},
     privileges,
     process::Process,
     residue::{self, Footprint},
@@ -158,7 +158,7 @@ fn it_cleans_up_when_nobody_reads_its_log_any_more() -> Result<()> {
     let mut command = Command::new(binary()?);
     command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(&run_dir);
     // Port 0 would do for the gateway, but then the agent could not find it.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port(Ipv4Addr::LOCALHOST)?;
     command.args(["--hbone-address", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let mut log = BufReader::new(child.stderr.take().context("no pipe")?).lines();
