@@ -146,4 +146,7 @@ decisions! {
     DroppedOlderConnection = 65 "dropped_older_connection",
     /// Packet out: on a TCP connection that is older than the enrolment and may go on.
     PassedKeptConnection = 66 "passed_kept_connection",
+    /// A bypassed connection was opened or is over, or a call was refused, and there was no room to tell the agent: its ring was
+    /// full, or nobody reads it.
+    EventLost = 67 "event_lost",
 }

@@ -12,12 +12,14 @@
 mod conversation;
 mod decision;
 mod endpoint;
+mod event;
 mod flow;
 mod guard;
 pub mod names;
 mod older;
 mod original;
 mod policy;
+mod process;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +27,13 @@ pub use self::{
     conversation::Conversation,
     decision::Decision,
     endpoint::Endpoint,
+    event::{Bypassed, Event, EventKind, Figures},
     flow::{Flow, Heard, LinkSource},
     guard::Guard,
     older::{Older, Standing},
     original::{Captured, Original, OriginalKey},
     policy::Policy,
+    process::Process,
 };
 
 #[cfg(feature = "user")]

@@ -1,7 +1,7 @@
 //! How an original destination travels from the workload's `connect()` to the agent's `accept()`: first with the socket
 //! ([`Captured`]), then, when the source port is known, under an [`OriginalKey`].
 
-use crate::Endpoint;
+use crate::{Endpoint, Process};
 
 /// What a captured socket remembers (socket storage).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +15,23 @@ pub struct Captured {
     /// 1: the listener is a DNS listener.
     resolver: u8,
     reserved: u8,
+    /// Who called `connect()`.
+    process: Process,
 }
 
 impl Captured {
     /// A connection of `workload` to `destination` that is sent to the listener's port (host order) instead.
     #[inline(always)]
     pub const fn new(destination: Endpoint, workload: u32, listener: u16) -> Self {
-        Self { destination, workload, listener, resolver: 0, reserved: 0 }
+        Self { destination, workload, listener, resolver: 0, reserved: 0, process: Process::UNKNOWN }
+    }
+
+    /// The same, and who called `connect()`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn by(mut self, process: Process) -> Self {
+        self.process = process;
+        self
     }
 
     /// The same, of a socket that asks a DNS resolver. Its listener knows the resolver by the port: nothing is published.
@@ -42,6 +52,12 @@ impl Captured {
     #[inline(always)]
     pub const fn destination(&self) -> Endpoint {
         self.destination
+    }
+
+    /// Who called `connect()`.
+    #[inline(always)]
+    pub const fn process(&self) -> Process {
+        self.process
     }
 
     /// Whose policy captured it: with nested enrolled cgroups several programs see the same socket.
@@ -92,14 +108,19 @@ pub struct Original {
     /// Nanoseconds of `CLOCK_MONOTONIC`, host order.
     published: u64,
     destination: Endpoint,
-    reserved: [u8; 4],
+    process: Process,
 }
 
 impl Original {
-    /// Of a connection to `destination`, published at `published` nanoseconds of `CLOCK_MONOTONIC`.
+    /// Of a connection of `process` to `destination`, published at `published` nanoseconds of `CLOCK_MONOTONIC`.
     #[inline(always)]
-    pub const fn new(destination: Endpoint, published: u64) -> Self {
-        Self { published, destination, reserved: [0; 4] }
+    pub const fn new(destination: Endpoint, process: Process, published: u64) -> Self {
+        Self { published, destination, process }
+    }
+
+    /// Who called `connect()`.
+    pub const fn process(&self) -> Process {
+        self.process
     }
 
     /// Where the application wanted to go.

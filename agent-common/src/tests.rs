@@ -7,8 +7,8 @@ use core::net::SocketAddr;
 use std::{collections::HashSet, string::ToString as _};
 
 use crate::{
-    Captured, Conversation, Decision, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey,
-    Policy, Standing, names,
+    Bypassed, Captured, Conversation, Decision, Endpoint, Event, Flow, Guard, Heard, LinkSource, Older,
+    Original, OriginalKey, Policy, Process, Standing, names,
 };
 
 #[test]
@@ -16,14 +16,17 @@ fn layouts_are_fixed_and_without_padding() {
     assert_eq!((size_of::<Endpoint>(), align_of::<Endpoint>()), (20, 1));
     assert_eq!((size_of::<Policy>(), align_of::<Policy>()), (32, 4));
     assert_eq!((size_of::<Guard>(), align_of::<Guard>()), (16, 4));
-    assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (28, 4));
+    assert_eq!((size_of::<Captured>(), align_of::<Captured>()), (48, 4));
     assert_eq!((size_of::<OriginalKey>(), align_of::<OriginalKey>()), (24, 4));
     assert_eq!((size_of::<Conversation>(), align_of::<Conversation>()), (32, 8));
-    assert_eq!((size_of::<Original>(), align_of::<Original>()), (32, 8));
+    assert_eq!((size_of::<Original>(), align_of::<Original>()), (48, 8));
     assert_eq!((size_of::<Flow>(), align_of::<Flow>()), (48, 4));
     assert_eq!((size_of::<Heard>(), align_of::<Heard>()), (16, 8));
     assert_eq!((size_of::<LinkSource>(), align_of::<LinkSource>()), (20, 4));
     assert_eq!((size_of::<Older>(), align_of::<Older>()), (8, 4));
+    assert_eq!((size_of::<Process>(), align_of::<Process>()), (20, 4));
+    assert_eq!((size_of::<Bypassed>(), align_of::<Bypassed>()), (112, 8));
+    assert_eq!((size_of::<Event>(), align_of::<Event>()), (120, 8));
 }
 
 #[test]

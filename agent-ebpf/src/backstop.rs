@@ -22,6 +22,8 @@ use crate::{
 pub const TCP_LISTEN: u32 = 10;
 /// State of a socket whose SYN has not been answered.
 pub const TCP_SYN_SENT: u32 = 2;
+/// State of a socket without a connection.
+pub const TCP_CLOSE: u32 = 7;
 /// Neighbour discovery (RFC 4861 §4); a hop limit of 255 proves that no router was passed.
 const NEIGHBOUR_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_HOPS: u8 = 255;

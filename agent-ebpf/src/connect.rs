@@ -17,8 +17,10 @@ use aya_ebpf::{
 };
 
 use crate::{
+    bypassed, events,
     listening::listens,
-    maps::{self, CAPTURED, LET_OUT, POLICY, Reachable},
+    maps::{self, BYPASSED, CAPTURED, LET_OUT, POLICY, Reachable},
+    process,
 };
 
 pub(crate) const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
@@ -36,6 +38,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let (ip, attempt_of) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v4(ip.to_ne_bytes(), attempt_of.port));
     let (decision, listener) = decide(ctx, &attempt, &attempt_of);
+    events::decided(decision, attempt.destination);
     if listener != 0 {
         // SAFETY: both fields may be written by this hook.
         unsafe {
@@ -54,6 +57,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let (words, attempt_of) = unsafe { (read_v6(addr), Fields::read(addr)) };
     let attempt = attempt_of.attempt(Endpoint::v6(bytes(words), attempt_of.port));
     let (decision, listener) = decide(ctx, &attempt, &attempt_of);
+    events::decided(decision, attempt.destination);
     if listener != 0 {
         let loopback = match attempt.destination.address_v4() {
             Some(_) => Endpoint::v4(LOOPBACK_V4, 0).address(),
@@ -121,7 +125,7 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
             if policy.bypass_when_down() {
                 // SAFETY: the kernel's context.
                 if !unsafe { listens(ctx.sock_addr, v4, listener) } {
-                    return (let_out(socket), 0);
+                    return (let_out(ctx, socket, attempt.destination), 0);
                 }
                 LET_OUT.remove(socket);
             }
@@ -136,12 +140,14 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
         Decision::BypassedLoopback | Decision::PassedNotTcp if rewritten(attempt, socket) => {
             (Decision::AlreadyCaptured, 0)
         }
-        Decision::PassedNotTcp
-        | Decision::BypassedLoopback
-        | Decision::BypassedRange
-        | Decision::BypassedResolver => {
+        Decision::PassedNotTcp | Decision::BypassedLoopback => {
             // An earlier connect() of this socket may have been captured.
             CAPTURED.remove(socket);
+            (decision, 0)
+        }
+        Decision::BypassedRange | Decision::BypassedResolver => {
+            CAPTURED.remove(socket);
+            bypassed::opens(ctx, decision, socket, attempt.destination);
             (decision, 0)
         }
         refused => (refused, 0),
@@ -150,16 +156,22 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
 
 /// Marks a socket for the backstop: nobody listens for it, and its policy says that it goes out directly then.
 #[inline(always)]
-fn let_out(socket: *mut bpf_sock) -> Decision {
+fn let_out(ctx: &SockAddrContext, socket: *mut bpf_sock, destination: Endpoint) -> Decision {
     // An earlier connect() of this socket may have been captured.
     CAPTURED.remove(socket);
-    if LET_OUT.set(socket, 1) { Decision::BypassedAgentDown } else { Decision::RefusedNoMemory }
+    if !LET_OUT.set(socket, 1) {
+        return Decision::RefusedNoMemory;
+    }
+    bypassed::opens(ctx, Decision::BypassedAgentDown, socket, destination);
+    Decision::BypassedAgentDown
 }
 
-/// Remembers the destination with the socket.
+/// Remembers with the socket where it goes, and who calls.
 #[inline(always)]
 fn remember(decision: Decision, socket: *mut bpf_sock, captured: Captured) -> (Decision, u16) {
-    if CAPTURED.set(socket, captured) {
+    // An earlier connect() of this socket may have been bypassed.
+    BYPASSED.remove(socket);
+    if CAPTURED.set(socket, captured.by(process::current())) {
         (decision, captured.listener())
     } else {
         (Decision::RefusedNoMemory, 0)

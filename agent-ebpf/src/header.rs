@@ -7,6 +7,8 @@
 pub const V4_LENGTH: usize = 20;
 /// Length of the IPv6 header.
 pub const V6_LENGTH: usize = 40;
+/// Bit of TCP's flags: nothing follows.
+pub const FIN: u8 = 0x01;
 /// Bit of TCP's flags: opens a connection, or answers that.
 pub const SYN: u8 = 0x02;
 /// Bit of TCP's flags: ends a connection at once, without data.

@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod destinations;
 pub mod guard;
 pub mod header;
+pub mod lifetime;
 pub mod link;
 mod numbers;
 pub mod resolver;

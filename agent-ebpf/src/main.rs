@@ -15,7 +15,11 @@
 #[cfg(target_arch = "bpf")]
 mod ancestor;
 #[cfg(target_arch = "bpf")]
+mod bypassed;
+#[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod events;
 #[cfg(target_arch = "bpf")]
 mod link_maps;
 #[cfg(target_arch = "bpf")]
@@ -30,6 +34,8 @@ mod packet;
 mod parent;
 #[cfg(target_arch = "bpf")]
 mod peername;
+#[cfg(target_arch = "bpf")]
+mod process;
 #[cfg(target_arch = "bpf")]
 mod publish;
 #[cfg(target_arch = "bpf")]
@@ -47,7 +53,7 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
     };
 
-    use crate::{ancestor, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
+    use crate::{ancestor, bypassed, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -92,6 +98,11 @@ mod hooks {
     #[cgroup_sock(sock_create)]
     fn egret_create(ctx: SockContext) -> i32 {
         sock_create::run(&ctx)
+    }
+
+    #[cgroup_sock(sock_release)]
+    fn egret_release(ctx: SockContext) -> i32 {
+        bypassed::released(&ctx)
     }
 
     #[cgroup_skb(egress)]

@@ -7,7 +7,8 @@
 use core::{ffi::c_void, marker::PhantomData, ptr};
 
 use agent_common::{
-    Captured, Conversation, Decision, Endpoint, Guard, Older, Original, OriginalKey, Policy, Standing, names,
+    Bypassed, Captured, Conversation, Decision, Endpoint, Guard, Older, Original, OriginalKey, Policy,
+    Standing, names,
 };
 use agent_ebpf::destinations::{Destinations, Heard};
 use aya_ebpf::{
@@ -52,6 +53,11 @@ pub(crate) static ACCEPTED: SocketStorage<u32, { BPF_F_NO_PREALLOC | BPF_F_CLONE
 /// with the socket.
 #[btf_map(name = "egret_let_out")]
 pub(crate) static LET_OUT: SocketStorage<u32> = SocketStorage::new();
+
+/// Socket storage. Value: the life of a bypassed connection. Written by connect, egress, ingress and `sock_release`; goes with the
+/// socket.
+#[btf_map(name = "egret_bypassed")]
+pub(crate) static BYPASSED: SocketStorage<Bypassed> = SocketStorage::new();
 
 /// Key: a UDP peer and the socket that it has sent to. Value: where it was heard. Written by ingress, read by sendmsg and egress. An LRU: a
 /// flood of strangers costs quiet peers their answers, never the memory of the node.
@@ -278,8 +284,16 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
     /// What is stored with `socket`, which is a pointer from the context.
     #[inline(always)]
     pub(crate) fn get(&self, socket: *mut bpf_sock) -> Option<&T> {
-        // SAFETY: the verifier admits only a live socket here; the value lives as long as the program runs.
-        unsafe { bpf_sk_storage_get(self.map(), socket.cast(), ptr::null_mut(), 0).cast::<T>().as_ref() }
+        // SAFETY: the value lives as long as the program runs.
+        self.pointer(socket).map(|value| unsafe { &*value })
+    }
+
+    /// The same, to be changed in place.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, socket: *mut bpf_sock) -> Option<*mut T> {
+        // SAFETY: the verifier admits only a live socket here.
+        let value = unsafe { bpf_sk_storage_get(self.map(), socket.cast(), ptr::null_mut(), 0) }.cast::<T>();
+        (!value.is_null()).then_some(value)
     }
 
     /// Stores `value` with `socket`; false when there is no memory.

@@ -19,6 +19,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    bypassed,
     maps::{self, ACCEPTED, CAPTURED, LET_OUT, POLICY, Reachable},
     publish,
 };
@@ -46,7 +47,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     let policy = POLICY.get();
     let decision = match packet(ctx, protocol, device) {
         None => Decision::DroppedOther,
-        Some(packet) => {
+        Some((packet, segment)) => {
             let context = ctx.skb.skb.cast();
             // SAFETY: the kernel's context.
             let reachable = unsafe { Reachable::new(context) };
@@ -54,6 +55,9 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
                 judge(policy, &packet, &socket.class(), &reachable, &Remembered { socket, context });
             if decision == Decision::PassedLoopback {
                 publish::publish(policy, &packet, socket);
+            }
+            if segment.flags & (header::FIN | header::RST) != 0 {
+                bypassed::leaves(socket, segment);
             }
             decision
         }
@@ -85,15 +89,15 @@ impl Fields {
     }
 }
 
-/// A packet that leaves by `device`; None: it cannot be read.
+/// A packet that leaves by `device`, and its segment if it is TCP's; None: it cannot be read.
 #[inline(always)]
-pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<Packet> {
+pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<(Packet, Segment)> {
     let header = header(ctx, protocol);
     let next = Next::of(ctx, &header);
     if header.length == 0 || next.cut {
         return None;
     }
-    Some(Packet {
+    let packet = Packet {
         device,
         source: Endpoint::v6(header.source, next.source),
         destination: Endpoint::v6(header.destination, next.destination),
@@ -102,7 +106,8 @@ pub(crate) fn packet(ctx: &SkBuffContext, protocol: u32, device: u32) -> Option<
         plain: header.plain,
         detail: next.detail,
         listener_discovery: next.listener_discovery,
-    })
+    };
+    Some((packet, next.segment))
 }
 
 /// A packet arrives: never dropped, but its sender may be answered.
@@ -132,6 +137,12 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     }
     // Here: by loopback, or the copy of a multicast packet of our own.
     let outside = device > LOOPBACK_DEVICE && kind != PACKET_LOOPBACK;
+    let flags = next.segment.flags;
+    if flags & (header::FIN | header::RST) != 0
+        || flags & (header::SYN | header::ACK) == header::SYN | header::ACK
+    {
+        bypassed::arrives(Full::of(socket), next.segment);
+    }
     let calls = next.detail & (header::SYN | header::ACK) == header::SYN;
     if header.protocol == TCP && !(calls && outside) {
         if next.detail & header::RST != 0 && device == LOOPBACK_DEVICE {
@@ -192,6 +203,17 @@ fn load<const N: usize>(ctx: &SkBuffContext, offset: u32) -> ([u8; N], bool) {
     (bytes, result == 0)
 }
 
+/// Where a TCP segment lies in its stream.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    /// Flags of TCP.
+    pub(crate) flags: u8,
+    /// Sequence number of its first byte.
+    pub(crate) sequence: u32,
+    /// Of the byte after its last one; a FIN does not count.
+    pub(crate) end: u32,
+}
+
 /// What the header after the IP header says. Ports in host order.
 struct Next {
     source: u16,
@@ -199,6 +221,8 @@ struct Next {
     /// Flags of TCP, type of an ICMPv6 message.
     detail: u8,
     listener_discovery: bool,
+    /// Of TCP; zero of everything else.
+    segment: Segment,
     /// The packet ends before it.
     cut: bool,
 }
@@ -206,12 +230,18 @@ struct Next {
 impl Next {
     #[inline(always)]
     fn of(ctx: &SkBuffContext, header: &Header) -> Self {
-        let mut next = Self { source: 0, destination: 0, detail: 0, listener_discovery: false, cut: false };
+        let segment = Segment { flags: 0, sequence: 0, end: 0 };
+        let mut next =
+            Self { source: 0, destination: 0, detail: 0, listener_discovery: false, segment, cut: false };
         if header.protocol == TCP {
             let (tcp, read) = load::<{ header::TCP_LENGTH }>(ctx, header.length);
             next.source = u16::from_be_bytes([tcp[0], tcp[1]]);
             next.destination = u16::from_be_bytes([tcp[2], tcp[3]]);
             next.detail = tcp[TCP_FLAGS];
+            let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+            // The length of TCP's header: in words of 4 bytes, in the upper half of its byte.
+            let data = ctx.len().wrapping_sub(header.length + u32::from(tcp[12] >> 4) * 4);
+            next.segment = Segment { flags: next.detail, sequence, end: sequence.wrapping_add(data) };
             next.cut = !read;
         } else if header.protocol == UDP {
             let ([a, b, c, d], read) = load::<4>(ctx, header.length);

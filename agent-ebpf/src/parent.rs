@@ -78,7 +78,7 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
     }
     let decision = match packet::packet(ctx, protocol, device) {
         None => Some(Decision::GuardDropped),
-        Some(packet) => {
+        Some((packet, _)) => {
             // SAFETY: the kernel's context.
             let reachable = unsafe { Reachable::new(skb.cast()) };
             guard::packet(&packet, &socket.class(), &reachable)

@@ -5,7 +5,7 @@
 //! Everything else of a connection's life is left alone: the agent takes the entry when it accepts. An entry must not be
 //! deleted when the connection closes: a client may connect, send and close before it is accepted.
 
-use agent_common::{Decision, Endpoint, Original, OriginalKey, Policy};
+use agent_common::{Captured, Decision, Endpoint, Original, OriginalKey, Policy};
 use agent_ebpf::{
     backstop::{Packet, TCP_SYN_SENT},
     header::{ACK, SYN},
@@ -28,12 +28,12 @@ pub(crate) fn publish(policy: &Policy, packet: &Packet, socket: Full) {
         return;
     }
     // By the packet's source, as the listener will see it.
-    let Some((key, destination)) = entry(policy, socket, packet.source, packet.destination.port()) else {
+    let Some((key, captured)) = entry(policy, socket, packet.source, packet.destination.port()) else {
         return;
     };
     // SAFETY: a plain helper.
     let now = unsafe { bpf_ktime_get_ns() };
-    match ORIGINAL.insert(key, Original::new(destination, now), BPF_ANY) {
+    match ORIGINAL.insert(key, Original::new(captured.destination(), captured.process(), now), BPF_ANY) {
         Ok(()) => maps::count(Decision::Published),
         // Full. The SYN goes on: the agent finds no entry, resets the connection, and says why. Dropped, it would be sent again
         // for two minutes before the application hears of it.
@@ -54,15 +54,20 @@ pub(crate) fn withdraw(policy: &Policy, at: Endpoint, from: u16, socket: Full) {
     }
 }
 
-/// Under what the destination of a captured socket is published, and the destination: if it was captured by this cgroup's
+/// Under what the destination of a captured socket is published, and what is: if it was captured by this cgroup's
 /// workload, and the packet is between `source` and the listener that it was sent to.
 #[inline(always)]
-fn entry(policy: &Policy, socket: Full, source: Endpoint, listener: u16) -> Option<(OriginalKey, Endpoint)> {
+fn entry(
+    policy: &Policy,
+    socket: Full,
+    source: Endpoint,
+    listener: u16,
+) -> Option<(OriginalKey, &'static Captured)> {
     let workload = policy.workload();
     let captured = CAPTURED.get(socket.pointer()?)?;
     // What goes to a DNS listener is not published: the listener knows the resolver by its port, and the same source may be
     // in use for a captured connection.
     let ours =
         captured.workload() == workload && captured.listener() == listener && !captured.is_at_resolver();
-    ours.then(|| (OriginalKey::new(workload, source, listener), captured.destination()))
+    ours.then(|| (OriginalKey::new(workload, source, listener), captured))
 }

@@ -9,6 +9,7 @@ use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
 
 use crate::{
     connect::{LOOPBACK_V4, LOOPBACK_V6, answer, bytes, read_v6, write_v6},
+    events,
     listening::receives,
     maps::{POLICY, Reachable},
 };
@@ -19,7 +20,8 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: the kernel's context, at its fixed offsets.
     let (ip, port) = unsafe { (read_volatile(addr_of!((*addr).user_ip4)), port(addr)) };
-    let (mut decision, listener) = decide(ctx, &Endpoint::v4(ip.to_ne_bytes(), port));
+    let destination = Endpoint::v4(ip.to_ne_bytes(), port);
+    let (mut decision, listener) = decide(ctx, &destination);
     if listener != 0 {
         // Is the agent there? A socket that is not connected never hears that it is not: its owner would wait for an answer.
         // SAFETY: the kernel's context.
@@ -33,6 +35,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) -> i32 {
             decision = Decision::RefusedNoListener;
         }
     }
+    events::decided(decision, destination);
     answer(decision)
 }
 
@@ -42,7 +45,8 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: as in `v4`.
     let (words, port) = unsafe { (read_v6(addr), port(addr)) };
-    let (mut decision, listener) = decide(ctx, &Endpoint::v6(bytes(words), port));
+    let destination = Endpoint::v6(bytes(words), port);
+    let (mut decision, listener) = decide(ctx, &destination);
     if listener != 0 {
         // Is the agent there? A socket that is not connected never hears that it is not: its owner would wait for an answer.
         // SAFETY: the kernel's context.
@@ -56,6 +60,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) -> i32 {
             decision = Decision::RefusedNoListener;
         }
     }
+    events::decided(decision, destination);
     answer(decision)
 }
 

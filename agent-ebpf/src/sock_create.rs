@@ -3,10 +3,11 @@
 
 use core::ptr::{addr_of, read_volatile};
 
+use agent_common::Endpoint;
 use agent_ebpf::socket_class::socket_class;
 use aya_ebpf::programs::SockContext;
 
-use crate::{connect::answer, maps::POLICY};
+use crate::{connect::answer, events, maps::POLICY};
 
 /// Return value of the hook: go on.
 const PASS: i32 = 1;
@@ -21,5 +22,7 @@ pub(crate) fn run(ctx: &SockContext) -> i32 {
     let (kind, protocol) =
         unsafe { (read_volatile(addr_of!((*socket).type_)), read_volatile(addr_of!((*socket).protocol))) };
     // What may be made is not counted: it is almost everything.
-    socket_class(kind, protocol).map_or(PASS, answer)
+    let Some(decision) = socket_class(kind, protocol) else { return PASS };
+    events::decided(decision, Endpoint::v6([0; 16], 0));
+    answer(decision)
 }

@@ -20,6 +20,22 @@ pub enum Verdict {
     Refuse(i32),
 }
 
+/// Whether the agent is told of a decision about a call: what was refused because it would not go through the gateway, or because something
+/// is wrong. Not told: what fails without us just so, and Multipath TCP, whose clients go on with TCP.
+#[inline(always)]
+pub const fn is_told(decision: Decision) -> bool {
+    matches!(
+        decision,
+        Decision::RefusedDatagram
+            | Decision::RefusedRawSocket
+            | Decision::RefusedPingSocket
+            | Decision::RefusedSocketClass
+            | Decision::RefusedBoundDevice
+            | Decision::RefusedNoListener
+            | Decision::RefusedNoMemory
+    )
+}
+
 /// The verdict of each decision.
 #[inline(always)]
 pub const fn verdict(decision: Decision) -> Verdict {
@@ -88,6 +104,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         | Decision::PeerRestored
         | Decision::SourceRestored
         | Decision::Accepted
-        | Decision::AcceptFailed => Verdict::Refuse(EPERM),
+        | Decision::AcceptFailed
+        | Decision::EventLost => Verdict::Refuse(EPERM),
     }
 }

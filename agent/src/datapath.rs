@@ -7,6 +7,7 @@ mod attach;
 mod bpffs;
 mod bypass;
 mod counters;
+mod events;
 mod guard;
 mod levels;
 mod link;
@@ -37,13 +38,15 @@ use aya::Ebpf;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-pub use agent_common::Standing;
+pub use agent_common::{Figures, Standing};
 
 use self::pins::Pins;
 pub use self::{
     bpffs::Bpffs,
+    events::{Call, Caller, Event, Events},
     guard::{Class, Depths},
     link::{Connection, Device},
+    original_destination::Taken,
     resolvers::Numbered,
 };
 
@@ -233,12 +236,7 @@ impl Capture {
 
     /// Takes the original destination of a connection that a workload's listener accepted from `peer` at the port
     /// `listener`: once. None: the connection was not captured (or is gone already), and must be reset.
-    pub fn take_original_destination(
-        &self,
-        workload: u32,
-        peer: SocketAddr,
-        listener: u16,
-    ) -> Option<SocketAddr> {
+    pub fn take_original_destination(&self, workload: u32, peer: SocketAddr, listener: u16) -> Option<Taken> {
         original_destination::take(&self.originals, workload, peer, listener)
     }
 
@@ -338,6 +336,12 @@ impl Capture {
     /// Forgets what was said of a workload's sockets.
     pub fn forget_older(&self, workload: u32) -> Result<(), Error> {
         older::forget(&self.pins, workload)
+    }
+
+    /// What the programs tell of bypassed connections and refused calls. There is one reader: a second call is an error. To be
+    /// called in a tokio runtime.
+    pub fn take_events(&self) -> Result<Events, Error> {
+        Events::take(&mut self.programs.lock())
     }
 
     /// Decisions of the kernel programs since the maps were made, by name (`captured`, `bypassed_loopback`, …).

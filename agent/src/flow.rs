@@ -6,6 +6,7 @@ mod id;
 mod join;
 mod legs;
 mod objects;
+mod process;
 mod query;
 mod record;
 mod table;
@@ -22,6 +23,7 @@ pub use legs::{
     WorkloadLeg,
 };
 pub use objects::{DecidedBy, Part};
+pub use process::Process;
 pub use query::{FlowQuery, Sort};
 pub use record::{FlowRecord, Side, Verdict};
 pub use table::{FlowHandle, FlowTable};

@@ -24,6 +24,7 @@ mod lock;
 pub mod locks;
 mod netlink;
 pub mod netns;
+pub mod observed;
 pub mod pods;
 mod port_block;
 mod presence;

@@ -14,6 +14,10 @@ use crate::mesh::ObjectRef;
 pub enum Reason {
     /// It ended the way its two ends wanted.
     Completed,
+    /// The kernel programs let it go directly: to a bypassed range, to a resolver, or because the agent was down and the policy says so.
+    Bypassed,
+    /// The kernel programs refused the call: what the gateway cannot carry does not leave.
+    KernelRefused,
     /// An AuthorizationPolicy denied it, or none of the ALLOW policies in force matched.
     PolicyDenied,
     /// The host is in no ServiceEntry, and `outboundTrafficPolicy` is `REGISTRY_ONLY`.
@@ -60,8 +64,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Completed,
+        Self::Bypassed,
+        Self::KernelRefused,
         Self::PolicyDenied,
         Self::NotRegistered,
         Self::StaleAddress,
@@ -89,6 +95,8 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
+            Self::Bypassed => "bypassed",
+            Self::KernelRefused => "kernel_refused",
             Self::PolicyDenied => "policy_denied",
             Self::NotRegistered => "not_registered",
             Self::StaleAddress => "stale_address",
@@ -117,8 +125,8 @@ impl Reason {
     /// unmatched one, and Envoy 503 or 504 for what goes wrong upstream.
     pub const fn http_status(self) -> u16 {
         match self {
-            Self::Completed => 200,
-            Self::PolicyDenied => 403,
+            Self::Completed | Self::Bypassed => 200,
+            Self::PolicyDenied | Self::KernelRefused => 403,
             Self::NotRegistered | Self::StaleAddress => 502,
             Self::NoRoute => 404,
             Self::BadRequest => 400,
@@ -145,7 +153,9 @@ impl Reason {
     /// (Envoy reference, "Access logging: response flags"), `-` where it has none.
     pub const fn response_flags(self) -> &'static str {
         match self {
-            Self::Completed | Self::PolicyDenied | Self::Internal => "-",
+            Self::Completed | Self::Bypassed | Self::KernelRefused | Self::PolicyDenied | Self::Internal => {
+                "-"
+            }
             Self::NotRegistered | Self::StaleAddress | Self::NoRoute => "NR",
             Self::NoDestination => "NC",
             Self::NoEndpoint => "UH",

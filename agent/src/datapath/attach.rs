@@ -56,10 +56,11 @@ impl Hook {
 
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
 /// refused after it is there. recvmsg comes before what sends to the listeners whose answers it shows as the resolvers'.
-pub(super) const HOOKS: [Hook; 11] = [
+pub(super) const HOOKS: [Hook; 12] = [
     Hook { program: names::INGRESS, name: "ingress", attach_type: 0 },
     Hook { program: names::EGRESS, name: "egress", attach_type: 1 },
     Hook { program: names::SOCK_CREATE, name: "sock_create", attach_type: 2 },
+    Hook { program: names::SOCK_RELEASE, name: "sock_release", attach_type: 34 },
     Hook { program: names::RECVMSG4, name: "recvmsg4", attach_type: 19 },
     Hook { program: names::RECVMSG6, name: "recvmsg6", attach_type: 20 },
     Hook { program: names::SENDMSG4, name: "sendmsg4", attach_type: 14 },
@@ -173,8 +174,9 @@ fn ensure_link(
             let storage = syscall::map_id(storage).map_err(|error| fail(error.to_string()))?;
             // Never between programs with different storage maps: the kernel would hand the new one the old memory.
             if behind.maps.contains(&storage) {
-                let (program, tag) = loaded(programs, hook)?;
-                if behind.tag != tag {
+                let (program, tag, maps) = loaded(programs, hook)?;
+                // Also a program that is the same may tell its events to somebody who is not there any more.
+                if behind.tag != tag || behind.maps != maps {
                     syscall::link_update(link, &program).map_err(|error| fail(error.to_string()))?;
                 }
                 return Ok(true);
@@ -199,13 +201,14 @@ fn ensure_link(
     Ok(false)
 }
 
-/// The program as loaded, and the hash of its instructions.
-fn loaded(programs: &mut Ebpf, hook: &Hook) -> Result<(ProgramFd, [u8; 8]), Error> {
+/// The program as loaded, the hash of its instructions, and the ids of its maps.
+fn loaded(programs: &mut Ebpf, hook: &Hook) -> Result<(ProgramFd, [u8; 8], Vec<u32>), Error> {
     let fail = |error: ProgramError| Error::new(format_args!("kernel program {}", hook.program), error);
     let program = program_mut(programs, hook)?;
     let fd = program.fd().map_err(fail)?;
     let info = program.info().map_err(fail)?;
-    Ok((fd, info.tag().to_be_bytes()))
+    let maps = info.map_ids().map_err(fail)?.unwrap_or_default();
+    Ok((fd, info.tag().to_be_bytes(), maps))
 }
 
 fn create(programs: &mut Ebpf, hook: &Hook, target: &Target<'_>) -> Result<FdLink, Failure> {

@@ -2,6 +2,7 @@
 
 use std::{io, path::Path};
 
+use agent_common::names;
 use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
 use nix::libc;
 
@@ -20,15 +21,31 @@ const PRIVILEGES: &str = "the kernel refuses it: run as root, or with CAP_BPF, C
 /// Lines of the verifier's log that are shown: its end says what is wrong, the rest is the whole program.
 const LOG_LINES: usize = 4;
 
+/// Whether the programs ask who is calling. Linux before 6.10 does not let all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// They do.
+    Asked,
+    /// They do not: flows have no process.
+    NotAsked,
+}
+
 /// Loads the programs on the maps under `pins`.
 pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
+    load_with(pins, Callers::Asked).or_else(|first| {
+        let programs = load_with(pins, Callers::NotAsked).map_err(|_| first)?;
+        tracing::warn!("this kernel does not let the programs ask who is calling: flows have no process");
+        Ok(programs)
+    })
+}
+
+fn load_with(pins: &Pins, callers: Callers) -> Result<Ebpf, Error> {
     pins.check_shapes()?;
     let mut loader = EbpfLoader::new();
     for name in pins::map_names() {
         loader.map_pin_path(name, pins.map(name));
     }
-    let mut programs =
-        loader.load(OBJECT).map_err(|error| Error::new("loading the kernel programs", object(&error)))?;
+    let mut programs = object_with(&mut loader, callers)?;
     // Also what was made just now: the table of shapes and the object must not drift apart.
     pins.check_shapes()?;
     for hook in all_hooks().chain([&levels::PROGRAM]) {
@@ -44,7 +61,15 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
     Ok(programs)
 }
 
-pub(super) fn object(error: &EbpfError) -> String {
+/// The object with its maps made; no program is loaded yet.
+pub(super) fn object_with(loader: &mut EbpfLoader<'_>, callers: Callers) -> Result<Ebpf, Error> {
+    loader
+        .override_global(names::PROCESSES, if callers == Callers::Asked { &1_u8 } else { &0_u8 }, true)
+        .load(OBJECT)
+        .map_err(|error| Error::new("loading the kernel programs", object(&error)))
+}
+
+fn object(error: &EbpfError) -> String {
     match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             format!("map {name} cannot be made: {}", hint(io_error))

@@ -6,21 +6,25 @@ use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 use agent_common::{Original, OriginalKey, names};
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::{Error, pins::Pins, syscall};
+use super::{Error, events::Caller, pins::Pins, syscall};
+
+/// What the kernel programs know of a captured connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Where the application wanted to go.
+    pub destination: SocketAddr,
+    /// Who called `connect()`.
+    pub caller: Option<Caller>,
+}
 
 /// Age at which an entry is nobody's any more: far above the time a connection waits for accept.
 pub(super) const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Takes the entry of a connection out of the map: one system call, no lock of ours.
-pub(super) fn take(
-    originals: &OwnedFd,
-    workload: u32,
-    peer: SocketAddr,
-    listener: u16,
-) -> Option<SocketAddr> {
+pub(super) fn take(originals: &OwnedFd, workload: u32, peer: SocketAddr, listener: u16) -> Option<Taken> {
     let key = OriginalKey::new(workload, peer.into(), listener);
     let original: Original = syscall::take(originals, &key).ok()?;
-    Some(original.destination().into())
+    Some(Taken { destination: original.destination().into(), caller: Caller::of(&original.process()) })
 }
 
 /// Removes entries older than `max_age` and returns how many.

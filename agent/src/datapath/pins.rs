@@ -13,8 +13,8 @@ use std::{
 };
 
 use agent_common::{
-    Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey, Policy,
-    names,
+    Bypassed, Captured, Conversation, Endpoint, Flow, Guard, Heard, LinkSource, Older, Original, OriginalKey,
+    Policy, names,
 };
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -46,7 +46,7 @@ const BPF_F_CLONE: u32 = 1 << 9;
 /// How the pins of locks on devices begin; those of cgroups begin with a number.
 pub(super) const LOCK: &str = "lock-";
 
-const SHAPES: [Shape; 19] = [
+const SHAPES: [Shape; 20] = [
     Shape {
         name: names::POLICY,
         kind: MapType::CgroupStorage,
@@ -108,6 +108,14 @@ const SHAPES: [Shape; 19] = [
         kind: MapType::SkStorage,
         key: size_of::<i32>(),
         value: size_of::<u32>(),
+        flags: BPF_F_NO_PREALLOC,
+        capacity: 0,
+    },
+    Shape {
+        name: names::BYPASSED,
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<Bypassed>(),
         flags: BPF_F_NO_PREALLOC,
         capacity: 0,
     },
@@ -201,7 +209,7 @@ const SHAPES: [Shape; 19] = [
     },
 ];
 
-/// The maps of the object that are pinned: all but the memory of one packet.
+/// The maps of the object that are pinned: all but the memory of one packet, and what belongs to one agent alone.
 pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
 }

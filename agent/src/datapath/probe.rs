@@ -8,13 +8,13 @@ use aya::{
     programs::{LsmAttachType, ProgramInfo, ProgramType},
 };
 
-pub use super::verifier::Statistics;
 use super::{
     Error,
     attach::{HOOKS, Hook, all_hooks, open_cgroup, program_mut},
     levels, link, loader, syscall,
     verifier::Instructions,
 };
+pub use super::{loader::Callers, verifier::Statistics};
 
 /// `BPF_F_ALLOW_OVERRIDE` and `BPF_F_ALLOW_MULTI`: an attachment with neither tolerates no other below it.
 const SHARED: u32 = 1 | 2;
@@ -40,10 +40,9 @@ pub struct Neighbour {
 }
 
 /// Loads every program of Egret by itself, on maps of its own. An error: not even the maps can be made.
-pub fn load_each() -> Result<Vec<Trial>, Error> {
+pub fn load_each(callers: Callers) -> Result<Vec<Trial>, Error> {
     let what = "loading the kernel programs";
-    let mut object =
-        EbpfLoader::new().load(loader::OBJECT).map_err(|error| Error::new(what, loader::object(&error)))?;
+    let mut object = loader::object_with(&mut EbpfLoader::new(), callers)?;
     let refused = |hook: &Hook, error| {
         Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
@@ -85,9 +84,7 @@ pub fn lsm_cgroup() -> Result<bool, Error> {
 /// Whether the kernel takes a lock on the device of that name: attached and taken away again. For a device that carries
 /// nothing.
 pub fn lock(device: &str) -> Result<(), Error> {
-    let mut object = EbpfLoader::new()
-        .load(loader::OBJECT)
-        .map_err(|error| Error::new("loading the kernel programs", loader::object(&error)))?;
+    let mut object = loader::object_with(&mut EbpfLoader::new(), Callers::NotAsked)?;
     for hook in &link::HOOKS {
         link::classifier(&mut object, hook)?.load().map_err(|error| {
             Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))

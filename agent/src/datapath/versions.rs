@@ -16,7 +16,7 @@ use super::{
 
 /// The version of what is pinned. Raise it when a shape in `pins` changes, or when programs would read a value of an older
 /// version wrongly.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// Where our version pins, under the directory of the instance.
 pub(super) fn ours(root: &Path) -> PathBuf {
@@ -125,7 +125,7 @@ mod tests {
         fs::create_dir(ours(root.path())).unwrap();
         let mut found = all(root.path()).unwrap();
         found.sort();
-        assert_eq!(found, ["v0", "v1", "v17"].map(|name| root.path().join(name)));
+        assert_eq!(found, ["v0", "v17", "v2"].map(|name| root.path().join(name)));
         assert_eq!(others(root.path()).unwrap().len(), 2);
         assert_eq!(others(&root.path().join("none")).unwrap().len(), 0);
     }

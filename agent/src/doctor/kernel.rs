@@ -7,7 +7,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::Check;
 use crate::{
     app::cleanup,
-    datapath::probe,
+    datapath::probe::{self, Callers, Trial},
     node::sockets::{self, Protocol},
 };
 
@@ -121,7 +121,17 @@ fn btf() -> Check {
 /// One check per program, so that the one that fails is known.
 fn programs() -> Vec<Check> {
     const REMEDY: &str = "see the finding; 5.18 is the oldest kernel that can work";
-    match probe::load_each() {
+    let with_callers = probe::load_each(Callers::Asked);
+    let takes_all = |trials: &Vec<Trial>| trials.iter().all(|trial| trial.outcome.is_ok());
+    // Whatever an old kernel does not let programs ask, they do without.
+    let (trials, note) = match probe::load_each(Callers::NotAsked) {
+        Ok(without) if takes_all(&without) && !with_callers.as_ref().is_ok_and(takes_all) => {
+            let what = "this kernel does not let the programs ask who is calling: flows have no process";
+            (Ok(without), Some(Check::warning("processes of flows", what, "Linux 6.10 or later lets them")))
+        }
+        _ => (with_callers, None),
+    };
+    let mut checks = match trials {
         Err(error) => vec![Check::error("programs", error.to_string(), REMEDY)],
         Ok(trials) => trials
             .into_iter()
@@ -139,7 +149,9 @@ fn programs() -> Vec<Check> {
                 }
             })
             .collect(),
-    }
+    };
+    checks.extend(note);
+    checks
 }
 
 fn unprivileged(value: Option<&str>) -> Check {

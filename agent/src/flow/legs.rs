@@ -26,11 +26,14 @@ pub struct Legs {
     pub upstream: Option<Box<UpstreamLeg>>,
 }
 
-/// The captured connection, which is on loopback.
+/// The captured connection, which is on loopback; or a bypassed one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkloadLeg {
-    /// The kernel's figures of the agent's end of it.
+    /// Of a bypassed connection: from `connect()` to the other side's answer; absent: there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_us: Option<u64>,
+    /// The kernel's figures of the agent's end of it; of a bypassed one, of the workload's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpFigures>,
 }

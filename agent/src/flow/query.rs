@@ -45,6 +45,9 @@ pub struct FlowQuery {
     /// To this host, or `*.example.com`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostPattern>,
+    /// Bypassed ones, too; without it they have to be asked for by verdict, reason or id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bypassed: bool,
     /// With this verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -128,7 +131,9 @@ impl FlowQuery {
 
     fn ended_so(&self, flow: &FlowRecord) -> bool {
         let host = |pattern: &HostPattern| flow.host.as_deref().is_some_and(|host| pattern.matches(host));
-        self.host.as_ref().is_none_or(host)
+        let wanted = self.bypassed || self.verdict.is_some() || self.reason.is_some() || !self.ids.is_empty();
+        (wanted || flow.verdict != Verdict::Bypassed)
+            && self.host.as_ref().is_none_or(host)
             && self.verdict.is_none_or(|verdict| flow.verdict == verdict)
             && self.reason.is_none_or(|reason| flow.reason == reason)
     }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{DecidedBy, FlowId, Legs, Waits};
+use super::{DecidedBy, FlowId, Legs, Process, Waits};
 use crate::{mesh::SpiffeId, reason::Reason};
 
 /// Which end of the tunnel recorded it.
@@ -22,6 +22,8 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
+    /// It goes directly, since its destination is not for the gateway: the kernel programs let it pass.
+    Bypassed,
     /// It went through.
     Allowed,
     /// A policy or the registry refused it.
@@ -34,8 +36,10 @@ impl Verdict {
     /// The verdict that a reason stands for.
     pub const fn of(reason: Reason) -> Self {
         match reason {
+            Reason::Bypassed => Self::Bypassed,
             Reason::Completed | Reason::ClientGone => Self::Allowed,
-            Reason::PolicyDenied
+            Reason::KernelRefused
+            | Reason::PolicyDenied
             | Reason::NotRegistered
             | Reason::StaleAddress
             | Reason::NoRoute
@@ -62,6 +66,7 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Bypassed => "bypassed",
             Self::Allowed => "allowed",
             Self::Denied => "denied",
             Self::Failed => "failed",
@@ -69,7 +74,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A flow: one captured connection, as one side saw it.
+/// A flow: one captured connection, as one side saw it; to the agent also a bypassed one, or a refused call, as the kernel told it.
 ///
 /// `sent` and `received` are bytes of the application's stream, from the workload's view.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,7 +102,10 @@ pub struct FlowRecord {
     /// Its pod, where it is one and the agent says it; of the namespace of its identity.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pod: Option<Arc<str>>,
-    /// The address it dialled.
+    /// Who opened it; the agent knows, where its kernel tells.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub process: Option<Arc<Process>>,
+    /// The address it dialled; `[::]:0` of a refused call that names none.
     pub original_destination: SocketAddr,
     /// `http`, `tls`, `tcp`; absent until known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -120,6 +128,9 @@ pub struct FlowRecord {
     pub upstream_host: Option<SocketAddr>,
     /// HTTP requests carried.
     pub requests: u64,
+    /// How often the same call was made; of one that the kernel programs refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attempts: Option<u64>,
     /// Bytes from the workload.
     pub sent: u64,
     /// Bytes to the workload.

@@ -44,6 +44,8 @@ struct Shared {
 struct Flows {
     live: HashMap<u64, Arc<Live>>,
     recent: VecDeque<Arc<FlowRecord>>,
+    /// Those that the kernel told of. Apart: none of them takes the place of one that went through the gateway.
+    observed: VecDeque<Arc<FlowRecord>>,
     next_key: u64,
 }
 
@@ -70,6 +72,8 @@ struct State {
     gauges: Gauges,
     /// From the start until the bytes of the server began to count as its answer, in microseconds: not with HTTP, where requests do.
     connected_us: Option<u64>,
+    /// How long it took, as the kernel measured it.
+    measured: Option<Duration>,
 }
 
 /// Where the kernel's figures of each leg are read.
@@ -84,8 +88,8 @@ impl Gauges {
     /// Reads them into the legs.
     fn read(&self, legs: &mut Legs) {
         let read = |gauge: &Option<Gauge>| gauge.as_ref().and_then(Gauge::read);
-        if let Some(leg) = &mut legs.workload {
-            leg.tcp = read(&self.workload);
+        if let (Some(leg), Some(gauge)) = (&mut legs.workload, &self.workload) {
+            leg.tcp = gauge.read();
         }
         if let Some(leg) = &mut legs.tunnel {
             leg.tcp = read(&self.tunnel);
@@ -106,9 +110,9 @@ impl Live {
         let now = self.since_start(Instant::now());
         let state = self.state.lock();
         let mut record = state.record.clone();
-        let connected_us = state.connected_us;
+        let (connected_us, measured) = (state.connected_us, state.measured);
         drop(state);
-        record.elapsed_us = now / 1000;
+        record.elapsed_us = measured.map_or(now, nanoseconds) / 1000;
         record.sent = self.sent.load(Relaxed);
         record.received = self.received.load(Relaxed);
         record.first_byte_us = Some(self.first_byte.load(Relaxed) / 1000).filter(|us| *us > 0);
@@ -155,7 +159,7 @@ impl Found {
 }
 
 impl FlowTable {
-    /// A table for one side that keeps `recent_capacity` ended flows.
+    /// A table for one side that keeps `recent_capacity` ended flows, and as many of those that only the kernel saw.
     pub fn new(side: Side, recent_capacity: usize) -> Self {
         Self { shared: Arc::new(Shared { side, recent_capacity, flows: Mutex::default() }) }
     }
@@ -172,6 +176,7 @@ impl FlowTable {
             undetected_us: None,
             workload,
             pod: None,
+            process: None,
             original_destination,
             protocol: None,
             host: None,
@@ -181,6 +186,7 @@ impl FlowTable {
             upstream_cluster: None,
             upstream_host: None,
             requests: 0,
+            attempts: None,
             sent: 0,
             received: 0,
             decided_by: None,
@@ -192,7 +198,12 @@ impl FlowTable {
         flows.next_key += 1;
         let live = Arc::new(Live {
             key,
-            state: Mutex::new(State { record, gauges: Gauges::default(), connected_us: None }),
+            state: Mutex::new(State {
+                record,
+                gauges: Gauges::default(),
+                connected_us: None,
+                measured: None,
+            }),
             started: Instant::now(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -213,7 +224,8 @@ impl FlowTable {
     pub fn select(&self, query: &FlowQuery) -> Vec<Arc<FlowRecord>> {
         let (live, recent): (Vec<_>, Vec<_>) = {
             let flows = self.shared.flows.lock();
-            (flows.live.values().cloned().collect(), flows.recent.iter().cloned().collect())
+            let ended = flows.observed.iter().chain(&flows.recent).cloned().collect();
+            (flows.live.values().cloned().collect(), ended)
         };
         let ended = recent.into_iter().map(Found::Ended);
         let live = live.into_iter().map(|live| {
@@ -239,10 +251,12 @@ impl FlowTable {
         if self.shared.recent_capacity == 0 {
             return;
         }
-        if flows.recent.len() == self.shared.recent_capacity {
-            flows.recent.pop_front();
+        let by_kernel = matches!(record.reason, Reason::Bypassed | Reason::KernelRefused);
+        let ended = if by_kernel { &mut flows.observed } else { &mut flows.recent };
+        if ended.len() == self.shared.recent_capacity {
+            ended.pop_front();
         }
-        flows.recent.push_back(record);
+        ended.push_back(record);
     }
 }
 
@@ -312,6 +326,13 @@ impl FlowHandle {
         state.record.upstream_host = Some(leg.connection.endpoint);
         state.record.legs.upstream = Some(Box::new(leg));
         state.gauges.upstream = Some(gauge);
+    }
+
+    /// Ends the flow with what the kernel measured of it.
+    pub fn measured(self, sent: u64, received: u64, duration: Duration) {
+        self.live.sent.store(sent, Relaxed);
+        self.live.received.store(received, Relaxed);
+        self.live.state.lock().measured = Some(duration);
     }
 
     /// From now on the next byte for the workload is the first of the server's answer.

@@ -61,7 +61,8 @@ pub(crate) fn full(table: &FlowTable, id: FlowId, host: Option<&str>) -> FlowHan
         record.host = host.map(Into::into);
         record.protocol = Some("http".into());
         record.upstream_cluster = Some("outbound|443||api.example.com".into());
-        record.legs.workload = Some(Box::new(WorkloadLeg { tcp: Some(TcpFigures::default()) }));
+        record.legs.workload =
+            Some(Box::new(WorkloadLeg { tcp: Some(TcpFigures::default()), ..WorkloadLeg::default() }));
         record.legs.tunnel = Some(Box::new(tunnel(Some(700))));
         record.legs.upstream = Some(Box::new(upstream(destination)));
     });

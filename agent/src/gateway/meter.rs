@@ -107,7 +107,7 @@ impl Meter {
             self.tcp(gateway, entry, entry.response_flags).fail();
         }
         let verdict = match Verdict::of(entry.reason) {
-            Verdict::Allowed => return,
+            Verdict::Allowed | Verdict::Bypassed => return,
             Verdict::Denied => "denied",
             Verdict::Failed => "failed",
         };

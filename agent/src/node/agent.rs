@@ -33,6 +33,7 @@ use super::{
     life,
     lock::{self, Users},
     locks::{Lock, Locks},
+    observed::{Subject, Subjects},
     presence::{Arrival, DnsArrival, Examined, Presences},
     sockets::{Direct, Existing, SocketSettings, SocketStatus},
     workload::Workload,
@@ -127,6 +128,8 @@ pub struct Agent {
     pub(super) pod_problems: Mutex<Vec<String>>,
     pub(super) guards: Standing,
     pub(super) workloads: Mutex<Workloads>,
+    /// Whom the kernel programs tell of.
+    pub(super) subjects: Mutex<Subjects>,
     pub(super) connections: TaskTracker,
     /// Held while locks on links are changed.
     pub(super) links: Mutex<Users>,
@@ -221,6 +224,7 @@ impl Agent {
             pod_problems: Mutex::default(),
             guards: Standing::default(),
             workloads: Mutex::default(),
+            subjects: Mutex::default(),
             connections: TaskTracker::new(),
             links: Mutex::default(),
             changes: Arc::default(),
@@ -448,6 +452,8 @@ impl Agent {
         let cgroup = workload.open_cgroup().map_err(fail)?;
         let map = self.capture.older_map().map_err(refused)?;
         let enrolled = Enrolled::new(workload);
+        let subject = Subject { identity: identity.clone(), pod: enrolled.workload.pod().map(Into::into) };
+        self.subjects.lock().add(enrolled.workload.id, subject);
         let mut presences = enrolled.presences.lock();
         presences.drops_older = enrolled.workload.existing.is_strict(Timestamp::now(), map);
         let examined = presences.examine(&enrolled.workload, &enrolled.stop, &self.dns).map_err(fail)?;

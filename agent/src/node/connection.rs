@@ -13,10 +13,10 @@ use super::{
     agent::{Agent, Enrolled},
     presence::Presence,
     refuse,
-    workload::Origin,
 };
 use crate::{
-    flow::{FlowHandle, FlowId, TunnelLeg},
+    datapath::{Caller, Taken},
+    flow::{FlowHandle, FlowId, Process, TunnelLeg},
     hbone::{client, headers::Connect, tunnel::Tunnel},
     net::{copy, gauge::Gauged},
     reason::{Reason, Refusal},
@@ -35,12 +35,12 @@ pub(super) async fn serve(
     peer: SocketAddr,
     port: u16,
 ) {
-    let original_destination = agent.capture.take_original_destination(enrolled.workload.id, peer, port);
-    if presence.hop.arrived(peer, original_destination) {
+    let taken = agent.capture.take_original_destination(enrolled.workload.id, peer, port);
+    if presence.hop.arrived(peer, taken.as_ref().map(|taken| taken.destination)) {
         // Of the self-check, and at its end here: no traffic.
         return;
     }
-    let Some(original_destination) = original_destination else {
+    let Some(Taken { destination: original_destination, caller }) = taken else {
         // Somebody dialled the listener itself, or the client is gone: never a guess, never traffic (design D5).
         agent.counters.original_destination_miss.increment();
         tracing::debug!(workload = %enrolled.workload.identity, %peer, "no original destination; connection reset");
@@ -49,9 +49,10 @@ pub(super) async fn serve(
     };
     agent.counters.accepted.increment();
     let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
-    if let Origin::Pod { name, .. } = &enrolled.workload.origin {
-        flow.update(|record| record.pod = Some(name.as_str().into()));
-    }
+    flow.update(|record| {
+        record.pod = enrolled.workload.pod().map(Into::into);
+        record.process = caller.map(|Caller { pid, name }| Process { pid, name }.into());
+    });
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }

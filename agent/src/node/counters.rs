@@ -82,6 +82,8 @@ pub struct Counters {
     pub listener_ports_reduced: Counter,
     /// Conditions of pods that could not be written.
     pub conditions_not_written: Counter,
+    /// Events of the kernel programs about workloads that are not known (any more).
+    pub events_of_unknown: Counter,
     /// DNS queries answered with what ServiceEntries say.
     pub dns_answered: Counter,
     /// DNS queries sent on to the resolver that was asked.
@@ -109,6 +111,7 @@ impl Counters {
             ("namespaces_not_entered", self.namespaces_not_entered.get()),
             ("listener_ports_reduced", self.listener_ports_reduced.get()),
             ("conditions_not_written", self.conditions_not_written.get()),
+            ("events_of_unknown", self.events_of_unknown.get()),
             ("dns_answered", self.dns_answered.get()),
             ("dns_forwarded", self.dns_forwarded.get()),
             ("dns_failed", self.dns_failed.get()),

@@ -107,6 +107,14 @@ impl Workload {
         })
     }
 
+    /// The name of its pod, if it is one.
+    pub fn pod(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Pod { name, .. } => Some(name),
+            Origin::Exec | Origin::Hand | Origin::Binding(_) => None,
+        }
+    }
+
     /// Its cgroup; fails when the directory is gone or was made anew.
     pub fn open_cgroup(&self) -> io::Result<Cgroup> {
         let cgroup = Cgroup::open(self.cgroup.clone())?;

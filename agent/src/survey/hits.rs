@@ -72,7 +72,7 @@ pub fn hits(flows: &[PlacedFlow]) -> Vec<Hits> {
         let record = &flow.joined.flow;
         let decided = record.decided_by.as_deref().map(objects).unwrap_or_default();
         let by_policy = decided.iter().any(|(says, ..)| *says == Says::Authorization);
-        let refused = record.verdict != Verdict::Allowed && !by_policy;
+        let refused = matches!(record.verdict, Verdict::Denied | Verdict::Failed) && !by_policy;
         let reason = record.reason.as_str();
         let keys = decided
             .into_iter()
@@ -95,7 +95,8 @@ pub fn hits(flows: &[PlacedFlow]) -> Vec<Hits> {
             });
             row.flows += 1;
             match record.verdict {
-                Verdict::Allowed => row.allowed += 1,
+                // Of a bypassed one no object says anything.
+                Verdict::Allowed | Verdict::Bypassed => row.allowed += 1,
                 Verdict::Denied => row.denied += 1,
                 Verdict::Failed => row.failed += 1,
             }

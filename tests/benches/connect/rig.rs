@@ -166,7 +166,10 @@ impl Rig {
         let remote = match state {
             State::Enrolled => measure::tcp(server, &self.local, |stream| {
                 let port = self.local.local_addr()?.port();
-                let taken = self.capture.take_original_destination(WORKLOAD, stream.peer_addr()?, port);
+                let taken = self
+                    .capture
+                    .take_original_destination(WORKLOAD, stream.peer_addr()?, port)
+                    .map(|taken| taken.destination);
                 same(taken, server)
             }),
             State::Redirect => measure::tcp(server, &self.redirected, |stream| {

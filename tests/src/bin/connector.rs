@@ -8,6 +8,8 @@
 //! - `device NAME ADDRESS`: the same with a socket bound to a device.
 //! - `shared PORT ADDRESS`: the same with a socket bound to a source port that others may share (`SO_REUSEPORT`).
 //! - `storm COUNT ADDRESS`: connects and closes so often; answers with how many worked, and the errno of the first that did not.
+//! - `play STEPS ADDRESS`: connects, takes the steps, and closes: `s5` sends so many bytes, `r5` receives so many, `e` receives to the
+//!   end, `f` sends no more, `l` has the close be a reset. Answers with how many bytes came.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `datagram ADDRESS`: connects a UDP socket.
@@ -36,7 +38,7 @@
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     time::Duration,
 };
@@ -48,7 +50,7 @@ use nix::{
     sys::socket::{
         AddressFamily, Backlog, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
         getpeername, listen, sendmmsg, sendto, setsockopt, socket,
-        sockopt::{BindToDevice, ReuseAddr, ReusePort, SocketError},
+        sockopt::{BindToDevice, Linger, ReuseAddr, ReusePort, SocketError},
     },
 };
 
@@ -119,6 +121,7 @@ fn run(words: &[&str]) -> Outcome {
             let first = failed.first().map_or(0, |failed| failed.map_or_else(|errno| errno as i32, |()| 0));
             Ok((format!("{} errno {first}", worked.len()), None))
         }
+        ["play", steps @ .., address] => play(TcpStream::connect(*address).map_err(errno)?, steps),
         ["hasty", text, address] => {
             let mut stream = TcpStream::connect(*address).map_err(errno)?;
             stream.write_all(text.as_bytes()).map_err(errno)?;
@@ -236,6 +239,29 @@ fn run(words: &[&str]) -> Outcome {
         }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+fn play(mut stream: TcpStream, steps: &[&str]) -> Outcome {
+    stream.set_read_timeout(Some(PATIENCE)).map_err(errno)?;
+    let mut came = 0;
+    for step in steps {
+        let (what, number) = step.split_at(1);
+        let number = || number.parse::<usize>().map_err(|_| Errno::EINVAL);
+        match what {
+            "s" => stream.write_all(&vec![b'x'; number()?]).map_err(errno)?,
+            "r" => {
+                let mut bytes = vec![0; number()?];
+                stream.read_exact(&mut bytes).map_err(errno)?;
+                came += bytes.len();
+            }
+            // A reset is an end, too.
+            "e" => came += stream.read_to_end(&mut Vec::new()).unwrap_or_default(),
+            "f" => stream.shutdown(Shutdown::Write).map_err(errno)?,
+            "l" => setsockopt(&stream, Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?,
+            _ => return Err(Errno::EINVAL),
+        }
+    }
+    Ok((came.to_string(), None))
 }
 
 /// Sends to all from one socket, and answers with the sources of what comes back, in any order of arrival.

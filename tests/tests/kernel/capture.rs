@@ -23,7 +23,10 @@ fn every_kind_of_connect_keeps_its_destination() {
         let (stream, taken) = lab.take(v4);
         assert_eq!(taken, Some(original.parse().unwrap()), "{command}");
         let (peer, local) = (stream.peer_addr().unwrap(), stream.local_addr().unwrap());
-        let again = lab.capture.take_original_destination(crate::lab::WORKLOAD, peer, local.port());
+        let again = lab
+            .capture
+            .take_original_destination(crate::lab::WORKLOAD, peer, local.port())
+            .map(|taken| taken.destination);
         assert_eq!(again, None, "an original destination is taken once");
     }
     assert_eq!(lab.count("captured"), 5);

@@ -25,10 +25,10 @@ pub(crate) const OUTSIDE_V4: &str = "192.0.2.1";
 pub(crate) const OUTSIDE_V6: &str = "2001:db8::1";
 
 /// Programs on the cgroup of a workload.
-pub(crate) const LINKS: usize = 11;
+pub(crate) const LINKS: usize = 12;
 
 /// The directory of the layout version that is being tested.
-pub(crate) const VERSION: &str = "v1";
+pub(crate) const VERSION: &str = "v2";
 
 pub(crate) struct Lab {
     pub(crate) capture: Capture,
@@ -117,7 +117,12 @@ impl Lab {
     pub(crate) fn take(&self, v4: bool) -> (TcpStream, Option<SocketAddr>) {
         let listener = if v4 { &self.listener_v4 } else { &self.listener_v6 };
         let (stream, peer) = listener.accept().expect("a connection at the listener");
-        (stream, self.capture.take_original_destination(WORKLOAD, peer, port(listener)))
+        (
+            stream,
+            self.capture
+                .take_original_destination(WORKLOAD, peer, port(listener))
+                .map(|taken| taken.destination),
+        )
     }
 
     /// The counters whose names begin so and that are not 0.

@@ -8,6 +8,7 @@ mod born;
 mod callers;
 mod capture;
 mod dns;
+mod events;
 mod frames;
 mod guard;
 mod lab;

@@ -46,7 +46,8 @@ impl Block {
         let at = ready.iter().position(|ready| ready.any() == Some(true))?;
         let (stream, peer) = self.0[at].accept().expect("it is there");
         let listener = port(&self.0[at]);
-        let original = lab.capture.take_original_destination(WORKLOAD, peer, listener);
+        let original =
+            lab.capture.take_original_destination(WORKLOAD, peer, listener).map(|taken| taken.destination);
         Some(Accepted { stream, listener, peer, original })
     }
 }

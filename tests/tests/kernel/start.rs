@@ -91,7 +91,11 @@ fn no_first_instruction_gets_out() {
     let ours = (0..STARTS).filter(|number| is_ours(*number)).count();
     let captured = accepted(&lab.listener_v4);
     let original = address(PORTS[0]).into();
-    let take = |peer| lab.capture.take_original_destination(WORKLOAD, peer, port(&lab.listener_v4));
+    let take = |peer| {
+        lab.capture
+            .take_original_destination(WORKLOAD, peer, port(&lab.listener_v4))
+            .map(|taken| taken.destination)
+    };
     let right = captured.iter().filter(|peer| take(**peer) == Some(original)).count();
     assert_eq!((captured.len(), right), (ours, ours), "all of ours were captured");
     let [(direct, datagrams), (others, others_datagrams)] = witnesses;

@@ -42,7 +42,12 @@ fn serve(
         loop {
             let ends = end.load(Relaxed);
             match listener.accept() {
-                Ok((_, peer)) if capture.take_original_destination(WORKLOAD, peer, at) == Some(expected) => {
+                Ok((_, peer))
+                    if capture
+                        .take_original_destination(WORKLOAD, peer, at)
+                        .map(|taken| taken.destination)
+                        == Some(expected) =>
+                {
                     seen.known.fetch_add(1, Relaxed);
                 }
                 Ok(_) => {

@@ -19,6 +19,7 @@ use crate::{
     node::{
         binding,
         guard::{self, Guards},
+        observed,
     },
 };
 
@@ -69,6 +70,10 @@ pub(super) async fn serve(
         None => of_bindings,
     };
     tasks.spawn(Arc::clone(&agent).guard(wanted));
+    let (observing, ending) = (Arc::clone(&agent), stop.clone());
+    tasks.spawn(async move {
+        ending.run_until_cancelled(observed::watch(observing)).await;
+    });
     let (following, gateways, ending) = (Arc::clone(&agent), start.gateways.clone(), stop.clone());
     tasks.spawn(async move {
         ending.run_until_cancelled(following.follow_gateways(gateways)).await;

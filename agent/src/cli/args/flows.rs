@@ -63,8 +63,11 @@ pub(super) struct Filter {
     /// To this host only, or to those below `*.example.com`
     #[arg(long, value_name = "HOST", value_parser = HostPattern::parse)]
     host: Option<HostPattern>,
+    /// Connections that go directly, too: to bypassed ranges, such as those of the cluster, and to resolvers
+    #[arg(long)]
+    bypassed: bool,
     /// With this verdict only
-    #[arg(long, value_name = "VERDICT", value_parser = one_of::<Verdict>(["allowed", "denied", "failed"]))]
+    #[arg(long, value_name = "VERDICT", value_parser = one_of::<Verdict>(["allowed", "denied", "failed", "bypassed"]))]
     verdict: Option<Verdict>,
     /// With this reason only, such as policy_denied
     #[arg(long, value_name = "REASON", hide_possible_values = true, value_parser = one_of::<Reason>(Reason::ALL.map(Reason::as_str)))]
@@ -77,11 +80,12 @@ pub(super) struct Filter {
 impl Filter {
     /// As a query for all that passes.
     pub(super) fn query(&self) -> FlowQuery {
-        let Self { namespace, pod, host, verdict, reason, min_bytes } = self;
+        let Self { namespace, pod, host, bypassed, verdict, reason, min_bytes } = self;
         FlowQuery {
             namespace: namespace.clone(),
             pod: pod.clone(),
             host: host.clone(),
+            bypassed: *bypassed,
             verdict: *verdict,
             reason: *reason,
             min_bytes: *min_bytes,

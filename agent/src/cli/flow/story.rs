@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use crate::{
     cli::output::{self, bytes, microseconds},
     flow::{
-        CertificateName, FlowRecord, Leg, TcpFigures, TimeSpent, TlsSession, TunnelLeg, UpstreamLeg, Waits,
-        WorkloadLeg,
+        CertificateName, FlowRecord, Leg, TcpFigures, TimeSpent, TlsSession, TunnelLeg, UpstreamLeg, Verdict,
+        Waits, WorkloadLeg,
     },
     survey::flows::PlacedFlow,
 };
@@ -23,10 +23,19 @@ const INDENT: usize = 18;
 pub(in crate::cli) fn tell(flow: &PlacedFlow) -> String {
     let mut story = Story::default();
     what(&mut story, flow);
-    story.heading("where the time went");
-    time(&mut story, flow);
-    story.heading("legs");
-    legs(&mut story, flow);
+    match flow.joined.flow.verdict {
+        Verdict::Bypassed => {
+            story.heading("connection");
+            bypassed(&mut story, &flow.joined.flow);
+        }
+        _ if flow.joined.flow.attempts.is_some() => {}
+        _ => {
+            story.heading("where the time went");
+            time(&mut story, flow);
+            story.heading("legs");
+            legs(&mut story, flow);
+        }
+    }
     story.0.trim_end().to_owned()
 }
 
@@ -62,7 +71,14 @@ fn what(story: &mut Story, placed: &PlacedFlow) {
     let pod = flow.pod.as_deref().map(|pod| format!(", pod {pod}")).unwrap_or_default();
     let node = node.as_deref().map(|node| format!(" on {node}")).unwrap_or_default();
     story.line("workload", format!("{}{pod}{node}", flow.workload.principal()));
+    if let Some(process) = &flow.process {
+        story.line("process", process.to_string());
+    }
     story.line("dialled", flow.original_destination.to_string());
+    if let Some(attempts) = flow.attempts {
+        story.line("attempts", attempts.to_string());
+        return;
+    }
     let protocol = flow.protocol.as_deref().unwrap_or("unknown protocol");
     story.line("host", format!("{} ({protocol})", flow.host.as_deref().unwrap_or("-")));
     let endpoint = flow.upstream_host.map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
@@ -96,6 +112,27 @@ fn what(story: &mut Story, placed: &PlacedFlow) {
         (Some(_), Some(pod)) => format!("by the {side} {pod}"),
     });
     story.line("recorded", recorded.join(", "));
+}
+
+/// What the kernel knows of a connection that nobody else saw.
+fn bypassed(story: &mut Story, flow: &FlowRecord) {
+    let Some(leg) = flow.legs.workload.as_deref() else {
+        return story.line("workload → server", "open: the kernel tells the rest when it ends");
+    };
+    let made = leg.connect_us.map(|us| format!("connected in {}", microseconds(us)));
+    story.line("workload → server", made.unwrap_or_else(|| "never connected".to_owned()));
+    if let Some(tcp) = &leg.tcp {
+        story.line(
+            "",
+            format!(
+                "rtt {}, {} of {} segments sent again, {} received",
+                microseconds(tcp.rtt_us.into()),
+                tcp.retransmits,
+                tcp.segments_sent,
+                tcp.segments_received
+            ),
+        );
+    }
 }
 
 fn time(story: &mut Story, placed: &PlacedFlow) {
@@ -157,7 +194,7 @@ fn own(flow: &FlowRecord) -> String {
 fn legs(story: &mut Story, placed: &PlacedFlow) {
     let joined = &placed.joined;
     let legs = &joined.flow.legs;
-    if let Some(WorkloadLeg { tcp: Some(tcp) }) = legs.workload.as_deref() {
+    if let Some(WorkloadLeg { tcp: Some(tcp), .. }) = legs.workload.as_deref() {
         story.line("workload → agent", kernel(tcp));
     }
     if let Some(leg) = legs.tunnel.as_deref() {

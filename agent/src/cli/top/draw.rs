@@ -193,7 +193,7 @@ fn flows(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>, flows: &[&PlacedF
     let columns = fitting(&widths, &DISPENSABLE_OF_FLOWS, area.width);
     let body = flows.iter().zip(&cells).map(|(flow, cells)| {
         let style = match flow.joined.flow.verdict {
-            Verdict::Allowed => Style::new(),
+            Verdict::Allowed | Verdict::Bypassed => Style::new(),
             Verdict::Denied => alarm(1, Color::Red),
             Verdict::Failed => alarm(1, Color::Yellow),
         };
