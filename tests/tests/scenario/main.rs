@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod nginx;
 mod nothing_left;
+mod observed;
 mod older;
 mod plaintext;
 mod repair;
