@@ -349,6 +349,11 @@ impl Capture {
         counters::read(&self.pins)
     }
 
+    /// How many events the programs could not tell, since they were first loaded.
+    pub fn lost_events(&self) -> Result<u64, Error> {
+        counters::lost_events(&self.pins)
+    }
+
     /// How many packets there were, of all workloads, of connections that no program saw begin and that [`Capture::judge_older`] has
     /// not let go on. When it rises, there is such a connection.
     pub fn unjudged(&self) -> Result<u64, Error> {

@@ -106,6 +106,7 @@ pub async fn examine(subject: &Subject) -> Report {
     checks.extend(instance::checks(&subject.run_dir).await);
     checks.extend(agent.as_ref().map(|agent| instance::workloads(&agent.workloads)));
     checks.extend(agent.as_ref().map(|agent| instance::escapes(&agent.workloads)));
+    checks.extend(agent.as_ref().map(|agent| instance::events(&agent.counters)));
     checks.extend(subject.config.as_deref().map(instance::configuration));
     Report { checks }
 }

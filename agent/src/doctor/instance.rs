@@ -1,6 +1,12 @@
 //! The instance: its run directory, whether its roles answer, the configuration it would read.
 
-use std::{collections::BTreeSet, fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use tokio::time;
 
@@ -120,6 +126,21 @@ pub(super) fn escapes(enrolled: &[WorkloadStatus]) -> Check {
     Check::ok(NAME, "none")
 }
 
+/// Whether everything that the kernel programs had to tell was recorded.
+pub(super) fn events(counters: &BTreeMap<String, u64>) -> Check {
+    const NAME: &str = "records of the kernel";
+    match counters.get("event_lost") {
+        None | Some(0) => Check::ok(NAME, "none was lost"),
+        Some(lost) => Check::warning(
+            NAME,
+            format!(
+                "{lost} were lost: not all bypassed connections and refused calls are among the flows; captured ones are"
+            ),
+            "an agent that is away reads nothing; else there are thousands a second: `egret flows --bypassed` and `--reason kernel_refused` say whose",
+        ),
+    }
+}
+
 fn name(workload: &Workload) -> String {
     format!("{}/{}", workload.identity.namespace(), workload.identity.service_account())
 }
@@ -152,9 +173,9 @@ pub(super) fn configuration(path: &Path) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{collections::BTreeMap, fs};
 
-    use super::{checks, configuration, escapes, workloads};
+    use super::{checks, configuration, escapes, events, workloads};
     use crate::{
         admin::WorkloadStatus,
         app::run_dir::RunDir,
@@ -210,6 +231,9 @@ mod tests {
         };
         assert_eq!(checked(0, 0).status, Status::Ok);
         assert_eq!(checked(0, 2).status, Status::Warning);
+        let lost = |number: u64| events(&BTreeMap::from([("event_lost".to_owned(), number)]));
+        assert_eq!((lost(0).status, lost(7).status), (Status::Ok, Status::Warning));
+        assert!(lost(7).finding.starts_with("7 were lost"), "{}", lost(7).finding);
         let escaped = checked(3, 2);
         assert_eq!(escaped.status, Status::Error);
         assert!(escaped.finding.ends_with(": 3 of default/sleep"), "{}", escaped.finding);

@@ -74,6 +74,8 @@ struct State {
     connected_us: Option<u64>,
     /// How long it took, as the kernel measured it.
     measured: Option<Duration>,
+    /// It leaves no record.
+    discarded: bool,
 }
 
 /// Where the kernel's figures of each leg are read.
@@ -203,6 +205,7 @@ impl FlowTable {
                 gauges: Gauges::default(),
                 connected_us: None,
                 measured: None,
+                discarded: false,
             }),
             started: Instant::now(),
             sent: AtomicU64::new(0),
@@ -248,7 +251,7 @@ impl FlowTable {
         let record = Arc::new(record);
         let mut flows = self.shared.flows.lock();
         flows.live.remove(&live.key);
-        if self.shared.recent_capacity == 0 {
+        if self.shared.recent_capacity == 0 || live.state.lock().discarded {
             return;
         }
         let by_kernel = matches!(record.reason, Reason::Bypassed | Reason::KernelRefused);
@@ -333,6 +336,11 @@ impl FlowHandle {
         self.live.sent.store(sent, Relaxed);
         self.live.received.store(received, Relaxed);
         self.live.state.lock().measured = Some(duration);
+    }
+
+    /// Ends it without a record.
+    pub fn discard(self) {
+        self.live.state.lock().discarded = true;
     }
 
     /// From now on the next byte for the workload is the first of the server's answer.

@@ -25,6 +25,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(50);
 /// A call that is not made again for so long has ended.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// How often the log says that events were lost.
+const SAY_AGAIN: Duration = Duration::from_mins(1);
 /// Different refused calls that are told apart at one time; further ones end the oldest.
 const REFUSED_AT_ONCE: usize = 1024;
 /// Open bypassed connections that are followed; further ones are recorded when they end.
@@ -66,6 +68,7 @@ pub async fn watch(agent: Arc<Agent>) {
         Err(e) => return tracing::error!("bypassed connections and refused calls are not recorded: {e}"),
     };
     let mut observed = Observed::new(agent.flows().clone());
+    let mut losses = Losses::new(&agent);
     loop {
         let ready = tokio::select! {
             ready = events.ready() => ready,
@@ -78,11 +81,43 @@ pub async fn watch(agent: Arc<Agent>) {
         if let Err(e) = read {
             return tracing::error!("bypassed connections and refused calls are not recorded any more: {e}");
         }
+        if losses.rose(&agent) {
+            observed.forget_open();
+        }
         observed.end_refused(Instant::now());
         let there: HashSet<u32> = agent.workloads.lock().enrolled.keys().copied().collect();
         agent.subjects.lock().forget(|id| there.contains(&id));
         agent.counters.events_of_unknown.add(std::mem::take(&mut observed.unknown));
         time::sleep(PAUSE).await;
+    }
+}
+
+/// Events that were lost: those of this agent's time are told to its operator.
+struct Losses {
+    before: u64,
+    /// When the log said so last.
+    said: Option<Instant>,
+}
+
+impl Losses {
+    fn new(agent: &Agent) -> Self {
+        Self { before: agent.capture().lost_events().unwrap_or_default(), said: None }
+    }
+
+    /// Whether there were more since it was asked last.
+    fn rose(&mut self, agent: &Agent) -> bool {
+        // What cannot be read has not risen: the next round reads it.
+        let now = agent.capture().lost_events().unwrap_or(self.before);
+        let lost = now.saturating_sub(self.before);
+        self.before = now;
+        if lost > 0 && self.said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+            self.said = Some(Instant::now());
+            tracing::warn!(
+                lost,
+                "more bypassed connections or refused calls than could be recorded: some are not among the flows (event_lost counts them)"
+            );
+        }
+        lost > 0
     }
 }
 
@@ -129,6 +164,11 @@ impl Observed {
             }
             Event::Refused(call) => self.refuse(&call, subject),
         }
+    }
+
+    /// After a loss it is not known which of them still are. Each that is comes back when it ends: an end tells everything.
+    fn forget_open(&mut self) {
+        self.open.drain().for_each(|(_, flow)| flow.discard());
     }
 
     fn refuse(&mut self, call: &Call, subject: &Subject) {
@@ -242,6 +282,20 @@ mod tests {
     fn an_end_alone_is_a_flow_too() {
         let (_observed, ended) = records([closed(call(1, "10.0.0.1:80"))]);
         assert_eq!((ended.len(), ended[0].duration_ms), (1, Some(20)));
+    }
+
+    #[test]
+    fn after_a_loss_a_connection_is_one_flow_still() {
+        let (mut observed, _) = records([Event::Opened(call(1, "10.0.0.1:80"))]);
+        observed.forget_open();
+        let query = FlowQuery { bypassed: true, ..FlowQuery::default() };
+        assert_eq!(observed.flows.select(&query).len(), 0);
+        let identity = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
+        observed.tell(
+            closed(call(1, "10.0.0.1:80")),
+            &HashMap::from([(WORKLOAD, Subject { identity, pod: None })]),
+        );
+        assert_eq!(observed.flows.select(&query).len(), 1);
     }
 
     #[test]
