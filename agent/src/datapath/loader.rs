@@ -21,7 +21,7 @@ const PRIVILEGES: &str = "the kernel refuses it: run as root, or with CAP_BPF, C
 /// Lines of the verifier's log that are shown: its end says what is wrong, the rest is the whole program.
 const LOG_LINES: usize = 4;
 
-/// Whether the programs ask who is calling. Linux before 6.10 does not let all of them.
+/// Whether the programs ask who is calling. Linux before 6.1 does not let all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callers {
     /// They do.

@@ -127,7 +127,7 @@ fn programs() -> Vec<Check> {
     let (trials, note) = match probe::load_each(Callers::NotAsked) {
         Ok(without) if takes_all(&without) && !with_callers.as_ref().is_ok_and(takes_all) => {
             let what = "this kernel does not let the programs ask who is calling: flows have no process";
-            (Ok(without), Some(Check::warning("processes of flows", what, "Linux 6.10 or later lets them")))
+            (Ok(without), Some(Check::warning("processes of flows", what, "Linux 6.1 or later lets them")))
         }
         _ => (with_callers, None),
     };

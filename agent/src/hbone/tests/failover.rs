@@ -185,12 +185,15 @@ async fn one_that_does_not_answer_costs_a_moment_and_then_nothing() {
         workload.knows(&[(replica.address, Condition::Ready), (hole, Condition::Ready)]);
         let started = Instant::now();
         let first = workload.open().await.unwrap();
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-        if started.elapsed() > Duration::from_secs(1) {
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        if took > Duration::from_secs(1) {
             waited += 1;
             let started = Instant::now();
             workload.request().await.unwrap();
-            assert!(started.elapsed() < Duration::from_secs(1), "it is avoided: {:?}", started.elapsed());
+            // It is avoided for half a second after the 1.5 that it was waited for: a machine on which that is over already proves nothing.
+            let over = took > Duration::from_millis(1900);
+            assert!(over || started.elapsed() < Duration::from_secs(1), "{took:?}, {:?}", started.elapsed());
             assert!(
                 workload
                     .gateways
