@@ -1,6 +1,11 @@
 //! `egret flows --follow`: flows as they begin and as they end.
 
-use std::{collections::HashMap, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write as _,
+    process::ExitCode,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -25,16 +30,31 @@ pub(super) async fn run(roles: &Roles, arguments: &Flows) -> anyhow::Result<Exit
     let asked = arguments.selection.query(begin);
     let first = asked.since.unwrap_or(begin);
     let mut printer = Printer::new(arguments, roles.is_cluster());
-    let (mut known, mut from) = (Known::default(), first);
+    let (mut known, mut missing, mut from) = (Known::default(), Missing::default(), first);
     loop {
         let now = Timestamp::now();
         let query =
             FlowQuery { changed_since: Some(from.max(first)), since: None, limit: None, ..asked.clone() };
-        for flow in known.news(roles.flows(&query).await?) {
+        let told = roles.ask_all(&query).await?;
+        missing.news(&told.missing).for_each(output::error);
+        for flow in known.news(told.flows) {
             printer.print(&flow)?;
         }
         from = now.checked_sub(OVERLAP).unwrap_or(now);
         tokio::time::sleep(pace).await;
+    }
+}
+
+/// Who did not answer last time, by the sentences.
+#[derive(Default)]
+struct Missing(HashSet<String>);
+
+impl Missing {
+    /// What was not so last time: who stays away is told of once, and again when he has been back meanwhile.
+    fn news<'a>(&mut self, errors: &'a [anyhow::Error]) -> impl Iterator<Item = &'a anyhow::Error> {
+        let sentence = |error: &anyhow::Error| format!("{error:#}");
+        let before = std::mem::replace(&mut self.0, errors.iter().map(sentence).collect());
+        errors.iter().filter(move |error| !before.contains(&sentence(error)))
     }
 }
 
@@ -91,6 +111,15 @@ impl Printer {
 mod tests {
     use super::*;
     use crate::flow::{FlowTable, Side, join};
+
+    #[test]
+    fn who_does_not_answer_is_told_of_once() {
+        let mut missing = Missing::default();
+        let away =
+            |names: &[&str]| names.iter().map(|name| anyhow::anyhow!("{name} is away")).collect::<Vec<_>>();
+        let mut told = |names: &[&str]| missing.news(&away(names)).count();
+        assert_eq!([told(&["a"]), told(&["a"]), told(&["a", "b"]), told(&[]), told(&["a"])], [1, 0, 1, 0, 1]);
+    }
 
     #[test]
     fn a_flow_is_told_when_it_begins_and_when_it_ends() {
