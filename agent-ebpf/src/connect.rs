@@ -115,67 +115,59 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
     let (policy, socket) = (POLICY.get(), fields.socket);
     // SAFETY: the kernel's context.
     let reachable = unsafe { Reachable::new(ctx.sock_addr.cast()) };
-    let decision = classify(policy, attempt, &reachable);
+    let mut decision = classify(policy, attempt, &reachable);
     let v4 = attempt.destination.address_v4().is_some();
+    let mut listener = 0;
     match decision {
         Decision::Captured => {
             // SAFETY: a plain helper. Drawn for each attempt, not kept with the socket: the storage has the one in force.
             let random = unsafe { bpf_get_prandom_u32() };
-            let listener = spread::port(policy, &attempt.destination, fields.source_port, random);
+            listener = spread::port(policy, &attempt.destination, fields.source_port, random);
             if policy.bypass_when_down() {
                 // SAFETY: the kernel's context.
-                if !unsafe { listens(ctx.sock_addr, v4, listener) } {
-                    return (let_out(ctx, socket, attempt.destination), 0);
+                if unsafe { listens(ctx.sock_addr, v4, listener) } {
+                    LET_OUT.remove(socket);
+                } else {
+                    decision = let_out(socket);
                 }
-                LET_OUT.remove(socket);
             }
-            remember(decision, socket, Captured::new(attempt.destination, policy.workload(), listener))
         }
         Decision::CapturedResolver => {
             let number = reachable.resolver(&attempt.destination).unwrap_or(u8::MAX);
-            let listener = resolver::listener(policy, v4, number);
+            listener = resolver::listener(policy, v4, number);
+        }
+        Decision::PassedNotTcp | Decision::BypassedLoopback if rewritten(attempt, socket) => {
+            return (Decision::AlreadyCaptured, 0);
+        }
+        _ => {}
+    }
+    match decision {
+        Decision::Captured | Decision::CapturedResolver => {
             let captured = Captured::new(attempt.destination, policy.workload(), listener);
-            remember(decision, socket, captured.at_resolver())
+            let at_resolver = decision == Decision::CapturedResolver;
+            let captured = if at_resolver { captured.at_resolver() } else { captured };
+            // An earlier connect() of this socket may have been bypassed.
+            BYPASSED.remove(socket);
+            if !CAPTURED.set(socket, captured.by(process::current())) {
+                return (Decision::RefusedNoMemory, 0);
+            }
+            return (decision, listener);
         }
-        Decision::BypassedLoopback | Decision::PassedNotTcp if rewritten(attempt, socket) => {
-            (Decision::AlreadyCaptured, 0)
-        }
-        Decision::PassedNotTcp | Decision::BypassedLoopback => {
+        Decision::BypassedRange | Decision::BypassedResolver | Decision::BypassedAgentDown => {
             // An earlier connect() of this socket may have been captured.
             CAPTURED.remove(socket);
-            (decision, 0)
-        }
-        Decision::BypassedRange | Decision::BypassedResolver => {
-            CAPTURED.remove(socket);
             bypassed::opens(ctx, decision, socket, attempt.destination);
-            (decision, 0)
         }
-        refused => (refused, 0),
+        Decision::PassedNotTcp | Decision::BypassedLoopback => CAPTURED.remove(socket),
+        _ => {}
     }
+    (decision, 0)
 }
 
 /// Marks a socket for the backstop: nobody listens for it, and its policy says that it goes out directly then.
 #[inline(always)]
-fn let_out(ctx: &SockAddrContext, socket: *mut bpf_sock, destination: Endpoint) -> Decision {
-    // An earlier connect() of this socket may have been captured.
-    CAPTURED.remove(socket);
-    if !LET_OUT.set(socket, 1) {
-        return Decision::RefusedNoMemory;
-    }
-    bypassed::opens(ctx, Decision::BypassedAgentDown, socket, destination);
-    Decision::BypassedAgentDown
-}
-
-/// Remembers with the socket where it goes, and who calls.
-#[inline(always)]
-fn remember(decision: Decision, socket: *mut bpf_sock, captured: Captured) -> (Decision, u16) {
-    // An earlier connect() of this socket may have been bypassed.
-    BYPASSED.remove(socket);
-    if CAPTURED.set(socket, captured.by(process::current())) {
-        (decision, captured.listener())
-    } else {
-        (Decision::RefusedNoMemory, 0)
-    }
+fn let_out(socket: *mut bpf_sock) -> Decision {
+    if LET_OUT.set(socket, 1) { Decision::BypassedAgentDown } else { Decision::RefusedNoMemory }
 }
 
 /// Whether another set of programs has sent this connection to its listener already: during an upgrade two sets are

@@ -12,13 +12,13 @@ use egret_tests::application::errno;
 use nix::{
     errno::Errno,
     libc,
-    sys::socket::{setsockopt, sockopt::Linger},
+    sys::socket::{Backlog, setsockopt, sockopt::Linger},
 };
 use tokio::runtime::{Builder, Runtime};
 
 use crate::lab::{Lab, OUTSIDE_V4, OUTSIDE_V6, WORKLOAD, listen, port};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The reader of a lab's events, and what it has read.
 struct Reader {
@@ -286,22 +286,28 @@ fn refused_calls_are_told() {
 
 #[test]
 fn nothing_is_lost_at_thousands_a_second() {
-    const COUNT: usize = 3000;
+    // As many as the agent is told of between two looks at 40,000 a second; four times what the ring holds in all, and fewer than the
+    // kernel has source ports for while they are in TIME_WAIT.
+    const BURST: usize = 2000;
+    const BURSTS: usize = 8;
     let Some((lab, mut reader)) = lab("nothing_is_lost_at_thousands_a_second") else { return };
     let mut application = lab.inside();
     let listener = listen(&format!("{OUTSIDE_V4}:0"));
     let at = listener.local_addr().unwrap();
-    let server = thread::spawn(move || (0..COUNT).for_each(|_| drop(listener.accept().unwrap())));
+    // A short queue would have SYNs dropped where this thread comes late, which costs a second each.
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN).unwrap();
+    let server = thread::spawn(move || (0..BURST * BURSTS).for_each(|_| drop(listener.accept().unwrap())));
     let begin = Instant::now();
-    let client = thread::spawn(move || application.run(&format!("storm {COUNT} {at}")));
-    let events = reader.read(2 * COUNT);
-    assert_eq!(client.join().unwrap(), format!("ok {COUNT} errno 0"));
-    let took = begin.elapsed();
+    for _ in 0..BURSTS {
+        assert_eq!(application.run(&format!("storm {BURST} {at}")), format!("ok {BURST} errno 0"));
+        let events = reader.read(2 * BURST);
+        let closed = events.iter().filter(|event| matches!(event, Event::Closed { .. })).count();
+        assert_eq!((events.len(), closed), (2 * BURST, BURST));
+    }
+    let rate = (BURST * BURSTS) as f64 / begin.elapsed().as_secs_f64();
+    eprintln!("{} bypassed connections at {rate:.0} a second", BURST * BURSTS);
     server.join().unwrap();
-    eprintln!("{COUNT} bypassed connections in {took:?}: {:.0} a second", COUNT as f64 / took.as_secs_f64());
-    assert_eq!((events.len(), lab.count("event_lost")), (2 * COUNT, 0));
-    let closed = events.iter().filter(|event| matches!(event, Event::Closed { .. })).count();
-    assert_eq!(closed, COUNT);
+    assert_eq!(lab.count("event_lost"), 0);
 }
 
 #[test]
