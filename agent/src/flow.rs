@@ -2,13 +2,16 @@
 //!
 //! `node` and `gateway` record, `admin` serves what a [`FlowQuery`] selects, `cli::flows` joins both sides by id.
 
+mod handle;
 mod id;
 mod join;
 mod legs;
+mod live;
 mod objects;
 mod process;
 mod query;
 mod record;
+mod store;
 mod table;
 mod tcp;
 #[cfg(test)]
@@ -16,6 +19,7 @@ pub(crate) mod testing;
 mod time_spent;
 mod waits;
 
+pub use handle::FlowHandle;
 pub use id::{FlowId, FlowIdError, FlowIdPrefix, FlowIdPrefixError};
 pub use join::{JoinedFlow, join};
 pub use legs::{
@@ -26,7 +30,7 @@ pub use objects::{DecidedBy, Part};
 pub use process::Process;
 pub use query::{FlowQuery, Sort};
 pub use record::{FlowRecord, Side, Verdict};
-pub use table::{FlowHandle, FlowTable};
+pub use table::FlowTable;
 pub use tcp::TcpFigures;
 pub use time_spent::{Leg, TimeSpent};
 pub use waits::{End, Ledger, Step, Wait, Waits};

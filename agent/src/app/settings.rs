@@ -34,7 +34,7 @@ pub struct Settings {
     pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.
     pub take_over_drain: Duration,
-    /// How many ended flows agent and gateway each keep.
+    /// How many ended flows agent and gateway each keep; 0: no flow is recorded.
     pub flow_capacity: usize,
 }
 

@@ -67,6 +67,11 @@ impl FlowIdPrefix {
     pub fn matches(self, id: FlowId) -> bool {
         id.0 >> (128 - 4 * self.digits) == self.value
     }
+
+    /// The id, where this is all of one.
+    pub fn whole(self) -> Option<FlowId> {
+        (self.digits == 32).then_some(FlowId(self.value))
+    }
 }
 
 impl From<FlowId> for FlowIdPrefix {
@@ -113,6 +118,7 @@ mod tests {
             prop_assert!(prefix.matches(id));
             prop_assert_eq!(prefix.matches(other), other.to_string().starts_with(&text));
             prop_assert_eq!(prefix.to_string(), text);
+            prop_assert_eq!(prefix.whole(), (digits == 32).then_some(id));
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! `admin` reads one from the query of `/flows`, `cli` writes it there, and filters again what was joined: no side knows everything.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -81,23 +83,17 @@ impl FlowQuery {
 
     /// Whether a flow is asked for, by all that is known of it.
     pub fn selects(&self, flow: &FlowRecord) -> bool {
-        self.concerns(flow) && self.is_of_pod(flow) && self.ended_so(flow)
+        self.matcher().selects(flow)
     }
 
-    /// Whether it may be, as far as one side's record tells. Each side answers for what it may be the one to know: pods are known to
-    /// the agent only, hosts and most reasons to the gateway.
-    pub fn may_select(&self, record: &FlowRecord) -> bool {
-        let tunnelled = record.legs.tunnel.is_some();
-        self.concerns(record)
-            && match record.side {
-                Side::Gateway => self.pod.is_none() && self.ended_so(record),
-                Side::Agent => {
-                    self.is_of_pod(record)
-                        && (self.ended_so(record)
-                            || tunnelled && self.pod.is_some()
-                            || tunnelled && record.verdict != Verdict::Allowed && record.host.is_none())
-                }
-            }
+    /// To be asked about many flows.
+    pub fn matcher(&self) -> Matcher<'_> {
+        Matcher {
+            query: self,
+            any: self.ids.is_empty(),
+            whole: self.ids.iter().filter_map(|id| id.whole()).collect(),
+            beginnings: self.ids.iter().copied().filter(|id| id.whole().is_none()).collect(),
+        }
     }
 
     /// As a server-side limit it holds only where the side knows all that counts.
@@ -106,11 +102,11 @@ impl FlowQuery {
         self.limit.filter(|_| !(self.pod.is_some() && outcome)).unwrap_or(usize::MAX)
     }
 
-    /// Leaves those that count most, if there are more than asked for; in any order.
-    pub fn cut<T>(&self, found: &mut Vec<T>, record: impl Fn(&T) -> &FlowRecord) {
+    /// Leaves those that count most by their [`Sort::key`], if there are more than asked for; in any order.
+    pub fn cut<T>(&self, found: &mut Vec<T>, key: impl Fn(&T) -> i128) {
         let limit = self.limit();
         if limit < found.len() {
-            found.select_nth_unstable_by_key(limit, |found| -self.sort.key(record(found)));
+            found.select_nth_unstable_by_key(limit, |found| -key(found));
             found.truncate(limit);
         }
     }
@@ -122,7 +118,6 @@ impl FlowQuery {
             && self.min_bytes.is_none_or(|least| bytes(flow) >= least)
             && self.since.is_none_or(|since| ended() >= since)
             && self.changed_since.is_none_or(changed)
-            && (self.ids.is_empty() || self.ids.iter().any(|id| id.matches(flow.id)))
     }
 
     fn is_of_pod(&self, flow: &FlowRecord) -> bool {
@@ -136,6 +131,48 @@ impl FlowQuery {
             && self.host.as_ref().is_none_or(host)
             && self.verdict.is_none_or(|verdict| flow.verdict == verdict)
             && self.reason.is_none_or(|reason| flow.reason == reason)
+    }
+}
+
+/// A query, made ready for many flows: of a thousand ids none is compared one by one.
+#[derive(Debug)]
+pub struct Matcher<'a> {
+    query: &'a FlowQuery,
+    /// No ids are asked for.
+    any: bool,
+    whole: HashSet<FlowId>,
+    beginnings: Vec<FlowIdPrefix>,
+}
+
+impl Matcher<'_> {
+    /// Whether a flow is asked for, by all that is known of it.
+    pub fn selects(&self, flow: &FlowRecord) -> bool {
+        self.is_of_ids(flow.id)
+            && self.query.concerns(flow)
+            && self.query.is_of_pod(flow)
+            && self.query.ended_so(flow)
+    }
+
+    /// Whether it may be, as far as one side's record tells. Each side answers for what it may be the one to know: pods are known to
+    /// the agent only, hosts and most reasons to the gateway.
+    pub fn may_select(&self, record: &FlowRecord) -> bool {
+        let Self { query, .. } = self;
+        let tunnelled = record.legs.tunnel.is_some();
+        self.is_of_ids(record.id)
+            && query.concerns(record)
+            && match record.side {
+                Side::Gateway => query.pod.is_none() && query.ended_so(record),
+                Side::Agent => {
+                    query.is_of_pod(record)
+                        && (query.ended_so(record)
+                            || tunnelled && query.pod.is_some()
+                            || tunnelled && record.verdict != Verdict::Allowed && record.host.is_none())
+                }
+            }
+    }
+
+    fn is_of_ids(&self, id: FlowId) -> bool {
+        self.any || self.whole.contains(&id) || self.beginnings.iter().any(|beginning| beginning.matches(id))
     }
 }
 

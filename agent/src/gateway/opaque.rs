@@ -98,8 +98,9 @@ pub(super) fn forward(outcome: Result<Action, Refusal>) -> Result<Forward, Refus
 
 /// An upstream connection, counted as long as it lives.
 pub(super) struct Opened {
-    stream: Stream,
+    /// Before the stream: where no flow has its gauge, nobody is left who would read the kernel's last figures.
     peer: Peer,
+    stream: Stream,
     dns_us: Option<u64>,
     _in_flight: Option<InFlight>,
 }
@@ -127,7 +128,7 @@ async fn connect(session: &Session, snapshot: &Snapshot, upstream: &Upstream) ->
         match originate::connect(address, upstream, &transport, gateway.settings.handshake_timeout).await {
             Ok((stream, peer)) => {
                 let in_flight = balanced.then(|| gateway.balancer.start(address));
-                return Ok(Opened { stream, peer, dns_us, _in_flight: in_flight });
+                return Ok(Opened { peer, stream, dns_us, _in_flight: in_flight });
             }
             Err(refusal) => last = Some(refusal),
         }

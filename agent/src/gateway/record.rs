@@ -67,10 +67,11 @@ impl Record {
 
     /// Notes the objects that decided.
     pub(super) fn decided(&mut self, decided: &Decided) {
-        let by = decided_by(decided);
         self.session.flow.update(|flow| match &mut flow.decided_by {
-            Some(known) => **known = by,
-            None => flow.decided_by = Some(Box::new(by)),
+            // The next request of a connection is decided as the one before, nearly always.
+            Some(known) if is_by(known, decided) => {}
+            Some(known) => **known = decided_by(decided),
+            none => *none = Some(Box::new(decided_by(decided))),
         });
         let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
         let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
@@ -91,16 +92,21 @@ impl Record {
     /// Notes where it goes.
     pub(super) fn upstream(&mut self, upstream: &Upstream) {
         let cluster = Arc::clone(&upstream.cluster);
-        self.session.flow.update(|flow| flow.upstream_cluster = Some(Arc::clone(&cluster)));
+        self.session.flow.update(|flow| {
+            if flow.upstream_cluster.as_ref() != Some(&cluster) {
+                flow.upstream_cluster = Some(Arc::clone(&cluster));
+            }
+        });
         self.note(|entry| entry.upstream_cluster = Some(cluster));
     }
 
     /// Notes which connection carries it, and how that went.
     pub(super) fn peer(&mut self, peer: &Peer, reused: bool, times: Times) {
         let Times { dns_us, first_byte_us } = times;
-        let connection = Arc::clone(&peer.connection);
-        let leg = UpstreamLeg { connection, reused, dns_us, first_byte_us, tcp: None };
-        self.session.flow.served(leg, peer.gauge.clone());
+        self.session.flow.served(|| {
+            let connection = Arc::clone(&peer.connection);
+            (UpstreamLeg { connection, reused, dns_us, first_byte_us, tcp: None }, peer.gauge.clone())
+        });
         self.note(|entry| {
             entry.upstream_host = Some(peer.connection.endpoint);
             entry.upstream_local_address = peer.connection.local;
@@ -116,7 +122,7 @@ impl Record {
 
     /// Notes the endpoint at which it failed.
     pub(super) fn attempted(&mut self, address: Option<SocketAddr>) {
-        self.session.flow.update(|flow| flow.upstream_host = address.or(flow.upstream_host));
+        self.session.flow.attempted(address);
         self.note(|entry| entry.upstream_host = address);
     }
 
@@ -171,6 +177,32 @@ fn decided_by(decided: &Decided) -> DecidedBy {
         service_entry: service_entry.as_ref().map(whole),
         destination_rule: destination_rule.as_ref().map(whole),
     }
+}
+
+/// Whether these are the objects of this decision.
+fn is_by(known: &DecidedBy, decided: &Decided) -> bool {
+    let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
+    let is_whole = |known: &Option<Part>, object: &Option<ObjectRef>| {
+        known.as_ref().map(|part| &part.object) == object.as_ref()
+    };
+    let is_route = |known: &Option<Part>, route: &Option<(ObjectRef, Arc<str>)>| {
+        known.as_ref().map(|part| (&part.object, part.part.as_ref()))
+            == route.as_ref().map(|(object, name)| (object, Some(name)))
+    };
+    let is_policy = match (&known.policy, &decided.policy) {
+        (None, None) => true,
+        (Some(known), Some(rule)) => {
+            known.object == rule.policy
+                && known.part.as_deref().and_then(|part| part.parse().ok()) == Some(rule.rule)
+        }
+        _ => false,
+    };
+    is_policy
+        && is_route(&known.mesh_route, mesh_route)
+        && is_whole(&known.gateway, gateway)
+        && is_route(&known.gateway_route, gateway_route)
+        && is_whole(&known.service_entry, service_entry)
+        && is_whole(&known.destination_rule, destination_rule)
 }
 
 impl Drop for Record {

@@ -68,9 +68,12 @@ impl Session {
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
         flow.update(|flow| flow.host.clone_from(&dialled_host));
         if let Some(Carrier { connection, gauge }) = &caller.carrier {
-            let connection = Arc::clone(connection);
-            let leg = TunnelLeg { connection, reused: None, certificate_us: None, setup_us: None, tcp: None };
-            flow.tunnelled(leg, gauge.clone());
+            flow.tunnelled(|| {
+                let connection = Arc::clone(connection);
+                let leg =
+                    TunnelLeg { connection, reused: None, certificate_us: None, setup_us: None, tcp: None };
+                (leg, gauge.clone())
+            });
         }
         gateway.tunnels.fetch_add(1, Relaxed);
         let meter = Meter::new(&caller.source);

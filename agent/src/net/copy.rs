@@ -54,6 +54,10 @@ pub trait Count {
     fn add_left(&self, bytes: u64);
     /// `bytes` came from the right.
     fn add_right(&self, bytes: u64);
+    /// Whether it wants to know of times.
+    fn wants_times(&self) -> bool {
+        false
+    }
     /// This was waited for, for so long.
     fn waited(&self, _: Wait, _: Duration) {}
     /// From `since` on this is waited for.
@@ -93,6 +97,10 @@ impl Count for FlowHandle {
         self.add_received(bytes);
     }
 
+    fn wants_times(&self) -> bool {
+        self.is_recorded()
+    }
+
     fn waited(&self, wait: Wait, time: Duration) {
         FlowHandle::waited(self, wait, time);
     }
@@ -116,7 +124,7 @@ where
     let (mut forth, mut back) = (Direction::default(), Direction::default());
     // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
     let mut last = Instant::now();
-    let mut ledger = Ledger::new(last);
+    let (mut ledger, times) = (Ledger::new(last), count.wants_times());
     count.waits(ledger.ongoing(), last);
     let mut timer = std::pin::pin!(tokio::time::sleep_until(last + idle));
     poll_fn(|cx| {
@@ -139,11 +147,13 @@ where
             far_blocks: forth.blocked(),
         };
         let moved = step.near_spoke || step.far_spoke;
-        if moved || !ledger.stands(step.near_blocks, step.far_blocks) {
+        if moved || times && !ledger.stands(step.near_blocks, step.far_blocks) {
             // The one look at the clock that an active pair pays for.
             let now = Instant::now();
-            ledger.step(now, step, |wait, time| count.waited(wait, time));
-            count.waits(ledger.ongoing(), now);
+            if times {
+                ledger.step(now, step, |wait, time| count.waited(wait, time));
+                count.waits(ledger.ongoing(), now);
+            }
             if moved {
                 last = now;
             }

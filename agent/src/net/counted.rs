@@ -23,7 +23,8 @@ use crate::flow::{Ledger, Step};
 pub struct Counted<IO, C> {
     io: IO,
     count: Arc<C>,
-    ledger: Ledger,
+    /// Absent: nobody wants to know of times.
+    ledger: Option<Ledger>,
     /// The last read found nothing. What a read finds at once was not waited for: who reads came late, since the far end is slow.
     awaiting: bool,
 }
@@ -31,22 +32,31 @@ pub struct Counted<IO, C> {
 impl<IO, C: Count> Counted<IO, C> {
     /// Counts the bytes of `io` into `count`.
     pub fn new(io: IO, count: Arc<C>) -> Self {
-        let now = Instant::now();
-        let ledger = Ledger::new(now);
-        count.waits(ledger.ongoing(), now);
+        let ledger = count.wants_times().then(|| {
+            let now = Instant::now();
+            let ledger = Ledger::new(now);
+            count.waits(ledger.ongoing(), now);
+            ledger
+        });
         Self { io, count, ledger, awaiting: false }
     }
 
     fn step(&mut self, step: Step) {
-        let now = Instant::now();
-        self.ledger.step(now, step, |wait, time| self.count.waited(wait, time));
-        self.count.waits(self.ledger.ongoing(), now);
+        if let Some(ledger) = &mut self.ledger {
+            let now = Instant::now();
+            ledger.step(now, step, |wait, time| self.count.waited(wait, time));
+            self.count.waits(ledger.ongoing(), now);
+        }
+    }
+
+    fn near_blocks(&self) -> bool {
+        self.ledger.as_ref().is_some_and(Ledger::near_blocks)
     }
 
     /// After a read: `bytes` came, or none for now.
     fn heard(&mut self, bytes: Option<usize>) {
         let waited = std::mem::replace(&mut self.awaiting, bytes.is_none());
-        let near_blocks = self.ledger.near_blocks();
+        let near_blocks = self.near_blocks();
         match bytes {
             // The end of the stream: nobody spoke.
             Some(0) => {}
@@ -69,7 +79,7 @@ impl<IO, C: Count> Counted<IO, C> {
                 self.count.add_right(bytes as u64);
                 self.step(Step { far_spoke: true, ..Step::default() });
             }
-            None if self.ledger.near_blocks() => {}
+            None if self.near_blocks() => {}
             None => self.step(Step { near_blocks: true, ..Step::default() }),
         }
     }

@@ -57,7 +57,7 @@ pub(super) async fn serve(
         tracing::debug!("TCP_NODELAY: {e}");
     }
     let stream = Gauged::new(stream);
-    flow.captured(stream.gauge().clone());
+    flow.captured(|| stream.gauge().clone());
     match open_tunnel(&agent, &enrolled, &presence, &flow, original_destination).await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
@@ -104,13 +104,15 @@ async fn open_tunnel(
     if dialled_host.is_some() {
         flow.update(|flow| flow.host.clone_from(&dialled_host));
     }
-    let began = Instant::now();
+    // Only records have these times.
+    let now = || flow.is_recorded().then(Instant::now);
+    let began = now();
     let certificate = agent
         .certificates
         .fetch(&enrolled.workload.identity)
         .await
         .map_err(|e| Refusal::new(Reason::IdentityUnavailable, e.to_string()))?;
-    let certified = Instant::now();
+    let certified = now();
     let connect = Connect {
         original_destination,
         dialled_host,
@@ -130,14 +132,18 @@ async fn open_tunnel(
         Refusal::new(reason, e.to_string())
     })?;
     if let Some((carrier, reused)) = tunnel.carrier() {
-        let leg = TunnelLeg {
-            connection: Arc::clone(&carrier.connection),
-            reused: Some(reused),
-            certificate_us: Some(microseconds(certified - began)),
-            setup_us: Some(microseconds(certified.elapsed())),
-            tcp: None,
-        };
-        flow.tunnelled(leg, carrier.gauge.clone());
+        flow.tunnelled(|| {
+            let leg = TunnelLeg {
+                connection: Arc::clone(&carrier.connection),
+                reused: Some(reused),
+                certificate_us: certified
+                    .zip(began)
+                    .map(|(certified, began)| microseconds(certified - began)),
+                setup_us: certified.map(|certified| microseconds(certified.elapsed())),
+                tcp: None,
+            };
+            (leg, carrier.gauge.clone())
+        });
     }
     Ok(tunnel)
 }

@@ -56,7 +56,8 @@ struct Metrics {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Flows {
-    /// How many flows that have ended agent and gateway each remember, about 2 KB each; flows that are open come on top
+    /// How many flows that have ended agent and gateway each remember, about 2 KB each; flows that are open come on top. 0: no flow is
+    /// recorded, and `egret flows` has nothing to tell; metrics and access log stay
     #[arg(long, value_name = "NUMBER", default_value_t = FLOW_CAPACITY)]
     flow_capacity: usize,
 }

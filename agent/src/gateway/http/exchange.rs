@@ -74,7 +74,7 @@ async fn answer<D: Decide>(
         Err(violation) => return refuse_with(record, &violation),
     };
     record.note(|entry| entry.authority = Some(head.authority.clone()));
-    session.flow.update(|flow| flow.host = Some(head.host.host.as_str().into()));
+    session.flow.asked_for(&head.host.host);
     let websocket = match upgrade::requested(&parts.headers) {
         Some(upgrade::Kind::WebSocket) => upgradable,
         Some(upgrade::Kind::Other) => {
