@@ -1,17 +1,24 @@
 //! Tables and JSON on stdout, errors on stderr.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Write as _},
+    iter,
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 /// Prints `value` as indented JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    // In one piece: stdout is flushed at every line, and a reader that leaves is an error of the write, not of JSON.
-    let mut text = serde_json::to_vec_pretty(value)?;
-    text.push(b'\n');
-    Ok(io::stdout().lock().write_all(&text)?)
+    // In large pieces: stdout alone is flushed at every line. A reader that leaves is an error of the write, not of JSON.
+    let mut out = BufWriter::with_capacity(PIECE, io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
 }
+
+/// Bytes that are written at once.
+const PIECE: usize = 64 * 1024;
 
 /// Prints a line, or several.
 pub(super) fn text(text: impl AsRef<str>) -> io::Result<()> {
@@ -54,6 +61,31 @@ pub(super) fn table(header: &[&str]) -> Table {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table
+}
+
+/// The same for rows that may be very many.
+pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<_> = header.iter().map(|name| name.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut add = |cells: &mut dyn Iterator<Item = &str>| {
+        for (cell, width) in cells.zip(&widths) {
+            text.extend([" ", cell]);
+            text.extend(iter::repeat_n(' ', width - cell.chars().count() + 1));
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    };
+    add(&mut header.iter().copied());
+    for row in rows {
+        add(&mut row.iter().map(String::as_str));
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// Nothing for people is wider, as far as its words allow.
@@ -143,7 +175,22 @@ pub(super) fn microseconds(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, message, microseconds, milliseconds, short, span, wrapped};
+    use proptest::prelude::*;
+
+    use super::{bytes, columns, message, microseconds, milliseconds, short, span, table, wrapped};
+
+    proptest! {
+        #[test]
+        fn many_rows_look_like_few(rows in prop::collection::vec(prop::array::uniform3("[a-zµ…]{1,12}"), 1..9)) {
+            let header = ["ONE", "LONG-NAME", "X"];
+            let mut few = table(&header);
+            for row in &rows {
+                few.add_row(row);
+            }
+            let rows: Vec<_> = rows.into_iter().map(Vec::from).collect();
+            prop_assert_eq!(columns(&header, &rows), few.trim_fmt());
+        }
+    }
 
     #[test]
     fn long_text_goes_on_below_its_beginning() {

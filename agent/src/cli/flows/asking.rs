@@ -19,8 +19,12 @@ use crate::{
     },
 };
 
-/// Ids in one question: they are part of a URL.
-const AT_ONCE: usize = 256;
+/// Ids in one question: they are part of a URL, whose length is bounded to 64 KB, and on a cluster of the URL of a command in a pod, where
+/// each takes 37 bytes.
+const AT_ONCE: usize = 1024;
+
+/// More ids than this are not asked for one by one: what they would be picked from is asked for as a whole.
+const ONE_BY_ONE: usize = 8 * AT_ONCE;
 
 /// Who is asked.
 pub(in crate::cli) enum Roles {
@@ -100,13 +104,20 @@ impl Roles {
         // Asked for by nothing but their ids, both sides have said all.
         if *query != (FlowQuery { ids: query.ids.clone(), ..FlowQuery::default() }) {
             for (role, ids, said) in [(Role::Agent, near, &mut agents), (Role::Gateway, far, &mut gateways)] {
+                if ids.len() > ONE_BY_ONE {
+                    // Instead of what it said: that is part of it.
+                    let all = FlowQuery { namespace: query.namespace.clone(), ..FlowQuery::default() };
+                    *said = self.ask(role, &all).await;
+                    continue;
+                }
                 for ids in ids.chunks(AT_ONCE) {
                     said.add(self.ask(role, &FlowQuery::of(ids)).await);
                 }
             }
         }
         let mut told = self.join(agents, gateways)?;
-        told.flows.retain(|flow| query.selects(&flow.joined.flow));
+        let matcher = query.matcher();
+        told.flows.retain(|flow| matcher.selects(&flow.joined.flow));
         told.flows.sort_by_key(|flow| query.sort.key(&flow.joined.flow));
         Ok(told)
     }

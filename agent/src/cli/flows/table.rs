@@ -42,11 +42,8 @@ pub(super) fn of(flows: &[PlacedFlow], wide: bool, places: bool) -> String {
         };
         return none.to_owned();
     }
-    let mut table = output::table(&header(wide, places));
-    for flow in flows {
-        table.add_row(cells(flow, wide, places));
-    }
-    table.trim_fmt()
+    let rows: Vec<_> = flows.iter().map(|flow| cells(flow, wide, places)).collect();
+    output::columns(&header(wide, places), &rows)
 }
 
 pub(in crate::cli) fn header(wide: bool, places: bool) -> Vec<&'static str> {
