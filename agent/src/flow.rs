@@ -16,6 +16,7 @@ mod table;
 mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
+mod text;
 mod time_spent;
 mod waits;
 
@@ -32,5 +33,6 @@ pub use query::{FlowQuery, Sort};
 pub use record::{FlowRecord, Side, Verdict};
 pub use table::FlowTable;
 pub use tcp::TcpFigures;
+pub(crate) use text::shared;
 pub use time_spent::{Leg, TimeSpent};
 pub use waits::{End, Ledger, Step, Wait, Waits};

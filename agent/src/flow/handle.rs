@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{
     FlowId, FlowRecord, FlowTable, TunnelLeg, UpstreamLeg, Verdict, Wait, WorkloadLeg,
     live::{Live, Moved},
+    shared,
 };
 use crate::{net::gauge::Gauge, reason::Refusal};
 
@@ -107,7 +108,7 @@ impl FlowHandle {
     pub fn asked_for(&self, host: &str) {
         self.update(|record| {
             if record.host.as_deref() != Some(host) {
-                record.host = Some(host.into());
+                record.host = Some(shared(host));
             }
         });
     }

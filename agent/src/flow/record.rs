@@ -137,7 +137,7 @@ pub struct FlowRecord {
     pub received: u64,
     /// The objects behind the verdict; the gateway knows them.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub decided_by: Option<Box<DecidedBy>>,
+    pub decided_by: Option<Arc<DecidedBy>>,
     /// Each leg of it.
     #[serde(default)]
     pub legs: Legs,

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::{decide::Decided, tunnel::Session};
 use crate::{
     authz,
+    flow::shared,
     mesh::Snapshot,
     net::{counted::Counted, linger::Linger},
 };
@@ -55,7 +56,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     D: Decide,
 {
-    session.flow.update(|flow| flow.protocol = Some("http".into()));
+    session.flow.update(|flow| flow.protocol = Some(shared("http")));
     let settings = &session.gateway.settings;
     let patience = Patience {
         idle: settings.keep_alive_timeout,
@@ -100,7 +101,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     D: Decide,
 {
-    session.flow.update(|flow| flow.protocol = Some("http".into()));
+    session.flow.update(|flow| flow.protocol = Some(shared("http")));
     let service = service_fn(|request| {
         let (session, decide) = (Arc::clone(&session), decide.clone());
         async move { Ok::<_, Infallible>(exchange::serve(request, session, None, decide).await) }

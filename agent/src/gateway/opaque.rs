@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     authz,
-    flow::Wait,
+    flow::{Wait, shared},
     mesh::Snapshot,
     net::copy::{self, Error, Side},
     reason::{Reason, Refusal},
@@ -38,7 +38,7 @@ where
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
     let mut record = Record::start(session);
-    session.flow.update(|flow| flow.protocol = Some("tcp".into()));
+    session.flow.update(|flow| flow.protocol = Some(shared("tcp")));
     let snapshot = session.gateway.snapshot();
     let decided = decide(&snapshot, &session.request(None, None));
     record.decided(&decided);

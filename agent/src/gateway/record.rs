@@ -3,7 +3,7 @@
 //! A [`Record`] writes its line when it is dropped, so no path can forget to; until somebody says how it ended, the
 //! client went away.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
@@ -67,11 +67,11 @@ impl Record {
 
     /// Notes the objects that decided.
     pub(super) fn decided(&mut self, decided: &Decided) {
-        self.session.flow.update(|flow| match &mut flow.decided_by {
+        self.session.flow.update(|flow| {
             // The next request of a connection is decided as the one before, nearly always.
-            Some(known) if is_by(known, decided) => {}
-            Some(known) => **known = decided_by(decided),
-            none => *none = Some(Box::new(decided_by(decided))),
+            if !flow.decided_by.as_ref().is_some_and(|known| is_by(known, decided)) {
+                flow.decided_by = Some(shared_decided_by(decided));
+            }
         });
         let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
         let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
@@ -177,6 +177,19 @@ fn decided_by(decided: &Decided) -> DecidedBy {
         service_entry: service_entry.as_ref().map(whole),
         destination_rule: destination_rule.as_ref().map(whole),
     }
+}
+
+thread_local! {
+    /// What decided last on this thread.
+    static LAST: RefCell<Option<Arc<DecidedBy>>> = const { RefCell::new(None) };
+}
+
+/// The objects of a decision; flows that were decided about alike, one after the other, share them.
+fn shared_decided_by(decided: &Decided) -> Arc<DecidedBy> {
+    LAST.with_borrow_mut(|last| match last {
+        Some(known) if is_by(known, decided) => Arc::clone(known),
+        _ => Arc::clone(last.insert(Arc::new(decided_by(decided)))),
+    })
 }
 
 /// Whether these are the objects of this decision.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use super::{decide::Decided, opaque, record::Record, refuse, revoke::revoked, tunnel::Session};
 use crate::{
     authz,
+    flow::shared,
     mesh::Snapshot,
     net::linger::drain,
     reason::{Reason, Refusal},
@@ -21,8 +22,8 @@ where
 {
     let mut record = Record::start(&session);
     session.flow.update(|flow| {
-        flow.protocol = Some("tls".into());
-        flow.host = sni.as_deref().map(Into::into).or(flow.host.take());
+        flow.protocol = Some(shared("tls"));
+        flow.host = sni.as_deref().map(shared).or(flow.host.take());
     });
     record.note(|entry| entry.requested_server_name.clone_from(&sni));
     let snapshot = session.gateway.snapshot();

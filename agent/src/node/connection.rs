@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     datapath::{Caller, Taken},
-    flow::{FlowHandle, FlowId, Process, TunnelLeg},
+    flow::{FlowHandle, FlowId, Process, TunnelLeg, shared},
     hbone::{client, headers::Connect, tunnel::Tunnel},
     net::{copy, gauge::Gauged},
     reason::{Reason, Refusal},
@@ -50,7 +50,7 @@ pub(super) async fn serve(
     agent.counters.accepted.increment();
     let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
     flow.update(|record| {
-        record.pod = enrolled.workload.pod().map(Into::into);
+        record.pod = enrolled.workload.pod().map(shared);
         record.process = caller.map(|Caller { pid, name }| Process { pid, name }.into());
     });
     if let Err(e) = stream.set_nodelay(true) {

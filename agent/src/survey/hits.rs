@@ -145,7 +145,7 @@ mod tests {
         let mut flow = PlacedFlow::from(join(table.records(), Vec::new()).remove(0));
         let record = &mut flow.joined.flow;
         (record.reason, record.verdict) = (reason, Verdict::of(reason));
-        record.decided_by = decided_by.map(Box::new);
+        record.decided_by = decided_by.map(std::sync::Arc::new);
         flow
     }
 

@@ -135,8 +135,10 @@ fn rows_are_hosts_workloads_or_rules() {
     let denied = flow(FlowId::random(), 1, |flow| {
         flow.host = Some("api.test".into());
         (flow.verdict, flow.reason) = (Verdict::Denied, Reason::PolicyDenied);
-        flow.decided_by =
-            Some(Box::new(DecidedBy { policy: Some(Part::of(policy, "0")), ..DecidedBy::default() }));
+        flow.decided_by = Some(std::sync::Arc::new(DecidedBy {
+            policy: Some(Part::of(policy, "0")),
+            ..DecidedBy::default()
+        }));
         ended(flow);
     });
     let plain = flow(FlowId::random(), 1, |flow| (flow.sent, flow.first_byte_us) = (9, Some(5)));
