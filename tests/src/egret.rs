@@ -46,6 +46,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Supervisor, Self::Ca, Self::Gateway, Self::Agent];
+
     /// As in `<run-dir>/<name>.pid`.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,6 +66,8 @@ pub struct Egret {
     run_dir: PathBuf,
     tunnels: SocketAddr,
     metrics: SocketAddr,
+    /// Arguments of `egret up` beside those that every test needs.
+    arguments: Vec<String>,
     process: Process,
 }
 
@@ -70,18 +75,31 @@ impl Egret {
     /// Starts `binary` on the files in `config`, and waits until it serves. Its gateway is on this address of the machine, its
     /// tunnel port any free one.
     pub fn up(binary: &Path, config: &Path, run_dir: &Path, gateway: Ipv4Addr) -> Result<Self> {
+        Self::up_with(binary, config, run_dir, gateway, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn up_with(
+        binary: &Path,
+        config: &Path,
+        run_dir: &Path,
+        gateway: Ipv4Addr,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let tunnels = SocketAddr::from((gateway, free_port(gateway)?));
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST)?));
-        let process = Self::spawn(binary, config, run_dir, tunnels, metrics)?;
-        let mut egret =
-            Self { binary: binary.to_owned(), run_dir: run_dir.to_owned(), tunnels, metrics, process };
+        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+        let process = Self::spawn(binary, config, run_dir, (tunnels, metrics), &arguments)?;
+        let (binary, run_dir) = (binary.to_owned(), run_dir.to_owned());
+        let mut egret = Self { binary, run_dir, tunnels, metrics, arguments, process };
         egret.process.wait_for_line(" ready", START)?;
         Ok(egret)
     }
 
     /// Starts it again after its supervisor was killed: with the same run directory, whose workloads it takes over.
     pub fn up_again(&mut self, config: &Path) -> Result<()> {
-        self.process = Self::spawn(&self.binary, config, &self.run_dir, self.tunnels, self.metrics)?;
+        let ports = (self.tunnels, self.metrics);
+        self.process = Self::spawn(&self.binary, config, &self.run_dir, ports, &self.arguments)?;
         self.process.wait_for_line(" ready", START).map(drop)
     }
 
@@ -89,13 +107,14 @@ impl Egret {
         binary: &Path,
         config: &Path,
         run_dir: &Path,
-        tunnels: SocketAddr,
-        metrics: SocketAddr,
+        (tunnels, metrics): (SocketAddr, SocketAddr),
+        arguments: &[String],
     ) -> Result<Process> {
         let mut command = Command::new(binary);
         command.arg("up").arg("-f").arg(config).arg("--run-dir").arg(run_dir);
         command.args(["--hbone-address", &tunnels.to_string()]);
         command.args(["--metrics-address", &metrics.to_string()]);
+        command.args(arguments);
         command.stdout(Stdio::null());
         Process::spawn("egret up", &mut command)
     }
