@@ -6,6 +6,7 @@
 //!  tunnel::Tunnel ── h2 ── driver (keepalive; gather: gathered writes, flood guard) ── rustls ── read_ahead ── TCP
 //! ```
 
+pub mod baggage;
 pub mod client;
 pub mod headers;
 pub mod read_ahead;

@@ -9,6 +9,7 @@ pub mod cgroup;
 mod check;
 mod connection;
 pub mod counters;
+mod description;
 mod dial;
 mod directories;
 mod dns;

@@ -54,6 +54,9 @@ pub fn join(agent: Vec<FlowRecord>, gateway: Vec<FlowRecord>) -> Vec<JoinedFlow>
 fn view(agent: &FlowRecord, gateway: Option<&FlowRecord>) -> FlowRecord {
     let mut view = agent.clone();
     let Some(gateway) = gateway else { return view };
+    if view.workload_name.is_none() {
+        view.workload_name.clone_from(&gateway.workload_name);
+    }
     view.protocol.clone_from(&gateway.protocol);
     view.host = gateway.host.clone().or(view.host);
     view.upstream_cluster.clone_from(&gateway.upstream_cluster);

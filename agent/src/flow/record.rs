@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{DecidedBy, FlowId, Legs, Process, Waits};
-use crate::{mesh::SpiffeId, reason::Reason};
+use crate::{hbone::baggage::Baggage, mesh::SpiffeId, reason::Reason};
 
 /// Which end of the tunnel recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,6 +102,12 @@ pub struct FlowRecord {
     /// Its pod, where it is one and the agent says it; of the namespace of its identity.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pod: Option<Arc<str>>,
+    /// The uid of the pod, as the API server has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pod_uid: Option<Arc<str>>,
+    /// What the pod belongs to, such as the name of its Deployment: Istio's `source_workload`, where the agent says it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub workload_name: Option<Arc<str>>,
     /// Who opened it; the agent knows, where its kernel tells.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub process: Option<Arc<Process>>,
@@ -147,6 +153,15 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
+    /// Notes which workload's flow it is.
+    pub fn describe(&mut self, baggage: &Baggage) {
+        self.workload_name = baggage.workload().cloned();
+        if let Some(pod) = &baggage.pod {
+            self.pod = Some(Arc::clone(&pod.name));
+            self.pod_uid = Some(Arc::clone(&pod.uid));
+        }
+    }
+
     /// When it ended; absent while it is open.
     pub fn ended(&self) -> Option<Timestamp> {
         let elapsed = SignedDuration::from_micros(i64::try_from(self.elapsed_us).ok()?);

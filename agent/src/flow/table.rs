@@ -65,6 +65,8 @@ impl FlowTable {
             undetected_us: None,
             workload,
             pod: None,
+            pod_uid: None,
+            workload_name: None,
             process: None,
             original_destination,
             protocol: None,

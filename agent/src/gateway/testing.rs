@@ -96,6 +96,11 @@ impl Bench {
     }
 
     pub(super) fn session(&self) -> Arc<Session> {
+        self.described(None)
+    }
+
+    /// The same with this baggage.
+    pub(super) fn described(&self, baggage: Option<&str>) -> Arc<Session> {
         let caller = Caller {
             source: "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap(),
             address: "10.0.0.1:40000".parse().unwrap(),
@@ -107,7 +112,7 @@ impl Bench {
             dialled_host: None,
             flow_id: None,
             traceparent: None,
-            baggage: None,
+            baggage: baggage.map(Into::into),
         };
         Session::open(Arc::clone(&self.gateway), caller, &connect)
     }

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     authz,
     flow::{FlowHandle, FlowId, TunnelLeg, Wait},
-    hbone::{headers::Connect, server::Incoming, tunnel::Carrier},
+    hbone::{baggage::Baggage, headers::Connect, server::Incoming, tunnel::Carrier},
     mesh::SpiffeId,
     net::rewind::Rewind,
     reason::{Reason, Refusal},
@@ -66,7 +66,13 @@ impl Session {
         let (original_destination, dialled_host) =
             (connect.original_destination, connect.dialled_host.clone());
         let flow = Arc::new(gateway.parts.flows.open(id, caller.source.clone(), original_destination));
-        flow.update(|flow| flow.host.clone_from(&dialled_host));
+        let described = connect.baggage.as_deref().and_then(|text| described(text, &caller.source));
+        flow.update(|flow| {
+            flow.host.clone_from(&dialled_host);
+            if let Some(baggage) = &described {
+                flow.describe(baggage);
+            }
+        });
         if let Some(Carrier { connection, gauge }) = &caller.carrier {
             flow.tunnelled(|| {
                 let connection = Arc::clone(connection);
@@ -95,6 +101,19 @@ impl Session {
             http,
         }
     }
+}
+
+/// What a peer says of its workload: believed of its own namespace, as a description.
+fn described(text: &str, source: &SpiffeId) -> Option<Baggage> {
+    let baggage: Baggage = text
+        .parse()
+        .inspect_err(|e| tracing::debug!(%source, "the baggage of a tunnel is passed over: {e}"))
+        .ok()?;
+    let of_source = baggage.namespace.as_deref() == Some(source.namespace());
+    if !of_source {
+        tracing::debug!(%source, "the baggage of a tunnel is passed over: it is of another namespace than the peer");
+    }
+    of_source.then_some(baggage)
 }
 
 impl Drop for Session {
@@ -188,4 +207,34 @@ fn note_detection(flow: &FlowHandle, took: Duration, in_vain: bool) {
     }
     // What comes next is up to the upstream, or to whoever says something else.
     flow.waits(Wait::SilentFar, Instant::now());
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::gateway::testing::Bench;
+
+    /// Name of the workload and of its pod in the flow of a tunnel with this baggage, from namespace `default`.
+    fn known(baggage: &str) -> (Option<String>, Option<String>) {
+        let bench = Bench::new();
+        drop(bench.described(Some(baggage)));
+        let record = bench.gateway.parts.flows.records().remove(0);
+        let [workload, pod] =
+            [record.workload_name, record.pod].map(|name| name.map(|name| name.to_string()));
+        assert_eq!(pod.is_some(), record.pod_uid.is_some());
+        (workload, pod)
+    }
+
+    #[test]
+    fn a_peer_describes_workloads_of_its_own_namespace_only() {
+        let of = |namespace: &str| {
+            known(&format!("{namespace}k8s.pod.name=cart-1,k8s.pod.uid=u,k8s.deployment.name=cart"))
+        };
+        let both = (Some("cart".to_owned()), Some("cart-1".to_owned()));
+        assert_eq!(of("k8s.namespace.name=default,"), both);
+        for other in
+            ["k8s.namespace.name=shop,", "k8s.namespace.name=,", "", "nonsense,k8s.namespace.name=default,"]
+        {
+            assert_eq!(of(other), (None, None), "{other}");
+        }
+    }
 }

@@ -38,8 +38,8 @@ pub struct Connect {
     pub flow_id: Option<FlowId>,
     /// W3C `traceparent`, passed on as it is.
     pub traceparent: Option<String>,
-    /// `baggage` (ztunnel's workload description).
-    pub baggage: Option<String>,
+    /// `baggage`, which [`Baggage`](super::baggage::Baggage) reads: describes the workload.
+    pub baggage: Option<Arc<str>>,
 }
 
 /// Why a request is no tunnel's; the sentence of a 400.
@@ -104,7 +104,7 @@ impl Connect {
                 .map(str::to_owned),
             baggage: single(&request.headers, &BAGGAGE)
                 .filter(|value| value.len() <= MAX_BAGGAGE)
-                .map(str::to_owned),
+                .map(Arc::from),
         })
     }
 }
@@ -187,7 +187,7 @@ mod tests {
                 dialled_host: host.map(Arc::from),
                 flow_id: Some(FlowId::random()),
                 traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-                baggage: Some("k8s.namespace.name=default".to_owned()),
+                baggage: Some("k8s.namespace.name=default".into()),
             };
             assert_eq!(connect.to_request().uri().to_string(), authority);
             assert_eq!(parse(&connect), Ok(connect));

@@ -5,6 +5,7 @@
 
 pub mod conditions;
 mod doubt;
+mod naming;
 pub(super) mod wish;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -149,6 +150,7 @@ fn read(object: &Object, own: &Own) -> Read {
             odd: None,
             runs: phase == "Running",
             ended: matches!(phase, "Succeeded" | "Failed"),
+            baggage: naming::describe(object),
             condition: condition(object),
             namespace,
             uid,

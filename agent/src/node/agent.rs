@@ -28,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     cgroup::Hierarchy,
     counters::Counters,
+    description::Description,
     dns::{self, Dns},
     guard::Standing,
     life,
@@ -43,7 +44,7 @@ use crate::{
     app::run_dir::RunDir,
     datapath::{self, Capture, WorkloadPolicy},
     flow::FlowTable,
-    hbone::client::Gateways,
+    hbone::{baggage::Baggage, client::Gateways},
     mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
     reason::Reason,
     tls::store::CertificateStore,
@@ -165,12 +166,14 @@ pub(super) struct Enrolled {
     /// The last connection of the self-check did not arrive.
     pub(super) astray: AtomicBool,
     pub(super) sockets: Mutex<SocketStatus>,
+    description: Mutex<Arc<Description>>,
 }
 
 impl Enrolled {
     fn new(workload: Workload) -> Arc<Self> {
         Arc::new(Self {
             existing: Mutex::new(workload.existing),
+            description: Mutex::new(Description::of(&workload)),
             workload,
             presences: Mutex::new(Presences::new()),
             changed: Notify::new(),
@@ -181,6 +184,19 @@ impl Enrolled {
             astray: AtomicBool::new(false),
             sockets: Mutex::default(),
         })
+    }
+
+    /// How it is described.
+    pub(super) fn description(&self) -> Arc<Description> {
+        Arc::clone(&self.description.lock())
+    }
+
+    /// Describes it so from now on; connections that it has stay as they are described.
+    pub(super) fn describe(&self, baggage: &Baggage) {
+        let mut description = self.description.lock();
+        if description.baggage() != baggage {
+            *description = Description::new(baggage.clone());
+        }
     }
 
     /// The workload as it is now.

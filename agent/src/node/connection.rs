@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{
     agent::{Agent, Enrolled},
+    description::Description,
     presence::Presence,
     refuse,
 };
@@ -49,8 +50,10 @@ pub(super) async fn serve(
     };
     agent.counters.accepted.increment();
     let flow = agent.flows.open(FlowId::random(), enrolled.workload.identity.clone(), original_destination);
+    let description = enrolled.description();
     flow.update(|record| {
         record.pod = enrolled.workload.pod().map(shared);
+        record.describe(description.baggage());
         record.process = caller.map(|Caller { pid, name }| Process { pid, name }.into());
     });
     if let Err(e) = stream.set_nodelay(true) {
@@ -58,7 +61,7 @@ pub(super) async fn serve(
     }
     let stream = Gauged::new(stream);
     flow.captured(|| stream.gauge().clone());
-    match open_tunnel(&agent, &enrolled, &presence, &flow, original_destination).await {
+    match open_tunnel(&agent, &enrolled, &presence, &flow, &description, original_destination).await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
             agent.counters.refused.increment(refusal.reason);
@@ -98,6 +101,7 @@ async fn open_tunnel(
     enrolled: &Enrolled,
     presence: &Presence,
     flow: &FlowHandle,
+    description: &Description,
     original_destination: SocketAddr,
 ) -> Result<Tunnel, Refusal> {
     let dialled_host = agent.dns.dialled_host(original_destination.ip())?;
@@ -118,7 +122,7 @@ async fn open_tunnel(
         dialled_host,
         flow_id: Some(flow.id()),
         traceparent: None,
-        baggage: None,
+        baggage: Some(description.header()),
     };
     let tunnel = presence.tunnels.open(&certificate, &agent.gateways, &connect).await.map_err(|e| {
         let reason = match &e {

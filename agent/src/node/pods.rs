@@ -203,8 +203,10 @@ impl Binder {
             let standing = match found.pods.get(&pod.cgroup) {
                 None => Standing::Missing,
                 Some(cgroup) => {
-                    if let Err(e) = self.enroll(pod, cgroup) {
-                        problems.insert(cgroup.clone(), e);
+                    match self.enroll(pod, cgroup) {
+                        Ok(Some(enrolled)) => enrolled.describe(&pod.baggage),
+                        Ok(None) => {}
+                        Err(e) => drop(problems.insert(cgroup.clone(), e)),
                     }
                     self.standing(cgroup, problems.get(cgroup))
                 }
@@ -292,24 +294,26 @@ impl Binder {
         }
     }
 
-    fn enroll(&self, pod: &Pod, cgroup: &Path) -> Result<(), String> {
+    /// Enrols a pod that is to be captured; answers how it is enrolled.
+    fn enroll(&self, pod: &Pod, cgroup: &Path) -> Result<Option<Arc<Enrolled>>, String> {
         if pod.wish != Wish::Enrolled || pod.ended {
-            return Ok(());
+            return Ok(None);
         }
         let (identity, origin) = self.as_what(pod)?;
         let inode = match Cgroup::open(cgroup.to_owned()) {
             Ok(opened) => opened.inode(),
-            Err(e) if is_gone(&e) => return Ok(()),
+            Err(e) if is_gone(&e) => return Ok(None),
             Err(e) => return Err(e.to_string()),
         };
-        if self.agent.by_inode(inode).is_some_and(|enrolled| enrolled.workload.origin == origin) {
-            return Ok(());
+        let known = self.agent.by_inode(inode).filter(|enrolled| enrolled.workload.origin == origin);
+        if known.is_some() {
+            return Ok(known);
         }
         match self.agent.enroll_cgroup(&identity, cgroup, origin, None) {
             // Gone while it was enrolled.
-            Err(_) if !cgroup.exists() => Ok(()),
+            Err(_) if !cgroup.exists() => Ok(None),
             Err(e) => Err(text(e)),
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(self.agent.by_inode(inode)),
         }
     }
 

@@ -15,7 +15,7 @@ use super::{agent, authority, certificates, configuration, issued, role};
 use crate::{
     admin::{AgentStatus, GatewayStatus, Ready, RoleStatus, Stage, WorkloadStatus},
     gateway::testing::busy,
-    hbone::client::GatewayState,
+    hbone::{baggage::Baggage, client::GatewayState},
     kubernetes::standing::Standing,
     net::endpoints::Condition,
     node::{
@@ -96,6 +96,7 @@ fn verdicts() -> Verdicts {
         odd: None,
         runs: true,
         ended: false,
+        baggage: Baggage::default(),
         condition: None,
     };
     let said = Said { holds: false, reason: "CannotCapture".to_owned(), message: "no".to_owned() };

@@ -49,7 +49,7 @@ async fn one_spelling_is_authorized_and_forwarded() {
         .raw(
             decide,
             "GET /app/%2E.//%2fadmin?x=//../y HTTP/1.1\r\nHost: Test.COM:8080\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\
-             X-Forwarded-Client-Cert: By=spiffe://a\r\nX-Envoy-Original-Path: /\r\nX-Request-Id: 7\r\nUser-Agent: t\r\n\r\n",
+             X-Forwarded-Client-Cert: By=spiffe://a\r\nBaggage: k8s.pod.name=p\r\nX-Envoy-Original-Path: /\r\nX-Request-Id: 7\r\nUser-Agent: t\r\n\r\n",
         )
         .await
         .to_ascii_lowercase();
@@ -57,7 +57,7 @@ async fn one_spelling_is_authorized_and_forwarded() {
     assert!(answer.contains("seen-target: /admin?x=//../y\r\n"), "{answer}");
     assert!(answer.contains("seen-host: test.com:8080\r\n"), "{answer}");
     assert!(answer.contains("seen-x-request-id: 7\r\n"), "{answer}");
-    for gone in ["seen-x-hop", "seen-x-forwarded", "seen-x-envoy", "seen-connection"] {
+    for gone in ["seen-x-hop", "seen-x-forwarded", "seen-x-envoy", "seen-connection", "baggage"] {
         assert!(!answer.contains(gone), "{gone}: {answer}");
     }
     let line = &bench.logged(1).await[0];

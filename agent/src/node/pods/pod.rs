@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::hbone::baggage::Baggage;
+
 /// The pods of this node, by the uid in the name of their cgroup.
 pub type Pods = BTreeMap<String, Pod>;
 
@@ -31,6 +33,8 @@ pub struct Pod {
     pub runs: bool,
     /// All of its containers have ended, for good.
     pub ended: bool,
+    /// How its tunnels are described.
+    pub baggage: Baggage,
     /// The condition that it has.
     pub condition: Option<Condition>,
 }

@@ -98,6 +98,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::{super::pod::Pod, *};
+    use crate::hbone::baggage::Baggage;
 
     const OWN: &str = "11111111-1111-1111-1111-111111111111";
     const STATIC: &str = "0123456789abcdef0123456789abcdef";
@@ -113,6 +114,7 @@ mod tests {
             odd: None,
             runs: false,
             ended: false,
+            baggage: Baggage::default(),
             condition: None,
         };
         wishes.iter().map(|(uid, wish)| ((*uid).to_owned(), pod(uid, *wish))).collect()

@@ -67,6 +67,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{super::pod::Condition, *};
+    use crate::hbone::baggage::Baggage;
 
     fn pod(wish: Wish) -> Pod {
         Pod {
@@ -79,6 +80,7 @@ mod tests {
             odd: (wish == Wish::Unclear).then(|| "label on means nothing".to_owned()),
             runs: true,
             ended: false,
+            baggage: Baggage::default(),
             condition: None,
         }
     }
