@@ -54,6 +54,7 @@ use crate::{
     telemetry::{
         access_log::AccessLog,
         metrics::{page::Page, refusals::Refusals, traffic::Traffic},
+        traces::Traces,
     },
     tls::{certificate::peer_identity, originate::Originator, session, store::CertificateStore},
 };
@@ -118,6 +119,8 @@ pub struct Parts {
     pub flows: FlowTable,
     /// The access log.
     pub access_log: AccessLog,
+    /// Traces; absent: requests pass as they are.
+    pub traces: Option<Traces>,
 }
 
 /// The egress gateway. Shared by all its connections.
@@ -163,6 +166,9 @@ impl Gateway {
         self.refusals.write(page);
         page.gauge("egret_tunnels", "Tunnels that are open at the gateway", self.tunnels() as f64);
         self.pool.write_metrics(page);
+        if let Some(traces) = &self.parts.traces {
+            traces.write_metrics(page);
+        }
         page.counter(
             "egret_access_log_lost_lines",
             "Lines of the access log that were lost, because its writer was too slow or failed",

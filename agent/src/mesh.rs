@@ -34,7 +34,7 @@ pub use credential::Credential;
 pub use destination_rule::{DestinationRule, Subset, TlsSetting, TrafficPolicy};
 pub use existing_connections::ExistingConnections;
 pub use gateway::{Gateway, Server, ServerHost, ServerKind};
-pub use host::{HostError, HostMap, HostPattern, looks_like_address};
+pub use host::{HostError, HostMap, HostPattern, looks_like_address, without_port};
 pub use identity::{IdentityError, SpiffeId};
 pub use object::{Kind, ObjectRef};
 pub use registry::{Registry, Service};

@@ -1,5 +1,6 @@
-//! What Egret says of itself: the log for operators, the gateway's access log, and metrics.
+//! What Egret says of itself: the log for operators, the gateway's access log, metrics and traces.
 
 pub mod access_log;
 pub mod logging;
 pub mod metrics;
+pub mod traces;

@@ -9,6 +9,7 @@ pub mod provider;
 pub mod session;
 pub mod sni;
 pub mod store;
+pub mod system;
 
 mod peer;
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::{
     gateway::{self, Gateway, Parts},
     kubernetes::configuration::Scope,
     mesh::SpiffeId,
-    telemetry::access_log::AccessLog,
+    telemetry::{access_log::AccessLog, traces::Traces},
     tls::store::CertificateStore,
 };
 
@@ -104,6 +104,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
     }
     health.has(CERTIFICATE);
+    let service = format!("{}.{}", identity.service_account(), identity.namespace());
+    let pod = cluster.as_ref().map(|cluster| &*cluster.own.name);
+    let traced = settings.tracing.as_ref().map(|tracing| Traces::start(tracing, &service, pod));
+    let (traces, exporting) = traced.transpose().context("traces cannot be exported")?.unzip();
     let parts = Parts {
         snapshot: configuration.clone(),
         certificates: certificates.clone(),
@@ -111,6 +115,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         resolver: Resolver::system().context("the system's resolver configuration")?,
         flows,
         access_log,
+        traces,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
     // Nobody else sets it, and once is all.
@@ -131,6 +136,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     stop.run_until_cancelled(both).await;
     health.drains();
     end(&gateway, settings.ending, &drain, serving).await;
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
     ended.cancel();
     tasks.close();
     tasks.wait().await;

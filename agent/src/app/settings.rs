@@ -3,7 +3,10 @@
 use std::{ffi::OsStr, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::run_dir::RunDir;
-use crate::mesh::{IdentityError, MeshSettings, SpiffeId};
+use crate::{
+    mesh::{IdentityError, MeshSettings, SpiffeId},
+    telemetry::traces::Tracing,
+};
 
 /// The service account of agents, in Egret's own namespace.
 pub(super) const AGENT_ACCOUNT: &str = "egret-agent";
@@ -36,6 +39,8 @@ pub struct Settings {
     pub take_over_drain: Duration,
     /// How many ended flows agent and gateway each keep; 0: no flow is recorded.
     pub flow_capacity: usize,
+    /// Where the gateway sends spans; absent: nothing is traced.
+    pub tracing: Option<Tracing>,
 }
 
 /// How a gateway ends that was told to.

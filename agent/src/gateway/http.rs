@@ -5,6 +5,7 @@
 pub(super) mod body;
 mod exchange;
 mod forward;
+pub(super) mod grpc;
 mod guard;
 mod head;
 mod headers;

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use super::{Gateway, tunnel::Session};
 use crate::{
     flow::Verdict,
-    mesh::{HostPattern, ObjectRef, Snapshot, SpiffeId},
+    mesh::{HostPattern, ObjectRef, Snapshot, SpiffeId, without_port},
     reason::Reason,
     telemetry::{
         access_log::Entry,
         metrics::{
             refusals::RefusalLabels,
-            traffic::{Carried, Code, Http, HttpLabels, Route, Tcp, TcpLabels, UNKNOWN},
+            traffic::{Carried, Code, GrpcStatus, Http, HttpLabels, Route, Source, Tcp, TcpLabels, UNKNOWN},
         },
     },
 };
@@ -36,9 +36,8 @@ pub(super) struct Blame {
 
 /// Counts what one connection carries.
 pub(super) struct Meter {
-    source: SpiffeId,
-    namespace: Arc<str>,
-    principal: Arc<str>,
+    identity: SpiffeId,
+    source: Source,
     last: Mutex<Option<Last>>,
 }
 
@@ -47,6 +46,7 @@ struct Last {
     target: Target,
     status: u16,
     reason: Reason,
+    grpc_status: Option<u16>,
     http: Http,
 }
 
@@ -63,31 +63,29 @@ impl Target {
     fn of(entry: &Entry) -> Self {
         match &entry.upstream_cluster {
             Some(cluster) => Self::Cluster(Arc::clone(cluster)),
-            None => Self::Asked(asked(entry).map(Into::into)),
+            None => Self::Asked(entry.asked().map(Into::into)),
         }
     }
 
     fn is_of(&self, entry: &Entry) -> bool {
         match (self, &entry.upstream_cluster) {
             (Self::Cluster(last), Some(cluster)) => last == cluster,
-            (Self::Asked(last), None) => last.as_deref() == asked(entry),
+            (Self::Asked(last), None) => last.as_deref() == entry.asked(),
             _ => false,
         }
     }
 }
 
-/// The name that was asked for, as it was sent.
-fn asked(entry: &Entry) -> Option<&str> {
-    entry.authority.as_deref().or(entry.requested_server_name.as_deref()).or(entry.dialled_host.as_deref())
-}
-
 impl Meter {
-    /// Of a connection of this workload.
-    pub(super) fn new(source: &SpiffeId) -> Self {
+    /// Of a connection of this workload, with the name that its agent gives it.
+    pub(super) fn new(identity: &SpiffeId, workload: Option<Arc<str>>) -> Self {
         Self {
-            source: source.clone(),
-            namespace: source.namespace().into(),
-            principal: source.to_string().into(),
+            source: Source {
+                workload: workload.unwrap_or_else(|| UNKNOWN.into()),
+                namespace: identity.namespace().into(),
+                principal: identity.to_string().into(),
+            },
+            identity: identity.clone(),
             last: Mutex::default(),
         }
     }
@@ -120,7 +118,7 @@ impl Meter {
             rule: text(
                 blame.rule.filter(|_| entry.reason == Reason::PolicyDenied).map(|rule| rule.to_string()),
             ),
-            source_workload_namespace: Arc::clone(&self.namespace),
+            source_workload_namespace: Arc::clone(&self.source.namespace),
         });
     }
 
@@ -133,7 +131,10 @@ impl Meter {
     fn request(&self, gateway: &Gateway, entry: &Entry, took: Duration) {
         let mut last = self.last.lock();
         let is_same = |last: &&mut Last| {
-            last.status == entry.response_code && last.reason == entry.reason && last.target.is_of(entry)
+            last.status == entry.response_code
+                && last.reason == entry.reason
+                && last.grpc_status == entry.grpc_status
+                && last.target.is_of(entry)
         };
         let found = match last.as_mut().filter(is_same) {
             Some(same) => same,
@@ -141,10 +142,12 @@ impl Meter {
                 target: Target::of(entry),
                 status: entry.response_code,
                 reason: entry.reason,
+                grpc_status: entry.grpc_status,
                 http: gateway.traffic.http.series(&HttpLabels {
                     route: self.route(&gateway.snapshot(), entry),
-                    request_protocol: "http",
+                    request_protocol: if entry.grpc_status.is_some() { "grpc" } else { "http" },
                     response_code: Code::of(entry.response_code),
+                    grpc_response_status: GrpcStatus::of(entry.grpc_status),
                     response_flags: entry.response_flags,
                 }),
             }),
@@ -163,14 +166,14 @@ impl Meter {
             // outbound|443|subset|host
             Some(cluster) => self.registered(snapshot, cluster.rsplit('|').next()),
             None if entry.reason == Reason::NotRegistered => (BLACK_HOLE.into(), UNKNOWN.into()),
-            None => self.registered(snapshot, asked(entry)),
+            None => self.registered(snapshot, entry.asked()),
         };
-        Route::new(&self.namespace, &self.principal, &service, &namespace)
+        Route::new(&self.source, &service, &namespace)
     }
 
     /// The service that registers `host`, by the name that it has in its ServiceEntry: never by one that somebody made up.
     fn registered(&self, snapshot: &Snapshot, host: Option<&str>) -> (Arc<str>, Arc<str>) {
-        let eyes = [&*snapshot.settings.gateway.namespace, self.source.namespace()];
+        let eyes = [&*snapshot.settings.gateway.namespace, self.identity.namespace()];
         let name = host.and_then(|host| match HostPattern::parse(without_port(host)) {
             Ok(HostPattern::Exact(name)) => Some(name),
             _ => None,
@@ -182,14 +185,6 @@ impl Meter {
             }
             None => (UNKNOWN.into(), UNKNOWN.into()),
         }
-    }
-}
-
-/// `test.com:80` is `test.com`; what is no port stays.
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
-        _ => authority,
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn plan<D>(session: &Arc<Session>, decide: D) -> Result<Planned, Refu
 where
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
-    let mut record = Record::start(session);
+    let mut record = session.record();
     session.flow.update(|flow| flow.protocol = Some(shared("tcp")));
     let snapshot = session.gateway.snapshot();
     let decided = decide(&snapshot, &session.request(None, None));

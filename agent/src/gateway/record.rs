@@ -3,17 +3,31 @@
 //! A [`Record`] writes its line when it is dropped, so no path can forget to; until somebody says how it ended, the
 //! client went away.
 
-use std::{cell::RefCell, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use http::HeaderMap;
 use jiff::Timestamp;
+use opentelemetry::trace::SpanContext;
 
-use super::{decide::Decided, meter::Blame, originate::Peer, tunnel::Session};
+use super::{decide::Decided, http::grpc::status_of_http, meter::Blame, originate::Peer, tunnel::Session};
 use crate::{
     flow::{DecidedBy, Part, UpstreamLeg},
     mesh::ObjectRef,
     reason::{Reason, Refusal},
     route::{RoutePath, Upstream},
-    telemetry::{access_log::Entry, metrics::traffic::Carried},
+    telemetry::{
+        access_log::Entry,
+        metrics::traffic::Carried,
+        traces::{
+            Finished,
+            context::{self, Begun},
+        },
+    },
 };
 
 /// What one request took at its upstream.
@@ -30,6 +44,9 @@ pub(super) struct Record {
     session: Arc<Session>,
     started: Instant,
     entry: Option<Box<Entry>>,
+    /// It is a gRPC call.
+    grpc: bool,
+    span: Option<Begun>,
     blame: Blame,
     /// Counts a connection that is not HTTP, once it is open.
     carried: Option<Carried>,
@@ -53,8 +70,22 @@ impl Record {
             session: Arc::clone(session),
             started: Instant::now(),
             entry: Some(Box::new(entry)),
+            grpc: false,
+            span: None,
             blame: Blame::default(),
             carried: None,
+        }
+    }
+
+    /// Traces it, if that is to be, as part of what `parent` says.
+    pub(super) fn trace(&mut self, parent: impl FnOnce() -> Option<SpanContext>) {
+        self.span = self.session.gateway.parts.traces.as_ref().and_then(|traces| traces.begin(parent()));
+    }
+
+    /// Makes what is sent on part of the trace. What is not traced here stays as it is.
+    pub(super) fn propagate(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            context::propagate(span, headers);
         }
     }
 
@@ -63,6 +94,11 @@ impl Record {
         if let Some(entry) = &mut self.entry {
             change(entry);
         }
+    }
+
+    /// It is a gRPC call.
+    pub(super) fn is_grpc(&mut self) {
+        self.grpc = true;
     }
 
     /// Notes the objects that decided.
@@ -165,6 +201,21 @@ impl Record {
     }
 }
 
+impl Record {
+    /// Ends its span.
+    fn finish(&mut self, entry: &Entry, took: Duration) {
+        if let (Some(begun), Some(traces)) = (self.span.take(), &self.session.gateway.parts.traces) {
+            traces.finish(Finished {
+                begun,
+                entry: entry.clone(),
+                took,
+                workload: self.session.workload.clone(),
+                object: self.blame.object.as_ref().map(ToString::to_string),
+            });
+        }
+    }
+}
+
 fn decided_by(decided: &Decided) -> DecidedBy {
     let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
     let route = |(object, name): &(ObjectRef, Arc<str>)| Part::of(object.clone(), Arc::clone(name));
@@ -222,9 +273,12 @@ impl Drop for Record {
     fn drop(&mut self) {
         if let Some(mut entry) = self.entry.take() {
             entry.duration = self.elapsed();
+            entry.grpc_status =
+                self.grpc.then(|| entry.grpc_status.unwrap_or_else(|| status_of_http(entry.response_code)));
             let took = self.started.elapsed();
             let is_carried = self.carried.take().is_some();
             self.session.meter.count(&self.session.gateway, &entry, &self.blame, is_carried, took);
+            self.finish(&entry, took);
             self.session.gateway.parts.access_log.write(entry);
         }
     }

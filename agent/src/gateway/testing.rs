@@ -41,7 +41,7 @@ use crate::{
     reason::{Reason, Refusal},
     route::{Action, AppProtocol, Endpoints, Forward, LoadBalancer, RoutePath, TlsMode, Upstream},
     source::directory::Loaded,
-    telemetry::access_log::AccessLog,
+    telemetry::{access_log::AccessLog, traces::Traces},
     tls::{certificate::WorkloadCertificate, issuer, store::CertificateStore},
 };
 
@@ -83,6 +83,19 @@ impl Bench {
     }
 
     pub(super) fn with(snapshot: watch::Receiver<Loaded>, issuer: Arc<dyn issuer::Issuer>) -> Self {
+        Self::made_of(snapshot, issuer, None)
+    }
+
+    /// Without configuration, and traced.
+    pub(super) fn traced(traces: Traces) -> Self {
+        Self::made_of(watch::channel(Loaded::default()).1, Arc::new(NoIssuer), Some(traces))
+    }
+
+    fn made_of(
+        snapshot: watch::Receiver<Loaded>,
+        issuer: Arc<dyn issuer::Issuer>,
+        traces: Option<Traces>,
+    ) -> Self {
         let lines = Lines::default();
         let parts = Parts {
             snapshot,
@@ -91,16 +104,17 @@ impl Bench {
             resolver: Resolver::table(&[("rebound.test", &["127.0.0.1"])]),
             flows: FlowTable::new(Side::Gateway, 100),
             access_log: AccessLog::to(lines.clone()).unwrap(),
+            traces,
         };
         Self { gateway: Gateway::new(Settings::default(), parts), lines }
     }
 
     pub(super) fn session(&self) -> Arc<Session> {
-        self.described(None)
+        self.described(None, None)
     }
 
-    /// The same with this baggage.
-    pub(super) fn described(&self, baggage: Option<&str>) -> Arc<Session> {
+    /// The same with this baggage and this parent.
+    pub(super) fn described(&self, baggage: Option<&str>, traceparent: Option<&str>) -> Arc<Session> {
         let caller = Caller {
             source: "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap(),
             address: "10.0.0.1:40000".parse().unwrap(),
@@ -111,7 +125,7 @@ impl Bench {
             original_destination: "203.0.113.7:80".parse().unwrap(),
             dialled_host: None,
             flow_id: None,
-            traceparent: None,
+            traceparent: traceparent.map(str::to_owned),
             baggage: baggage.map(Into::into),
         };
         Session::open(Arc::clone(&self.gateway), caller, &connect)

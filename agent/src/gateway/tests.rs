@@ -1,5 +1,7 @@
 //! The whole gateway: tunnels over real mutual TLS, configuration in YAML, upstreams on real sockets.
 
+mod traces;
+
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use rustls::{RootCertStore, server::WebPkiClientVerifier};

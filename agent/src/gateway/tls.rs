@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::{decide::Decided, opaque, record::Record, refuse, revoke::revoked, tunnel::Session};
+use super::{decide::Decided, opaque, refuse, revoke::revoked, tunnel::Session};
 use crate::{
     authz,
     flow::shared,
@@ -20,7 +20,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     D: Fn(&Snapshot, &authz::Request<'_>) -> Decided,
 {
-    let mut record = Record::start(&session);
+    let mut record = session.record();
     session.flow.update(|flow| {
         flow.protocol = Some(shared("tls"));
         flow.host = sni.as_deref().map(shared).or(flow.host.take());

@@ -32,6 +32,7 @@ use crate::{
     net::rewind::Rewind,
     reason::{Reason, Refusal},
     route::{self, AppProtocol, Connection, HttpRequest},
+    telemetry::traces::context,
 };
 
 /// Who opened a tunnel.
@@ -55,6 +56,10 @@ pub(super) struct Session {
     pub(super) original_destination: SocketAddr,
     /// The host that this address is synthetic for.
     pub(super) dialled_host: Option<Arc<str>>,
+    /// Name of the workload, as its agent gives it.
+    pub(super) workload: Option<Arc<str>>,
+    /// The span that opened the tunnel, as it was sent.
+    traceparent: Option<String>,
     pub(super) flow: Arc<FlowHandle>,
     pub(super) meter: Meter,
 }
@@ -82,8 +87,26 @@ impl Session {
             });
         }
         gateway.tunnels.fetch_add(1, Relaxed);
-        let meter = Meter::new(&caller.source);
-        Arc::new(Self { gateway, caller, original_destination, dialled_host, flow, meter })
+        let workload = described.as_ref().and_then(Baggage::workload).cloned();
+        let meter = Meter::new(&caller.source, workload.clone());
+        let traceparent = connect.traceparent.clone();
+        Arc::new(Self {
+            gateway,
+            caller,
+            original_destination,
+            dialled_host,
+            workload,
+            traceparent,
+            flow,
+            meter,
+        })
+    }
+
+    /// A record of the whole connection, traced as the tunnel says.
+    pub(super) fn record(self: &Arc<Self>) -> Record {
+        let mut record = Record::start(self);
+        record.trace(|| context::parse(self.traceparent.as_deref()?, ""));
+        record
     }
 
     /// What a policy may look at.
@@ -135,7 +158,7 @@ pub(super) async fn serve(
         && let Err(refusal) =
             check_original_destination(session.original_destination, session.caller.local.ip())
     {
-        Record::start(&session).failed(&refusal);
+        session.record().failed(&refusal);
         incoming.refuse(&refusal);
         return;
     }
@@ -160,7 +183,7 @@ pub(super) async fn serve(
         (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
         (Err(error), _) => {
             let detail = format!("the tunnel ended before it was accepted: {error}");
-            Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
+            session.record().failed(&Refusal::new(Reason::ClientGone, detail));
         }
     }
 }
@@ -179,7 +202,7 @@ where
         }
         Err(error) => {
             let detail = format!("the workload's connection broke before it said anything: {error}");
-            Record::start(&session).failed(&Refusal::new(Reason::ClientGone, detail));
+            session.record().failed(&Refusal::new(Reason::ClientGone, detail));
             return;
         }
     };
@@ -216,7 +239,7 @@ mod tests {
     /// Name of the workload and of its pod in the flow of a tunnel with this baggage, from namespace `default`.
     fn known(baggage: &str) -> (Option<String>, Option<String>) {
         let bench = Bench::new();
-        drop(bench.described(Some(baggage)));
+        drop(bench.described(Some(baggage), None));
         let record = bench.gateway.parts.flows.records().remove(0);
         let [workload, pod] =
             [record.workload_name, record.pod].map(|name| name.map(|name| name.to_string()));

@@ -105,6 +105,14 @@ pub fn looks_like_address(host: &str) -> bool {
     last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || host.starts_with('[')
 }
 
+/// The host of an authority: `test.com:80` is `test.com`; what is no port stays.
+pub fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    }
+}
+
 fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > 253 {
         return Err("it must have 1 to 253 characters");
@@ -170,7 +178,7 @@ impl<V> HostMap<V> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HostMap, HostPattern};
+    use super::{HostMap, HostPattern, without_port};
 
     #[test]
     fn wildcards_follow_istio() {
@@ -199,5 +207,18 @@ mod tests {
         assert_eq!(found, ["a.b.com", "*.b.com", "*.com", "*"]);
         let found: Vec<_> = map.candidates("b.com").flatten().copied().collect();
         assert_eq!(found, ["*.com", "*"]);
+    }
+
+    #[test]
+    fn a_port_is_not_of_the_name() {
+        for (authority, host) in [
+            ("test.com:80", "test.com"),
+            ("test.com", "test.com"),
+            ("[2001:db8::1]:443", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+            ("test.com:http", "test.com:http"),
+        ] {
+            assert_eq!(without_port(authority), host, "{authority}");
+        }
     }
 }

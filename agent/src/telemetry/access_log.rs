@@ -35,6 +35,8 @@ pub struct Entry {
     pub protocol: Option<&'static str>,
     /// HTTP status sent to the workload; 0 when none was, and for connections.
     pub response_code: u16,
+    /// Status of a gRPC call, as its client sees it.
+    pub grpc_status: Option<u16>,
     /// Envoy's response flags, `-` when there are none.
     pub response_flags: &'static str,
     /// Who answered: `via_upstream`, or the reason.
@@ -116,6 +118,7 @@ impl Entry {
             path: None,
             protocol: None,
             response_code: 0,
+            grpc_status: None,
             response_flags: Reason::Completed.response_flags(),
             response_code_details: "via_upstream",
             connection_termination_details: None,
@@ -149,6 +152,13 @@ impl Entry {
             upstream_tls_version: None,
             upstream_peer: None,
         }
+    }
+}
+
+impl Entry {
+    /// The name that was asked for, as it was sent.
+    pub fn asked(&self) -> Option<&str> {
+        self.authority.as_deref().or(self.requested_server_name.as_deref()).or(self.dialled_host.as_deref())
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     route::TlsOrigination,
     tls::{
         provider::{INTERNET_VERSIONS, provider},
-        session,
+        session, system,
     },
 };
 
@@ -102,16 +102,7 @@ pub fn check_credential(
 impl Originator {
     /// With the system's trust anchors, for origination without a CA of its own. Reads files.
     pub fn new() -> Self {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "some of the system's trust anchors cannot be read");
-        }
-        let mut roots = RootCertStore::empty();
-        let (_, unusable) = roots.add_parsable_certificates(found.certs);
-        if unusable > 0 {
-            tracing::debug!(unusable, "some of the system's trust anchors are not usable");
-        }
-        Self::with_system_roots(roots)
+        Self::with_system_roots(system::roots())
     }
 
     fn with_system_roots(roots: RootCertStore) -> Self {

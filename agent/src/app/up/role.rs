@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin,
     app::{Settings, role::is_held, settings::DRAIN_DEADLINE},
+    telemetry::traces::Tracing,
 };
 
 /// How long a role may take until it serves.
@@ -182,6 +183,10 @@ fn spawn(settings: &Settings, program: &Path, role: &str, take_over: bool) -> an
         .arg(settings.hbone_address.to_string());
     if matches!(role, "agent" | "gateway") {
         command.arg("--flow-capacity").arg(settings.flow_capacity.to_string());
+    }
+    if let ("gateway", Some(Tracing { endpoint, sampling })) = (role, &settings.tracing) {
+        command.arg("--otlp-endpoint").arg(endpoint.to_string());
+        command.arg("--trace-sampling").arg(sampling.to_string());
     }
     if role == "agent" {
         command.arg("--drain-deadline").arg(settings.take_over_drain.as_secs().to_string());

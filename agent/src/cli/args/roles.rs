@@ -16,6 +16,7 @@ use crate::{
     },
     ca::Account,
     hbone,
+    telemetry::traces::{Endpoint, Percent, Tracing},
 };
 
 /// The port on which gateway and CA answer probes of a kubelet: Istio's proxies use the same.
@@ -36,13 +37,15 @@ pub(in crate::cli) struct Up {
     flows: Flows,
     #[command(flatten)]
     metrics: Metrics,
+    #[command(flatten)]
+    traces: Traces,
 }
 
 impl Up {
     pub(in crate::cli) fn settings(&self) -> anyhow::Result<Settings> {
         let source = directory(&self.config)?;
         let settings = settings(&self.instance, source, &self.tunnels, self.draining, &self.metrics);
-        Ok(Settings { flow_capacity: self.flows.flow_capacity, ..settings })
+        Ok(Settings { flow_capacity: self.flows.flow_capacity, tracing: self.traces.settings(), ..settings })
     }
 }
 
@@ -52,6 +55,23 @@ struct Metrics {
     /// [default: nowhere]
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics_address: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Traces {
+    /// Collector that the gateway sends spans to, by OTLP over gRPC, such as http://localhost:4317 [default: none, and nothing is traced]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<Endpoint>,
+    /// How many of the requests and connections that come without a trace begin one; those that come with one are traced as that
+    /// says
+    #[arg(long, value_name = "PERCENT", default_value_t, requires = "otlp_endpoint")]
+    trace_sampling: Percent,
+}
+
+impl Traces {
+    fn settings(&self) -> Option<Tracing> {
+        self.otlp_endpoint.clone().map(|endpoint| Tracing { endpoint, sampling: self.trace_sampling })
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -141,6 +161,8 @@ pub(in crate::cli) struct Gateway {
     drain_deadline: Option<u64>,
     #[command(flatten)]
     flows: Flows,
+    #[command(flatten)]
+    traces: Traces,
 }
 
 impl Gateway {
@@ -156,7 +178,8 @@ impl Gateway {
             ending.delay.as_secs(),
             ending.deadline.as_secs(),
         );
-        Ok(Settings { ending, flow_capacity: self.flows.flow_capacity, ..settings })
+        let tracing = self.traces.settings();
+        Ok(Settings { ending, flow_capacity: self.flows.flow_capacity, tracing, ..settings })
     }
 }
 
@@ -243,6 +266,7 @@ fn settings(
         source,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
         flow_capacity: FLOW_CAPACITY,
+        tracing: None,
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{guard::Serving, headers::remove_from_trailers};
+use super::{grpc, guard::Serving, headers::remove_from_trailers};
 use crate::{
     gateway::{
         pool::{Lease, Pool},
@@ -234,7 +234,13 @@ impl Body for ResponseBody {
         let failure = match Pin::new(&mut upstream.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 upstream.idle.stop();
-                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                match (frame.data_ref(), frame.trailers_ref(), &mut this.record) {
+                    (Some(data), ..) => this.bytes += data.len() as u64,
+                    (None, Some(trailers), Some(record)) => {
+                        record.note(|entry| entry.grpc_status = grpc::status(trailers).or(entry.grpc_status));
+                    }
+                    _ => {}
+                }
                 return Poll::Ready(Some(Ok(clean_trailers(frame))));
             }
             Poll::Ready(None) => {

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::{
     Decide,
     body::ResponseBody,
-    forward,
+    forward, grpc,
     guard::{GuardHandle, Violation},
     head::Head,
     upgrade,
@@ -21,6 +21,7 @@ use crate::{
     mesh::Snapshot,
     reason::{Reason, Refusal},
     route::{Action, Forward},
+    telemetry::traces::context,
 };
 
 /// What ends a WebSocket before its two ends do.
@@ -66,6 +67,7 @@ async fn answer<D: Decide>(
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let mut record = Record::start(&session);
+    record.trace(|| context::parent_of(&parts.headers));
     session.flow.update(|flow| flow.requests += 1);
     note_request(&mut record, &parts);
 
@@ -133,6 +135,9 @@ async fn send(exchange: Exchange, forward: Forward) -> Response<ResponseBody> {
 fn note_request(record: &mut Record, parts: &Parts) {
     let field =
         |name| parts.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if grpc::is_call(&parts.headers) {
+        record.is_grpc();
+    }
     record.note(|entry| {
         entry.method = Some(parts.method.to_string());
         entry.path = parts.uri.path_and_query().map(ToString::to_string);
@@ -164,7 +169,9 @@ pub(super) fn refuse_with(mut record: Record, violation: &Violation) -> Response
 /// Answers a request that never got past the guard.
 pub(super) fn refuse_violation(session: &Arc<Session>, violation: &Violation) -> Response<ResponseBody> {
     session.flow.update(|flow| flow.requests += 1);
-    refuse_with(Record::start(session), violation)
+    let mut record = Record::start(session);
+    record.trace(|| None);
+    refuse_with(record, violation)
 }
 
 fn local(response: Response<Bytes>, record: Record) -> Response<ResponseBody> {

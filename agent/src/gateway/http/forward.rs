@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     body::{Progress, RequestBody, ResponseBody, Upstream as UpstreamBody},
     exchange::{Exchange, refuse, refuse_with},
+    grpc,
     guard::Violation,
     headers, upgrade,
 };
@@ -58,6 +59,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
 
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::remove_mesh(&mut parts.headers);
+    record.propagate(&mut parts.headers);
     // The workload was told to go on already, or is when its body is asked for.
     parts.headers.remove(EXPECT);
     let downstream = websocket.and_then(|revoked| Some((upgrade::take(&mut parts.extensions)?, revoked)));
@@ -94,6 +96,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     let (status, elapsed) = (response.status().as_u16(), record.elapsed());
     record.note(|entry| {
         entry.response_code = status;
+        entry.grpc_status = grpc::status(response.headers());
         entry.upstream_service_time = Some(elapsed);
     });
     *response.version_mut() = Version::HTTP_11;

@@ -7,7 +7,6 @@ use tokio::{
     sync::watch,
 };
 
-use super::without_port;
 use crate::{
     authz,
     gateway::{
@@ -89,6 +88,75 @@ async fn requests_are_counted_by_route_and_code() {
     assert!((value(&text, "egret_refusals_total", &refused) - 2.0).abs() < 0.1, "{text}");
 }
 
+/// An upstream that gives this answer to every request.
+async fn answering(answer: &'static str) -> Server {
+    Server::raw(move |mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn grpc_calls_are_counted_by_their_own_status() {
+    let bench = with_registry();
+    let call = |media_type: &str| {
+        format!(
+            "POST /Service/Call HTTP/1.1\r\nHost: test.com\r\nContent-Type: {media_type}\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n"
+        )
+    };
+    let in_trailers = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 5\r\n\r\n";
+    let in_the_head = "HTTP/1.1 200 OK\r\nConnection: close\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n";
+    let of_nobody = "HTTP/1.1 200 OK\r\nConnection: close\r\nGrpc-Status: 99\r\nContent-Length: 0\r\n\r\n";
+    for answer in [in_trailers, in_the_head, of_nobody] {
+        let server = answering(answer).await;
+        bench.raw(always(forward(upstream(server.address))), &call("application/grpc+proto")).await;
+        bench.raw(always(forward(upstream(server.address))), &call("application/json")).await;
+    }
+    bench.raw(denied, &call("application/grpc")).await;
+    let lines = bench.logged(7).await;
+    let statuses: Vec<_> = lines.iter().filter_map(|line| line["grpc_status"].as_u64()).collect();
+    assert_eq!(statuses, [5, 14, 99, 7]);
+    let text = page(&bench);
+    let of = |protocol: &str, status: &str| {
+        let labels =
+            [format!("request_protocol=\"{protocol}\""), format!("grpc_response_status=\"{status}\"")];
+        value(&text, "istio_requests_total", &[&labels[0], &labels[1]])
+    };
+    for (protocol, status, count) in [
+        ("grpc", "5", 1.0),
+        ("grpc", "14", 1.0),
+        ("grpc", "other", 1.0),
+        ("grpc", "7", 1.0),
+        ("http", "", 3.0),
+    ] {
+        assert!((of(protocol, status) - count).abs() < 0.1, "{protocol} {status}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn workloads_have_the_names_that_their_agent_gives_them() {
+    let bench = with_registry();
+    for baggage in [
+        Some("k8s.namespace.name=default,k8s.deployment.name=cart"),
+        Some("k8s.namespace.name=other,k8s.deployment.name=forged"),
+        None,
+    ] {
+        Record::start(&bench.described(baggage, None)).failed(&Refusal::new(Reason::NotRegistered, "none"));
+    }
+    let text = page(&bench);
+    let of = |workload: &str| {
+        let label = format!("source_workload=\"{workload}\"");
+        value(&text, "istio_tcp_connections_failed_total", &[&label])
+    };
+    assert!((of("cart") - 1.0).abs() < 0.1 && (of("unknown") - 2.0).abs() < 0.1, "{text}");
+    assert!(!text.contains("forged"), "{text}");
+}
+
 fn not_registered(_: &Snapshot, _: &authz::Request<'_>) -> Decided {
     decided(Err(Refusal::new(Reason::NotRegistered, "add a ServiceEntry")))
 }
@@ -166,17 +234,4 @@ async fn a_refusal_names_its_object_and_no_rule_that_only_allowed() {
     assert!((value(&text, "egret_refusals_total", &labels) - 1.0).abs() < 0.1, "{text}");
     let failed = value(&text, "istio_tcp_connections_failed_total", &["response_flags=\"UH\""]);
     assert!((failed - 1.0).abs() < 0.1, "{text}");
-}
-
-#[test]
-fn a_port_is_not_of_the_name() {
-    for (authority, host) in [
-        ("test.com:80", "test.com"),
-        ("test.com", "test.com"),
-        ("[2001:db8::1]:443", "[2001:db8::1]"),
-        ("[2001:db8::1]", "[2001:db8::1]"),
-        ("test.com:http", "test.com:http"),
-    ] {
-        assert_eq!(without_port(authority), host, "{authority}");
-    }
 }

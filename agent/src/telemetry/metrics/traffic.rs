@@ -2,7 +2,7 @@
 //!
 //! `gateway::meter` finds the series of a route once and counts in it. A request and a byte are counted once, here, by the one who
 //! knows the host; the reporter is `source`, as of Istio's own egress gateway. What Istio calls "sent" goes to the workload. Where
-//! Istio has `unknown`, so has Egret: names of workloads, which a certificate does not bear.
+//! Istio has `unknown`, so has Egret: the far side, and a workload that its agent does not name.
 
 use std::{
     collections::HashMap,
@@ -40,13 +40,24 @@ const DURATIONS: [f64; 14] = [
 /// Bytes, likewise.
 const SIZES: [f64; 7] = [100.0, 1_000.0, 10_000.0, 60_000.0, 600_000.0, 3_600_000.0, 100_000_000.0];
 
+/// Whose traffic it is.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Name of the workload, as its agent gives it, or [`UNKNOWN`].
+    pub workload: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its SPIFFE ID.
+    pub principal: Arc<str>,
+}
+
 /// From whom to where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 pub struct Route {
     /// `source`.
     pub reporter: &'static str,
-    /// Not known.
-    pub source_workload: &'static str,
+    /// Name of the workload.
+    pub source_workload: Arc<str>,
     /// Namespace of the workload.
     pub source_workload_namespace: Arc<str>,
     /// SPIFFE ID of the workload.
@@ -69,16 +80,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// From the workload `principal` in `namespace` to `service`, registered in `service_namespace`.
-    pub fn new(
-        namespace: &Arc<str>,
-        principal: &Arc<str>,
-        service: &Arc<str>,
-        service_namespace: &Arc<str>,
-    ) -> Self {
+    /// From `source` to `service`, registered in `service_namespace`.
+    pub fn new(source: &Source, service: &Arc<str>, service_namespace: &Arc<str>) -> Self {
+        let Source { workload, namespace, principal } = source;
         Self {
             reporter: "source",
-            source_workload: UNKNOWN,
+            source_workload: Arc::clone(workload),
             source_workload_namespace: Arc::clone(namespace),
             source_principal: Arc::clone(principal),
             destination_workload: UNKNOWN,
@@ -92,8 +99,9 @@ impl Route {
     }
 
     fn other() -> Self {
-        let other = OTHER.into();
-        Self::new(&other, &other, &other, &other)
+        let other: Arc<str> = OTHER.into();
+        let [workload, namespace, principal] = [&other; 3].map(Arc::clone);
+        Self::new(&Source { workload, namespace, principal }, &other, &other)
     }
 }
 
@@ -103,10 +111,12 @@ pub struct HttpLabels {
     /// From whom to where.
     #[prometheus(flatten)]
     pub route: Route,
-    /// `http`.
+    /// `http` or `grpc`.
     pub request_protocol: &'static str,
     /// Status sent to the workload; `0` when none was.
     pub response_code: Code,
+    /// Status of a gRPC call; empty for others, as with Istio.
+    pub grpc_response_status: GrpcStatus,
     /// Envoy's.
     pub response_flags: &'static str,
 }
@@ -141,12 +151,48 @@ impl prometheus_client::encoding::EncodeLabelValue for Code {
     }
 }
 
+/// A gRPC status as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GrpcStatus {
+    /// It was no gRPC call.
+    None,
+    /// One that gRPC has.
+    Known(u16),
+    /// Another one.
+    Other,
+}
+
+impl GrpcStatus {
+    /// Upstreams choose it, so what gRPC does not have (0 to 16) is one.
+    pub fn of(status: Option<u16>) -> Self {
+        match status {
+            None => Self::None,
+            Some(status @ 0..=16) => Self::Known(status),
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+impl prometheus_client::encoding::EncodeLabelValue for GrpcStatus {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::None => "".encode(encoder),
+            Self::Known(status) => status.encode(encoder),
+            Self::Other => OTHER.encode(encoder),
+        }
+    }
+}
+
 impl Labels for HttpLabels {
     fn other() -> Self {
         Self {
             route: Route::other(),
             request_protocol: "http",
             response_code: Code::Other,
+            grpc_response_status: GrpcStatus::Other,
             response_flags: OTHER,
         }
     }
@@ -335,7 +381,7 @@ impl Traffic {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use super::{Code, HttpLabels, MOST_HTTP, Route, TcpLabels, Traffic};
+    use super::{Code, GrpcStatus, HttpLabels, MOST_HTTP, Route, Source, TcpLabels, Traffic};
     use crate::{
         flow::{FlowId, FlowTable, Side},
         telemetry::metrics::{
@@ -345,8 +391,9 @@ mod tests {
     };
 
     fn route(service: &str) -> Route {
-        let [namespace, principal, service] = ["shop", "spiffe://td/ns/shop/sa/cart", service].map(Arc::from);
-        Route::new(&namespace, &principal, &service, &namespace)
+        let [workload, namespace, principal, service] =
+            ["cart", "shop", "spiffe://td/ns/shop/sa/cart", service].map(Arc::from);
+        Route::new(&Source { workload, namespace: Arc::clone(&namespace), principal }, &service, &namespace)
     }
 
     fn written(traffic: &Traffic) -> String {
@@ -388,6 +435,7 @@ mod tests {
                 route,
                 request_protocol: "http",
                 response_code: Code::of(200),
+                grpc_response_status: GrpcStatus::None,
                 response_flags: "-",
             };
             traffic.http.series(&labels).count(Duration::from_millis(3), 1, 1);
@@ -401,5 +449,6 @@ mod tests {
     fn codes_that_nobody_has_registered_are_one() {
         assert_eq!([200, 0, 418].map(Code::of), [200, 0, 418].map(Code::Known));
         assert_eq!([299, 599, 999, 1].map(Code::of), [Code::Other; 4]);
+        assert_eq!([17, u16::MAX].map(|status| GrpcStatus::of(Some(status))), [GrpcStatus::Other; 2]);
     }
 }
