@@ -4,7 +4,7 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
@@ -28,6 +28,9 @@ use crate::wait;
 
 /// For one answer, and for a page to come to what is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// With this, pictures are left in a directory, to be looked at.
+pub const PICTURES: &str = "EGRET_PICTURES";
 
 /// Where Chromium reads commands and writes answers with `--remote-debugging-pipe`.
 const COMMANDS: i32 = 3;
@@ -194,10 +197,13 @@ impl Browser {
         Ok(())
     }
 
-    /// A picture of what is in the window, as PNG.
-    pub fn picture(&mut self) -> Result<Vec<u8>> {
+    /// Takes a picture of what is in the window, and leaves it as `NAME.png` in the directory of [`PICTURES`] where that is set.
+    pub fn leave_picture(&mut self, name: &str) -> Result<()> {
         let picture = self.call("Page.captureScreenshot", &json!({"format": "png"}))?;
-        Ok(BASE64_STANDARD.decode(picture["data"].as_str().context("no picture")?)?)
+        let picture = BASE64_STANDARD.decode(picture["data"].as_str().context("no picture")?)?;
+        let Some(directory) = env::var_os(PICTURES) else { return Ok(()) };
+        let file = Path::new(&directory).join(name).with_extension("png");
+        fs::write(&file, picture).with_context(|| format!("cannot write {}", file.display()))
     }
 
     fn events<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> + 'a {

@@ -25,6 +25,8 @@ mod plaintext;
 mod repair;
 mod soak;
 mod take_over;
+mod terminal;
+mod top;
 mod traffic;
 mod ui;
 mod walk;

@@ -1,9 +1,7 @@
 //! The page of `egret ui` in a real browser: what it shows of real traffic, for whom, and that it asks nobody else.
 
 use std::{
-    env, fs,
     io::{BufRead as _, BufReader},
-    path::Path,
     process::{Child, Stdio},
 };
 
@@ -17,9 +15,6 @@ use egret_tests::{
 use serde_json::json;
 
 use crate::Rig;
-
-/// With this, pictures of the page are left in a directory, to be looked at.
-const PICTURES: &str = "EGRET_UI_PICTURES";
 
 /// A running `egret ui`.
 struct Page {
@@ -85,14 +80,6 @@ fn call(rig: &Rig, path: &str, status: u16) -> Result<()> {
 /// Nothing goes beyond the window at any side.
 const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
 
-fn picture(browser: &mut Browser, name: &str) -> Result<Vec<u8>> {
-    let picture = browser.picture()?;
-    if let Some(directory) = env::var_os(PICTURES) {
-        fs::write(Path::new(&directory).join(name).with_extension("png"), &picture)?;
-    }
-    Ok(picture)
-}
-
 #[test]
 fn the_page_shows_traffic_policies_and_health_and_asks_nobody_else() -> Result<()> {
     let Some((rig, page, mut browser)) = start()? else { return Ok(()) };
@@ -127,7 +114,7 @@ fn the_page_shows_traffic_policies_and_health_and_asks_nobody_else() -> Result<(
     assert!(last.contains("5 flows, 2 denied") && last.contains("B/s"), "{last}");
     let colour = "getComputedStyle(document.documentElement).backgroundColor";
     let light = browser.evaluate(colour)?;
-    picture(&mut browser, "map-light")?;
+    browser.leave_picture("map-light")?;
 
     // By keyboard: from the tabs to the flows, into one of them.
     browser.evaluate("document.querySelector('#tab-map').focus()")?;
@@ -145,7 +132,7 @@ fn the_page_shows_traffic_policies_and_health_and_asks_nobody_else() -> Result<(
     let verdicts =
         "['allowed', 'denied'].map((v) => document.querySelectorAll(`#flow-table tr.${v}`).length)";
     assert_eq!(browser.evaluate(verdicts)?, json!([3, 2]));
-    picture(&mut browser, "flows-light")?;
+    browser.leave_picture("flows-light")?;
 
     // The filter is that of `egret flows`, and a wrong one is said to be.
     browser.open(&page.view("view=flows&verdict=denied&host=*.com"))?;
@@ -161,13 +148,13 @@ fn the_page_shows_traffic_policies_and_health_and_asks_nobody_else() -> Result<(
         "the rule that denied",
         &format!("{rule}.includes('AuthorizationPolicy istio-system/test, rule 0|2|0|2')"),
     )?;
-    picture(&mut browser, "policies-light")?;
+    browser.leave_picture("policies-light")?;
     browser.open(&page.view("view=health"))?;
     browser.wait_for(
         "two roles that are up",
         "document.querySelector('#summary').innerText.includes('2 roles up')",
     )?;
-    picture(&mut browser, "health-light")?;
+    browser.leave_picture("health-light")?;
     ensure!(browser.evaluate(FITS)? == json!(true), "1280 pixels are not enough");
 
     // In the dark, and on a phone.
@@ -175,13 +162,13 @@ fn the_page_shows_traffic_policies_and_health_and_asks_nobody_else() -> Result<(
     browser.open(&page.url)?;
     browser.wait_for("the map", "document.querySelectorAll('.edge').length === 3")?;
     assert_ne!(browser.evaluate(colour)?, light, "dark is as light as light");
-    picture(&mut browser, "map-dark")?;
+    browser.leave_picture("map-dark")?;
     browser.window(360, 800, "light")?;
     for view in ["map", "flows", "policies", "health"] {
         browser.open(&page.view(&format!("view={view}")))?;
         browser.wait_for("the view", &format!("document.querySelector('.badge') && !document.querySelector('#{view}').hidden && document.querySelectorAll('tr.policy, .edge').length > 2"))?;
         ensure!(browser.evaluate(FITS)? == json!(true), "360 pixels are not enough for {view}");
-        picture(&mut browser, &format!("{view}-phone"))?;
+        browser.leave_picture(&format!("{view}-phone"))?;
     }
 
     assert_eq!(browser.complaints(), Vec::<String>::new());
@@ -254,7 +241,7 @@ fn a_thousand_flows_are_shown_and_markup_in_names_is_text() -> Result<()> {
             "document.querySelectorAll('#flow-table tr.flow').length === 1000",
         )?;
         ensure!(browser.evaluate(FITS)? == json!(true), "{width} pixels are not enough");
-        picture(&mut browser, &format!("thousand-{width}"))?;
+        browser.leave_picture(&format!("thousand-{width}"))?;
         let more = browser.evaluate("document.querySelector('#flow-count').innerText")?;
         assert_eq!(more, json!("the first 1000; there are more, and filters show fewer"));
     }

@@ -71,7 +71,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>) {
     ])
     .areas(frame.area());
     frame.render_widget(heading(scene), head);
-    frame.render_widget(sums(scene.snapshot), totals);
+    frame.render_widget(sums(scene.snapshot, totals.width), totals);
     frame.render_widget(Paragraph::new(trouble.join("\n")).fg(Color::Red), troubles);
     match &scene.content {
         Content::Rows => rows(frame, middle, scene),
@@ -115,25 +115,27 @@ fn heading(scene: &Scene<'_>) -> Line<'static> {
     Line::from(spans)
 }
 
-fn sums(snapshot: Option<&Snapshot>) -> Line<'static> {
+/// As many of the sums as there is room for, each whole: a part of a number is another number.
+fn sums(snapshot: Option<&Snapshot>, width: u16) -> Line<'static> {
     let Some(Snapshot { total, .. }) = snapshot else { return Line::default() };
-    let spans = [
-        Span::from(format!(
-            "{} flows/s  {} requests/s  ",
-            rate(total.flows_per_second),
-            rate(total.requests_per_second)
-        )),
+    let sums = [
+        Span::from(format!("{} flows/s", rate(total.flows_per_second))),
+        Span::from(format!("{} requests/s", rate(total.requests_per_second))),
         Span::styled(format!("{} denied", total.denied), alarm(total.denied, Color::Red)),
-        Span::from("  "),
         Span::styled(format!("{} failed", total.failed), alarm(total.failed, Color::Yellow)),
-        Span::from(format!(
-            "  {}/s sent  {}/s received  {} open",
-            output::byte_rate(total.sent_per_second),
-            output::byte_rate(total.received_per_second),
-            total.open
-        )),
+        Span::from(format!("{} open", total.open)),
+        Span::from(format!("{}/s sent", output::byte_rate(total.sent_per_second))),
+        Span::from(format!("{}/s received", output::byte_rate(total.received_per_second))),
     ];
-    Line::from_iter(spans)
+    let mut line = Line::default();
+    for sum in sums {
+        let gap = if line.spans.is_empty() { "" } else { "  " };
+        if line.width() + gap.len() + sum.width() > width.into() {
+            break;
+        }
+        line.extend([Span::from(gap), sum]);
+    }
+    line
 }
 
 fn alarm(count: u64, color: Color) -> Style {
@@ -155,7 +157,7 @@ fn rows(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
     let header = std::iter::once(Cell::from(title(*by))).chain(columns.iter().map(|column| {
         let sorted = column.rank == Some(scene.view.rank);
         let style = if sorted { Style::new().add_modifier(Modifier::UNDERLINED) } else { Style::new() };
-        Cell::from(Line::styled(column.title, style).right_aligned())
+        Cell::from(Line::from(Span::styled(column.title, style)).right_aligned())
     }));
     let longest = area.width.saturating_sub(columns.iter().map(|column| column.width + 1).sum());
     let body = rows.iter().map(|row| {
@@ -166,7 +168,7 @@ fn rows(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
                 "FAILED" => alarm(row.failed, Color::Yellow),
                 _ => Style::new(),
             };
-            Cell::from(Line::styled((column.cell)(row), style).right_aligned())
+            Cell::from(Line::from(Span::styled((column.cell)(row), style)).right_aligned())
         })))
     });
     let constraints = std::iter::once(Constraint::Min(0))
@@ -218,7 +220,8 @@ fn list(frame: &mut Frame<'_>, area: Rect, table: Table<'_>, chosen: Option<usiz
 const fn keys(depth: &Depth) -> &'static str {
     match depth {
         Depth::Rows => {
-            "enter flows  h host  w workload  u rule  sort: f r b l d x n  p pause  ? help  q quit"
+            // What a terminal of 80 columns has room for.
+            "enter flows  h host  w workload  u rule  f r b l d x n sort  ? help  q quit"
         }
         Depth::Flows { .. } => "enter story  esc back  ↑ ↓ choose  p pause  ? help  q quit",
         Depth::Story { .. } => "esc back  ↑ ↓ scroll  p pause  ? help  q quit",

@@ -1,9 +1,13 @@
 //! The live view: keys, answers and time, one loop. The terminal is as it was whatever ends it.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{mem::ManuallyDrop, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use crossterm::event::{Event, EventStream, KeyEvent, KeyEventKind};
+use crossterm::{
+    cursor::Show,
+    event::{Event, EventStream, KeyEvent, KeyEventKind},
+    execute,
+};
 use jiff::Timestamp;
 use ratatui::DefaultTerminal;
 use tokio::{
@@ -240,7 +244,10 @@ impl Signals {
 }
 
 /// The terminal; dropping it leaves it as it was. A panic does, too, before it says anything.
-struct Screen(DefaultTerminal);
+///
+/// [`DefaultTerminal`] itself is not dropped: it would complain on stderr that it cannot show the cursor of a terminal that is gone, and
+/// where stderr is that terminal, complaining is a panic.
+struct Screen(ManuallyDrop<DefaultTerminal>);
 
 impl Screen {
     fn open() -> anyhow::Result<Self> {
@@ -249,7 +256,9 @@ impl Screen {
             // It may have come half the way.
             close();
         }
-        Ok(Self(opened.context("this terminal has no live view: -o json, or a pipe, prints what it shows")?))
+        let opened =
+            opened.context("this terminal has no live view: -o json, or a pipe, prints what it shows");
+        Ok(Self(ManuallyDrop::new(opened?)))
     }
 }
 
@@ -261,5 +270,6 @@ impl Drop for Screen {
 
 fn close() {
     // A terminal that is gone needs nothing.
+    drop(execute!(std::io::stdout(), Show));
     drop(ratatui::try_restore());
 }
