@@ -10,6 +10,7 @@ pub mod health;
 pub mod hits;
 pub mod map;
 pub mod overview;
+pub(crate) mod selection;
 
 use std::{fmt, net::IpAddr};
 

@@ -1,13 +1,18 @@
-//! The page of `egret ui`: what is served, and to whom. What it shows is put together by `survey`; `cli::ui` asks for it.
+//! The page: what is served, and to whom. What it shows is put together by `survey`. `cli::ui` serves that of a machine or a cluster,
+//! `app::gateway` that of one gateway; each is a [`Source`].
 //!
 //! Everything is in the binary, nothing is fetched from elsewhere, and nothing can be changed through it.
 
+mod api;
+mod asking;
 mod assets;
 mod guard;
 mod row;
 
 use axum::Router;
 
+pub use api::api;
+pub use asking::Source;
 pub use guard::Token;
 pub use row::Row;
 

@@ -17,7 +17,9 @@ use axum::{
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentStatus, Answer, GatewayStatus, Question, Readiness, Ready, RoleStatus, metrics};
+use super::{
+    AgentStatus, Answer, GatewayPage, GatewayStatus, Question, Readiness, Ready, RoleStatus, metrics,
+};
 use crate::{
     flow::{FlowQuery, FlowRecord, FlowTable},
     gateway::Gateway,
@@ -144,6 +146,8 @@ pub struct GatewayState<R> {
     pub readiness: R,
     /// The cluster.
     pub cluster: Option<Cluster>,
+    /// Where its page is, if anywhere.
+    pub page: Option<GatewayPage>,
 }
 
 impl<R: Ask> GatewayState<R> {
@@ -171,7 +175,7 @@ impl<R: Ask> GatewayState<R> {
         page
     }
 
-    fn status(&self) -> Result<GatewayStatus, Failure> {
+    pub(super) fn status(&self) -> Result<GatewayStatus, Failure> {
         let (configuration, certificates) = self.configured()?;
         let loaded = configuration.borrow().clone();
         let settings = &loaded.snapshot.settings;
@@ -203,6 +207,7 @@ pub fn gateway<R: Ask>(state: GatewayState<R>) -> Router {
     let routes = Router::new()
         .route("/status", get(gateway_status::<R>))
         .route("/explain", post(explain::<R>))
+        .route("/page", get(gateway_page::<R>))
         .with_state(state);
     let metrics = metrics::measured(move || measured.measure());
     base(readiness).merge(flow_routes(flows)).merge(metrics).merge(routes)
@@ -303,6 +308,13 @@ async fn gateway_status<R: Ask>(
     State(state): State<GatewayState<R>>,
 ) -> Result<Json<GatewayStatus>, Failure> {
     state.status().map(Json)
+}
+
+async fn gateway_page<R: Ask>(State(state): State<GatewayState<R>>) -> Result<Json<GatewayPage>, Failure> {
+    state.page.map(Json).ok_or_else(|| {
+        let why = "this gateway serves no page: it takes `egret gateway --page-address 127.0.0.1:15000` (chart value gateway.page)";
+        (StatusCode::NOT_FOUND, why.to_owned())
+    })
 }
 
 async fn explain<R: Ask>(

@@ -6,20 +6,22 @@
 use std::{
     fs::OpenOptions,
     io,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use tokio::{
+    net::TcpListener,
     task::JoinHandle,
     time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Ending, Settings, Source, health::Health, listen::listen, metrics, role, settings::gateway_identity,
-    shutdown,
+    Ending, Settings, Source, health::Health, listen::listen, metrics, port, role,
+    settings::gateway_identity, shutdown,
 };
 use crate::{
     admin,
@@ -30,6 +32,7 @@ use crate::{
     mesh::SpiffeId,
     telemetry::{access_log::AccessLog, traces::Traces},
     tls::store::CertificateStore,
+    ui::{self, Token},
 };
 
 /// Between two tries to get the gateway's first certificate.
@@ -61,6 +64,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let flows = FlowTable::new(Side::Gateway, settings.flow_capacity);
     let (configured, serves) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+    let page = settings.page_address.map(page_listener).transpose()?;
     // From here on it can be asked what it waits for.
     let state = admin::GatewayState {
         configured: Arc::clone(&configured),
@@ -68,7 +72,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         flows: flows.clone(),
         readiness: health.asker(),
         cluster: cluster.clone(),
+        page: page.as_ref().map(|(_, _, page)| page.clone()),
     };
+    if let Some((listener, token, _)) = page {
+        let router = ui::router(ui::api(state.clone()), &token);
+        let ended = ended.clone();
+        tokio::spawn(async move { ended.run_until_cancelled(port::answer(listener, router)).await });
+    }
     if let Some(address) = settings.metrics_address {
         let measured = state.clone();
         metrics::serve(address, move || measured.measure(), ended.clone())?;
@@ -143,6 +153,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// Where its page is served, with the token that is told on the admin socket only.
+fn page_listener(address: SocketAddr) -> anyhow::Result<(TcpListener, Token, admin::GatewayPage)> {
+    let listener = listen(address).with_context(|| {
+        format!("the page cannot be served on {address}: choose another address with --page-address")
+    })?;
+    let token = Token::random();
+    let url = format!("http://{}/#{token}", listener.local_addr()?);
+    Ok((listener, token, admin::GatewayPage { url }))
 }
 
 /// On a machine a file; in a container what it prints: `kubectl logs` shows it, and the program's own log beside it is stderr.

@@ -33,6 +33,8 @@ pub struct Settings {
     pub health_address: Option<SocketAddr>,
     /// Where metrics are served; absent: nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// Where the gateway serves its page, on loopback; absent: nowhere.
+    pub page_address: Option<SocketAddr>,
     /// How the gateway ends.
     pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.

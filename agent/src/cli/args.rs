@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(super) use self::{
-    flows::{Flow, Flows, Selection},
+    flows::{Flow, Flows},
     queries::{Check, Doctor, Explain, Query, Status, Ui},
     roles::{Agent, Ca, Gateway, Up},
     top::Top,

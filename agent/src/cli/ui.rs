@@ -1,125 +1,90 @@
-//! `egret ui`: serves the page, and asks for what it shows.
+//! `egret ui`: serves the page of this machine or of a cluster; or says where a gateway serves its own.
 
-mod asking;
-
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::{
-    Json, Router,
-    extract::{RawQuery, State},
-    http::StatusCode,
-    routing::get,
-};
-use jiff::Timestamp;
-use serde::Serialize;
 
-use self::asking::{Asking, Look};
 use super::{
-    args::{Selection, Ui},
+    args::{ClusterAccess, Instance, Ui},
+    cluster,
+    flows::asking::{Roles, Told},
     output,
 };
 use crate::{
+    admin::{AgentStatus, GatewayPage, GatewayStatus, client},
     app::{listen::listen, port},
-    survey::{
-        health::Health,
-        hits::{Hits, hits},
-        map::{TrafficMap, map},
-    },
-    ui::{self, Row, Token},
+    flow::FlowQuery,
+    survey::{flows::PlacedFlow, health::Health},
+    ui::{self, Source, Token},
 };
+
+/// How long an answer serves.
+const FRESH_ON_MACHINE: Duration = Duration::from_secs(1);
+const FRESH_ON_CLUSTER: Duration = Duration::from_secs(5);
 
 /// Serves until it is interrupted.
 pub(super) async fn run(arguments: Ui) -> anyhow::Result<()> {
-    let Ui { instance, access, listen: address } = arguments;
-    let asking = Arc::new(Asking::new(instance, access).await?);
+    let Ui { instance, access, listen: address, gateway } = arguments;
+    if gateway {
+        let socket = instance.run_dir().socket("gateway");
+        let GatewayPage { url } = client::get(&socket, "/page").await?;
+        output::text(url)?;
+        output::note(
+            "the address is for you alone: whoever has it and reaches the gateway's loopback may look, too",
+        );
+        return Ok(());
+    }
+    let roles = Roles::find(&access, &instance).await?;
     let listener = listen(address)
         .with_context(|| format!("cannot listen on {address}: choose another port with --listen"))?;
     let token = Token::random();
     output::text(format!("http://{}/#{token}", listener.local_addr()?))?;
     output::note("the address is for you alone: whoever has it may look, too; Ctrl-C ends it");
-    let api = Router::new()
-        .route("/api/flows", get(flows))
-        .route("/api/map", get(traffic))
-        .route("/api/policies", get(policies))
-        .route("/api/health", get(health))
-        .with_state(asking);
+    let api = ui::api(Everybody { instance, access, roles });
     port::answer(listener, ui::router(api, &token)).await;
     Ok(())
 }
 
-/// An error for the page: a status and a sentence.
-type Failure = (StatusCode, String);
-
-/// What all answers about flows have.
-#[derive(Serialize)]
-struct About<T> {
-    /// Of a cluster.
-    cluster: bool,
-    /// When it was asked for.
-    now: Timestamp,
-    /// Who did not answer, so that this is not the whole.
-    missing: Vec<String>,
-    /// There are more flows than were looked at.
-    more: bool,
-    #[serde(flatten)]
-    what: T,
+/// All agents and gateways of this machine, or of a cluster.
+struct Everybody {
+    instance: Instance,
+    access: ClusterAccess,
+    roles: Roles,
 }
 
-impl<T> About<T> {
-    fn of(look: &Look, what: T) -> Json<Self> {
-        let Look { cluster, now, missing, more, .. } = look;
-        Json(Self { cluster: *cluster, now: *now, missing: missing.clone(), more: *more, what })
+impl Source for Everybody {
+    fn fresh(&self) -> Duration {
+        if self.is_cluster() { FRESH_ON_CLUSTER } else { FRESH_ON_MACHINE }
     }
-}
 
-#[derive(Serialize)]
-struct Flows {
-    flows: Vec<Row>,
-}
+    fn is_cluster(&self) -> bool {
+        self.roles.is_cluster()
+    }
 
-#[derive(Serialize)]
-struct Policies {
-    policies: Vec<Hits>,
-}
+    fn scope(&self) -> Option<String> {
+        None
+    }
 
-type Asked = State<Arc<Asking>>;
+    async fn flows(&self, query: FlowQuery) -> Result<(Vec<PlacedFlow>, Vec<String>), String> {
+        let Told { flows, missing } = self.roles.ask_all(&query).await.map_err(|e| output::message(&e))?;
+        Ok((flows, missing.iter().map(output::message).collect()))
+    }
 
-async fn flows(State(asking): Asked, RawQuery(query): RawQuery) -> Result<Json<About<Flows>>, Failure> {
-    let (look, selection) = look(&asking, query).await?;
-    let limit = Some(selection.limit).filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-    // Those that count most are last there, and first here.
-    let rows = look.flows.iter().rev().take(limit).map(Row::from).collect();
-    let mut answer = About::of(&look, Flows { flows: rows });
-    answer.more |= look.flows.len() > limit;
-    Ok(answer)
-}
-
-async fn traffic(
-    State(asking): Asked,
-    RawQuery(query): RawQuery,
-) -> Result<Json<About<TrafficMap>>, Failure> {
-    let (look, _) = look(&asking, query).await?;
-    Ok(About::of(&look, map(&look.flows, look.window())))
-}
-
-async fn policies(State(asking): Asked, RawQuery(query): RawQuery) -> Result<Json<About<Policies>>, Failure> {
-    let (look, _) = look(&asking, query).await?;
-    Ok(About::of(&look, Policies { policies: hits(&look.flows) }))
-}
-
-async fn health(State(asking): Asked) -> Result<Json<Health>, Failure> {
-    let health = asking.health().await.map_err(|e| unanswered(&e))?;
-    Ok(Json(Health::clone(&health)))
-}
-
-async fn look(asking: &Asking, query: Option<String>) -> Result<(Arc<Look>, Selection), Failure> {
-    let query = query.unwrap_or_default();
-    let selection = Selection::from_url(&query).map_err(|e| (StatusCode::BAD_REQUEST, e))?;
-    let look = asking.look(&query, &selection).await.map_err(|e| unanswered(&e))?;
-    Ok((look, selection))
-}
-
-fn unanswered(error: &anyhow::Error) -> Failure {
-    (StatusCode::BAD_GATEWAY, output::message(error))
+    async fn health(&self) -> Result<Health, String> {
+        if let Some(access) = self.access.cluster() {
+            // All that it asks at once is large, and would be part of every answer's future.
+            let overview = Box::pin(cluster::status::ask(&access)).await.map_err(|e| output::message(&e))?;
+            return Ok(Health::of_cluster(&overview));
+        }
+        let run_dir = self.instance.run_dir();
+        let (agent_socket, gateway_socket) = (run_dir.agent_socket(), run_dir.socket("gateway"));
+        let (agent, gateway) = tokio::join!(
+            client::get::<AgentStatus>(&agent_socket, "/status"),
+            client::get::<GatewayStatus>(&gateway_socket, "/status"),
+        );
+        let agent = agent.map_err(|e| output::message(&e.into()));
+        let gateway = gateway.map_err(|e| output::message(&e.into()));
+        let (agent, gateway) = (agent.as_ref(), gateway.as_ref());
+        Ok(Health::of_machine(agent.map_err(String::as_str), gateway.map_err(String::as_str)))
+    }
 }

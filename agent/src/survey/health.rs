@@ -139,8 +139,7 @@ impl Health {
         let mut health = Self::default();
         health.add(Role::Agent, agent.map(|agent| (agent.pid, agent.stage.to_string(), &agent.role)));
         if !(is_pod && gateway.is_err()) {
-            let serving = gateway.map(|gateway| (gateway.pid, "serving".to_owned(), &gateway.role));
-            health.add(Role::Gateway, serving);
+            health.add_gateway(gateway);
         }
         if let Ok(agent) = agent {
             health.enrolments = sorted(agent.workloads.iter().map(enrolment));
@@ -153,16 +152,30 @@ impl Health {
                 health.problems.push(error("agent", problem, remedy));
             }
         }
-        if let Ok(gateway) = gateway {
-            if gateway.on_agent_down == OnAgentDown::Bypass.name() {
-                let problem =
-                    "onAgentDown: BYPASS: while no agent runs, connections of its workloads GO OUT DIRECTLY";
-                health.problems.push(warning("MeshConfig", problem, ""));
-            }
-            health.problems.extend(gateway.report.problems.iter().map(of_configuration));
-        }
         health.problems.sort_by_key(|problem| Reverse(problem.severity));
         health
+    }
+
+    /// Of a gateway, as it sees itself.
+    pub fn of_gateway(gateway: Result<&GatewayStatus, &str>) -> Self {
+        let mut health = Self::default();
+        health.add_gateway(gateway);
+        health
+            .unseen
+            .push("agents, enrolments and other gateways: this gateway does not know of them".to_owned());
+        health.problems.sort_by_key(|problem| Reverse(problem.severity));
+        health
+    }
+
+    fn add_gateway(&mut self, gateway: Result<&GatewayStatus, &str>) {
+        self.add(Role::Gateway, gateway.map(|gateway| (gateway.pid, "serving".to_owned(), &gateway.role)));
+        let Ok(gateway) = gateway else { return };
+        if gateway.on_agent_down == OnAgentDown::Bypass.name() {
+            let problem =
+                "onAgentDown: BYPASS: while no agent runs, connections of its workloads GO OUT DIRECTLY";
+            self.problems.push(warning("MeshConfig", problem, ""));
+        }
+        self.problems.extend(gateway.report.problems.iter().map(of_configuration));
     }
 
     fn add(&mut self, role: Role, said: Result<(u32, String, &RoleStatus), &str>) {

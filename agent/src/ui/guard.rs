@@ -67,8 +67,8 @@ async fn knows(State(token): State<Token>, request: Request, next: Next) -> Resp
     if token.is_in(request.headers()) {
         return next.run(request).await;
     }
-    let why =
-        "open the address that `egret ui` printed: it has a token, which is another one after every start";
+    let why = "open the address that `egret ui` printed (`egret ui --gateway`, where a gateway serves it): it has a token, which is another one \
+               after every start";
     (StatusCode::UNAUTHORIZED, why).into_response()
 }
 

@@ -33,17 +33,21 @@ pub(in crate::cli) struct Ui {
     /// Where, on this machine: an address that is reached from elsewhere is refused; port 0 is any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8020", value_parser = loopback)]
     pub(in crate::cli) listen: SocketAddr,
+    /// Print the address of the page that the gateway of this machine, or of this pod, serves itself (`egret gateway --page-address`)
+    #[arg(long, conflicts_with_all = ["cluster", "context", "kubeconfig", "egret_namespace", "listen"])]
+    pub(in crate::cli) gateway: bool,
 }
 
 /// Whoever reaches the page sees who talks to whom, in plain HTTP.
-fn loopback(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "write it as 127.0.0.1:8020".to_owned())?;
     if address.ip().is_loopback() {
         return Ok(address);
     }
     let port = address.port();
     Err(format!(
-        "the page is served to this machine only, over plain HTTP; from elsewhere reach it with `ssh -L {port}:127.0.0.1:{port}`"
+        "the page is served to this machine only, over plain HTTP; from elsewhere reach it with `ssh -L {port}:127.0.0.1:{port}`, in a pod \
+         with `kubectl port-forward`"
     ))
 }
 

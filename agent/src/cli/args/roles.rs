@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Instance, WorkloadName};
+use super::{Instance, WorkloadName, queries::loopback};
 use crate::{
     app::{
         Ending, FLOW_CAPACITY, Settings, Source,
@@ -163,6 +163,10 @@ pub(in crate::cli) struct Gateway {
     flows: Flows,
     #[command(flatten)]
     traces: Traces,
+    /// Where to serve a page of what this gateway knows, read-only: an address of loopback. `egret ui --gateway` prints its address with
+    /// the token that it wants [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    page_address: Option<SocketAddr>,
 }
 
 impl Gateway {
@@ -178,8 +182,9 @@ impl Gateway {
             ending.delay.as_secs(),
             ending.deadline.as_secs(),
         );
+        let (flow_capacity, page_address) = (self.flows.flow_capacity, self.page_address);
         let tracing = self.traces.settings();
-        Ok(Settings { ending, flow_capacity: self.flows.flow_capacity, tracing, ..settings })
+        Ok(Settings { ending, flow_capacity, page_address, tracing, ..settings })
     }
 }
 
@@ -264,6 +269,7 @@ fn settings(
         metrics_address: metrics.metrics_address,
         ending: Ending::usual(&source),
         source,
+        page_address: None,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
         flow_capacity: FLOW_CAPACITY,
         tracing: None,

@@ -5,13 +5,13 @@ use std::str::FromStr as _;
 use anyhow::ensure;
 use jiff::SignedDuration;
 
-use super::{
-    ClusterAccess, Query,
-    flows::{Filter, one_of},
-};
+use super::{ClusterAccess, Query};
 use crate::{
     flow::FlowQuery,
-    survey::activity::{GroupBy, Rank},
+    survey::{
+        activity::{GroupBy, Rank},
+        selection::{Filter, one_of},
+    },
 };
 
 /// Nobody reads faster, and a question has to be answered in it.

@@ -73,7 +73,7 @@ async function ask(path, signal) {
     answer = await fetch(path, { headers: { authorization: `Bearer ${token}` }, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("egret ui does not answer: is it still running?");
+    throw new Error("nothing answers at this address: does egret ui, the gateway or its port-forward still run?");
   }
   if (!answer.ok) throw new Error((await answer.text()) || `${path}: ${answer.status}`);
   return answer.json();
@@ -153,6 +153,7 @@ async function refresh() {
   ]);
   if (state.asking !== asking) return;
   show(byId("trouble"), [...troubles].join("\n"));
+  if (flows) show(byId("scope"), flows.scope);
   if (!state.paused) state.timer = setTimeout(again, flows?.cluster ? PACE_MS.cluster : PACE_MS.machine);
 }
 

@@ -1,5 +1,5 @@
-//! What the page of `egret ui` asks agents and gateways for. However many windows are open, one question is out at a time, and its
-//! answer serves all that want the same within a moment: on a cluster each is a command in every pod of Egret's.
+//! What the page asks for. However many windows are open, one question is out at a time, and its answer serves all that want the same
+//! within a moment: on a cluster each is a command in every pod of Egret's.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -7,15 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    admin::{AgentStatus, GatewayStatus, client},
-    cli::{
-        args::{ClusterAccess, Instance, Selection},
-        cluster,
-        flows::asking::Roles,
-        output,
-    },
     flow::FlowQuery,
-    survey::{flows::PlacedFlow, health::Health, map::Window},
+    survey::{flows::PlacedFlow, health::Health, map::Window, selection::Selection},
 };
 
 /// How far back it looks unless that is said.
@@ -24,13 +17,31 @@ const SINCE: SignedDuration = SignedDuration::from_mins(5);
 /// Flows that are looked at; of more, those that count most.
 const MOST: usize = 5000;
 
-/// How long an answer serves.
-const FRESH_ON_MACHINE: Duration = Duration::from_secs(1);
-const FRESH_ON_CLUSTER: Duration = Duration::from_secs(5);
+/// Who knows what the page shows. Errors are sentences for the reader.
+pub trait Source: Send + Sync + 'static {
+    /// How long an answer serves.
+    fn fresh(&self) -> Duration;
+
+    /// There are nodes and pods to tell of.
+    fn is_cluster(&self) -> bool;
+
+    /// What it is a view of, where that is not the whole.
+    fn scope(&self) -> Option<String>;
+
+    /// The flows that are asked for, those that count most last, and who did not say what they know.
+    fn flows(
+        &self,
+        query: FlowQuery,
+    ) -> impl Future<Output = Result<(Vec<PlacedFlow>, Vec<String>), String>> + Send;
+
+    /// How everything stands.
+    fn health(&self) -> impl Future<Output = Result<Health, String>> + Send;
+}
 
 /// What was seen.
 pub(super) struct Look {
     pub(super) cluster: bool,
+    pub(super) scope: Option<String>,
     pub(super) now: Timestamp,
     since: Timestamp,
     /// Those that count most last.
@@ -47,60 +58,36 @@ impl Look {
 }
 
 /// Who is asked, and what they said last.
-pub(super) struct Asking {
-    instance: Instance,
-    access: ClusterAccess,
-    roles: Roles,
-    fresh: Duration,
+pub(super) struct Asking<S> {
+    source: S,
     looked: Last<Look>,
     health: Last<Health>,
 }
 
-impl Asking {
-    /// Fails where a cluster is meant that cannot be connected to.
-    pub(super) async fn new(instance: Instance, access: ClusterAccess) -> anyhow::Result<Self> {
-        let roles = Roles::find(&access, &instance).await?;
-        let fresh = if roles.is_cluster() { FRESH_ON_CLUSTER } else { FRESH_ON_MACHINE };
-        Ok(Self { instance, access, roles, fresh, looked: Last::default(), health: Last::default() })
+impl<S: Source> Asking<S> {
+    pub(super) fn new(source: S) -> Self {
+        Self { source, looked: Last::default(), health: Last::default() }
     }
 
     /// The flows of a selection; `query` is its text.
-    pub(super) async fn look(&self, query: &str, selection: &Selection) -> anyhow::Result<Arc<Look>> {
-        self.looked.get(query, self.fresh, self.ask(selection)).await
+    pub(super) async fn look(&self, query: &str, selection: &Selection) -> Result<Arc<Look>, String> {
+        self.looked.get(query, self.source.fresh(), self.ask(selection)).await
     }
 
-    async fn ask(&self, selection: &Selection) -> anyhow::Result<Look> {
+    async fn ask(&self, selection: &Selection) -> Result<Look, String> {
         let now = Timestamp::now();
         let since = now.checked_sub(selection.since().unwrap_or(SINCE)).unwrap_or(Timestamp::MIN);
         let query = FlowQuery { since: Some(since), limit: Some(MOST + 1), ..selection.query(now) };
-        let found = self.roles.ask_all(&query).await?;
-        let mut flows = found.flows;
+        let (mut flows, missing) = self.source.flows(query).await?;
         let more = flows.len() > MOST;
         flows.drain(..flows.len().saturating_sub(MOST));
-        let missing = found.missing.iter().map(output::message).collect();
-        Ok(Look { cluster: self.roles.is_cluster(), now, since, flows, more, missing })
+        let (cluster, scope) = (self.source.is_cluster(), self.source.scope());
+        Ok(Look { cluster, scope, now, since, flows, more, missing })
     }
 
     /// How everything stands.
-    pub(super) async fn health(&self) -> anyhow::Result<Arc<Health>> {
-        let ask = async {
-            if let Some(access) = self.access.cluster() {
-                // All that it asks at once is large, and would be part of every answer's future.
-                let overview = Box::pin(cluster::status::ask(&access)).await?;
-                return Ok(Health::of_cluster(&overview));
-            }
-            let run_dir = self.instance.run_dir();
-            let (agent_socket, gateway_socket) = (run_dir.agent_socket(), run_dir.socket("gateway"));
-            let (agent, gateway) = tokio::join!(
-                client::get::<AgentStatus>(&agent_socket, "/status"),
-                client::get::<GatewayStatus>(&gateway_socket, "/status"),
-            );
-            let agent = agent.map_err(|e| output::message(&e.into()));
-            let gateway = gateway.map_err(|e| output::message(&e.into()));
-            let (agent, gateway) = (agent.as_ref(), gateway.as_ref());
-            Ok(Health::of_machine(agent.map_err(String::as_str), gateway.map_err(String::as_str)))
-        };
-        self.health.get("", self.fresh, ask).await
+    pub(super) async fn health(&self) -> Result<Arc<Health>, String> {
+        self.health.get("", self.source.fresh(), self.source.health()).await
     }
 }
 
@@ -119,8 +106,8 @@ impl<T> Last<T> {
         &self,
         question: &str,
         fresh: Duration,
-        ask: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<Arc<T>> {
+        ask: impl Future<Output = Result<T, String>>,
+    ) -> Result<Arc<T>, String> {
         let mut last = self.0.lock().await;
         if let Some((asked, at, answer)) = &*last
             && asked == question
@@ -159,7 +146,7 @@ mod tests {
         assert_eq!(*last.get("b", fresh, ask()).await.unwrap(), 1);
         tokio::time::sleep(fresh).await;
         assert_eq!(*last.get("b", fresh, ask()).await.unwrap(), 2);
-        last.get("c", fresh, async { anyhow::bail!("down") }).await.unwrap_err();
+        last.get("c", fresh, async { Err("down".to_owned()) }).await.unwrap_err();
         assert_eq!(*last.get("c", fresh, ask()).await.unwrap(), 3, "a failure is not kept");
     }
 }
