@@ -45,6 +45,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use http::normalise::{self, PathNormalisation};
 
 use crate::{
+    denials::Denials,
     dns::Resolver,
     flow::{FlowTable, TunnelConnection},
     hbone::{self, read_ahead::ReadAhead, tunnel::Carrier},
@@ -121,6 +122,8 @@ pub struct Parts {
     pub access_log: AccessLog,
     /// Traces; absent: requests pass as they are.
     pub traces: Option<Traces>,
+    /// Tells pods of what was denied to them.
+    pub denials: Denials,
 }
 
 /// The egress gateway. Shared by all its connections.
@@ -169,6 +172,7 @@ impl Gateway {
         if let Some(traces) = &self.parts.traces {
             traces.write_metrics(page);
         }
+        self.parts.denials.write_metrics(page);
         page.counter(
             "egret_access_log_lost_lines",
             "Lines of the access log that were lost, because its writer was too slow or failed",

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod configuration;
 mod connection;
 pub mod endpoints;
+pub mod events;
 pub mod outside;
 pub mod own;
 pub mod pods;

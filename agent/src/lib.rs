@@ -7,6 +7,7 @@
 //!                └► gateway ──► hbone, tls, dns                     │
 //!                      └──────► route, authz, balance ──────────────┘
 //!                └► ca (signs; on a cluster `kubernetes` says who asks)
+//!                │     └──────► denials ──► kubernetes (events of pods)
 //!                └► kubernetes (the cluster's API: configuration into source, pods into node, gateways into hbone)
 //!  cli ──► kubernetes ──► survey (what all of a cluster's Egret says, merged)
 //!  cli ──► ui (the page of `egret ui`, over survey)
@@ -26,6 +27,7 @@ pub mod balance;
 pub mod ca;
 pub mod cli;
 pub mod datapath;
+pub mod denials;
 pub mod dns;
 pub mod doctor;
 pub mod explain;

@@ -34,9 +34,9 @@ impl<R: Ask> Source for GatewayState<R> {
     }
 
     fn scope(&self) -> Option<String> {
-        let name = self.cluster.as_ref().map_or("this one", |cluster| &cluster.own.name);
+        let name = self.cluster.as_ref().map(|cluster| format!(", {}", cluster.own.name)).unwrap_or_default();
         Some(format!(
-            "The view of one gateway, {name}: what others carried, and what only agents know, is on the page of `egret ui`."
+            "The view of one gateway{name}: what others carried, and what only agents know, is on the page of `egret ui`."
         ))
     }
 

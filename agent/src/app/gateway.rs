@@ -25,10 +25,11 @@ use super::{
 };
 use crate::{
     admin,
+    denials::Denials,
     dns::Resolver,
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
-    kubernetes::configuration::Scope,
+    kubernetes::{Cluster, configuration::Scope, events},
     mesh::SpiffeId,
     telemetry::{access_log::AccessLog, traces::Traces},
     tls::store::CertificateStore,
@@ -126,6 +127,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         flows,
         access_log,
         traces,
+        denials: denials(&settings, cluster.as_ref(), &ended),
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
     // Nobody else sets it, and once is all.
@@ -153,6 +155,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.close();
     tasks.wait().await;
     Ok(())
+}
+
+/// On a cluster, where that is wanted, an end of a queue whose other end is told as events.
+fn denials(settings: &Settings, cluster: Option<&Cluster>, ended: &CancellationToken) -> Denials {
+    let Some(cluster) = cluster.filter(|_| settings.pod_events) else { return Denials::default() };
+    let (denials, queue) = Denials::queue();
+    let writing = events::write(cluster.clone(), queue, denials.clone());
+    let ended = ended.clone();
+    tokio::spawn(async move { ended.run_until_cancelled(writing).await });
+    denials
 }
 
 /// Where its page is served, with the token that is told on the admin socket only.

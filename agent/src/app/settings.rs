@@ -35,6 +35,8 @@ pub struct Settings {
     pub metrics_address: Option<SocketAddr>,
     /// Where the gateway serves its page, on loopback; absent: nowhere.
     pub page_address: Option<SocketAddr>,
+    /// The gateway writes denials as events of their pods.
+    pub pod_events: bool,
     /// How the gateway ends.
     pub ending: Ending,
     /// How long connections of an agent may go on after another one has taken over.

@@ -16,7 +16,8 @@ use opentelemetry::trace::SpanContext;
 
 use super::{decide::Decided, http::grpc::status_of_http, meter::Blame, originate::Peer, tunnel::Session};
 use crate::{
-    flow::{DecidedBy, Part, UpstreamLeg},
+    denials::Denial,
+    flow::{DecidedBy, Part, UpstreamLeg, Verdict},
     mesh::ObjectRef,
     reason::{Reason, Refusal},
     route::{RoutePath, Upstream},
@@ -214,6 +215,25 @@ impl Record {
             });
         }
     }
+
+    /// Of what was denied, where the peer said which pod it is.
+    fn tell_pod(&self, entry: &Entry) {
+        let Session { gateway, caller, pod, original_destination, .. } = &*self.session;
+        let Some(pod) = pod.clone() else { return };
+        let object = self.blame.object.clone();
+        let detail = entry.reason_detail.as_deref().unwrap_or_default();
+        let prefix = object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
+        gateway.parts.denials.offer(Denial {
+            pod,
+            source: caller.source.clone(),
+            reason: entry.reason,
+            host: entry.asked().map_or_else(|| original_destination.ip().to_string(), str::to_owned),
+            port: original_destination.port(),
+            method: entry.method.clone(),
+            detail: detail.strip_prefix(&prefix).unwrap_or(detail).to_owned(),
+            object,
+        });
+    }
 }
 
 fn decided_by(decided: &Decided) -> DecidedBy {
@@ -277,9 +297,69 @@ impl Drop for Record {
                 self.grpc.then(|| entry.grpc_status.unwrap_or_else(|| status_of_http(entry.response_code)));
             let took = self.started.elapsed();
             let is_carried = self.carried.take().is_some();
+            if Verdict::of(entry.reason) == Verdict::Denied && self.session.gateway.parts.denials.are_told() {
+                self.tell_pod(&entry);
+            }
             self.session.meter.count(&self.session.gateway, &entry, &self.blame, is_carried, took);
             self.finish(&entry, took);
             self.session.gateway.parts.access_log.write(entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+    use crate::{
+        denials::Denial,
+        gateway::testing::Bench,
+        mesh::{Kind, ObjectRef},
+        reason::{Reason, Refusal},
+    };
+
+    const POD: &str = "k8s.namespace.name=default,k8s.pod.name=sleep-1,k8s.pod.uid=u";
+
+    /// What the pod is told of a request to `test.com:80` that ended so.
+    fn told(baggage: Option<&str>, refusal: Option<&Refusal>) -> Vec<Denial> {
+        let bench = Bench::new();
+        let mut record = Record::start(&bench.described(baggage, None));
+        record.note(|entry| {
+            (entry.method, entry.authority) = (Some("GET".to_owned()), Some("test.com".to_owned()));
+            entry.path = Some("/?token=secret".to_owned());
+        });
+        match refusal {
+            Some(refusal) => record.failed(refusal),
+            None => record.completed(),
+        }
+        drop(record);
+        bench.denied()
+    }
+
+    fn denied() -> Refusal {
+        let policy = ObjectRef::new(Kind::AuthorizationPolicy, "istio-system", "no");
+        Refusal::new(Reason::PolicyDenied, format!("denied by rule 0 of {policy}")).by(policy)
+    }
+
+    #[test]
+    fn a_pod_is_told_what_was_denied_to_it_and_no_secret() {
+        let told = told(Some(POD), Some(&denied()));
+        assert_eq!(told.len(), 1);
+        let note = "GET of test.com:80 was denied, policy_denied: denied by rule 0 of AuthorizationPolicy istio-system/no; to see why: \
+                    egret explain --cluster --from default/sleep GET http://test.com:80/";
+        assert_eq!((&*told[0].pod.name, &*told[0].pod.uid, told[0].note().as_str()), ("sleep-1", "u", note));
+    }
+
+    #[test]
+    fn nothing_else_is_told_and_nobody_elses_pod() {
+        let failed = Refusal::new(Reason::UpstreamConnect, "connection refused");
+        for (baggage, refusal) in [
+            (Some(POD), None),
+            (Some(POD), Some(failed)),
+            (None, Some(denied())),
+            (Some("k8s.namespace.name=other,k8s.pod.name=sleep-1,k8s.pod.uid=u"), Some(denied())),
+            (Some("k8s.namespace.name=default,k8s.deployment.name=sleep"), Some(denied())),
+        ] {
+            assert_eq!(told(baggage, refusal.as_ref()), [], "{baggage:?} {refusal:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     authz,
+    denials::{Denial, Denials},
     dns::Resolver,
     flow::{FlowTable, Side},
     hbone::headers::Connect,
@@ -74,6 +75,7 @@ impl io::Write for Lines {
 pub(super) struct Bench {
     pub(super) gateway: Arc<Gateway>,
     lines: Lines,
+    denied: Mutex<mpsc::Receiver<Denial>>,
 }
 
 impl Bench {
@@ -97,6 +99,7 @@ impl Bench {
         traces: Option<Traces>,
     ) -> Self {
         let lines = Lines::default();
+        let (denials, denied) = Denials::queue();
         let parts = Parts {
             snapshot,
             certificates: CertificateStore::new(issuer),
@@ -105,8 +108,9 @@ impl Bench {
             flows: FlowTable::new(Side::Gateway, 100),
             access_log: AccessLog::to(lines.clone()).unwrap(),
             traces,
+            denials,
         };
-        Self { gateway: Gateway::new(Settings::default(), parts), lines }
+        Self { gateway: Gateway::new(Settings::default(), parts), lines, denied: Mutex::new(denied) }
     }
 
     pub(super) fn session(&self) -> Arc<Session> {
@@ -145,6 +149,12 @@ impl Bench {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         String::from_utf8(answer).unwrap()
+    }
+
+    /// Denials that pods are to be told of, since the last question.
+    pub(super) fn denied(&self) -> Vec<Denial> {
+        let mut denied = self.denied.lock();
+        std::iter::from_fn(|| denied.try_recv().ok()).collect()
     }
 
     /// Access log lines so far.

@@ -27,7 +27,12 @@ use super::{
 use crate::{
     authz,
     flow::{FlowHandle, FlowId, TunnelLeg, Wait},
-    hbone::{baggage::Baggage, headers::Connect, server::Incoming, tunnel::Carrier},
+    hbone::{
+        baggage::{Baggage, PodName},
+        headers::Connect,
+        server::Incoming,
+        tunnel::Carrier,
+    },
     mesh::SpiffeId,
     net::rewind::Rewind,
     reason::{Reason, Refusal},
@@ -62,6 +67,8 @@ pub(super) struct Session {
     traceparent: Option<String>,
     pub(super) flow: Arc<FlowHandle>,
     pub(super) meter: Meter,
+    /// The workload's pod, where the peer says it.
+    pub(super) pod: Option<PodName>,
 }
 
 impl Session {
@@ -90,6 +97,7 @@ impl Session {
         let workload = described.as_ref().and_then(Baggage::workload).cloned();
         let meter = Meter::new(&caller.source, workload.clone());
         let traceparent = connect.traceparent.clone();
+        let pod = described.and_then(|baggage| baggage.pod);
         Arc::new(Self {
             gateway,
             caller,
@@ -99,6 +107,7 @@ impl Session {
             traceparent,
             flow,
             meter,
+            pod,
         })
     }
 

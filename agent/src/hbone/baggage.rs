@@ -46,7 +46,7 @@ pub struct Owner {
 }
 
 /// A pod: `k8s.pod.name` and `k8s.pod.uid`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodName {
     /// Its name.
     pub name: Arc<str>,

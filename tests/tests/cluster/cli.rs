@@ -2,15 +2,22 @@
 
 use std::{
     env,
+    net::Ipv4Addr,
     os::unix::fs::symlink,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use egret_tests::{
-    cluster::{Cluster, installed::NAMESPACE, plan::NODES},
-    egret, wait,
+    cluster::{
+        Cluster,
+        installed::{Caller, Installed, NAMESPACE},
+        plan::NODES,
+    },
+    curl, egret,
+    process::Process,
+    wait,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,6 +32,7 @@ fn a_cluster_is_asked_from_outside_of_it() -> Result<()> {
     all_roles_are_shown(cluster)?;
     a_node_without_an_agent_is_said(cluster)?;
     who_may_not_exec_is_told_what_it_takes(cluster)?;
+    a_gateway_shows_itself_through_a_port_forward(&installed)?;
     kubectl_finds_the_plugin(cluster)
 }
 
@@ -99,6 +107,41 @@ fn who_may_not_exec_is_told_what_it_takes(cluster: &Cluster) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains("create of pods/exec"), "{said}");
     cluster.kubectl(&["delete", "clusterrolebinding/reader", "serviceaccount/reader"]).map(drop)
+}
+
+/// Its page is on its pod's loopback: nobody reaches it from the cluster, and whoever may forward ports wants the token, too.
+fn a_gateway_shows_itself_through_a_port_forward(installed: &Installed) -> Result<()> {
+    let kube = installed.kube();
+    let gateways = kube.get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=gateway"])?;
+    let pod = gateways["items"][0]["metadata"]["name"].as_str().context("no gateway")?;
+    let address = gateways["items"][0]["status"]["podIP"].as_str().context("a gateway without an address")?;
+    let told = installed.egret(pod, &["ui", "--gateway"])?;
+    let (there, token) = told.trim().split_once("/#").with_context(|| format!("{told:?} has no token"))?;
+    ensure!(there == "http://127.0.0.1:15000", "{told}");
+    let port = egret::free_port(Ipv4Addr::LOCALHOST)?;
+    let mut forward = kube.command("kubectl");
+    forward.args(["port-forward", "-n", NAMESPACE, pod, &format!("{port}:15000")]).stdout(Stdio::null());
+    let _forward = Process::spawn("kubectl port-forward", &mut forward)?;
+    let (page, bearer) = (format!("http://localhost:{port}"), format!("authorization: Bearer {token}"));
+    let ask = |arguments: &[&str]| curl::run(&mut curl::command(arguments));
+    wait::until("the page", PATIENCE, || Ok((ask(&[&page])?.status == Some(200)).then_some(())))?;
+    let flows = format!("{page}/api/flows");
+    for (arguments, status) in [
+        (vec!["--header", bearer.as_str()], 200),
+        (vec![], 401),
+        (vec!["--header", &bearer, "--header", "host: evil.example"], 403),
+        (vec!["--header", &bearer, "-X", "POST"], 405),
+    ] {
+        let answer = ask(&[arguments.as_slice(), &[flows.as_str()]].concat())?;
+        ensure!(answer.status == Some(status), "{arguments:?}: {}", answer.summary());
+    }
+    // From elsewhere in the cluster there is nobody.
+    installed.namespace("page", false)?;
+    installed.start(&Caller { namespace: "page", name: "stranger", ..Caller::default() })?;
+    let stranger =
+        installed.curl("page", "stranger", &["--max-time", "5", &format!("http://{address}:15000/")])?;
+    ensure!(stranger.status.is_none(), "{}", stranger.summary());
+    installed.remove_namespace("page")
 }
 
 fn kubectl_finds_the_plugin(cluster: &Cluster) -> Result<()> {

@@ -10,6 +10,7 @@ mod chart;
 mod cli;
 mod configuration;
 mod enrolment;
+mod events;
 mod itself;
 mod losses;
 mod outside;

@@ -24,6 +24,9 @@ use self::rules::{Breaks, RULES, Right, Role, Rule, UNINSTALL, given, rights_of,
 /// What something gets that is to be seen soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A count of denials is brought up to date once a minute.
+const COUNTED: Duration = Duration::from_secs(100);
+
 /// A namespace of ours, enrolled.
 const ENROLLED: &str = "rights";
 /// Where agents are broken, and pods enrolled.
@@ -117,6 +120,7 @@ fn without(egret: &Installed, rule: &Rule, url: &str) -> Result<()> {
         Breaks::Doubt => doubt(egret, rule.who, &words, url, less),
         Breaks::Certificate => certificate(egret, rule.who, &words, url, less),
         Breaks::Repair(kind, name) => repair(egret, rule.who, &words, (kind, name), less),
+        Breaks::Event => event(egret, rule.who, &words, url, less),
         Breaks::Removal => removal(egret, &words, rule.name, less),
     };
     broken().with_context(|| format!("without {:?} on {} of {}", rule.verbs, rule.resource, rule.who.account))
@@ -174,6 +178,43 @@ fn doubt(egret: &Installed, part: Part, words: &[&str], url: &str, less: Less<'_
     less.give_back()?;
     wait::until("the pod to be let go", PATIENCE, || Ok(call()?.status))?;
     egret.remove_namespace(FREE)
+}
+
+/// What is denied to a pod is said to be untold, and stays denied; then it is told. More of the same is told by changing what is there,
+/// a minute later.
+fn event(egret: &Installed, part: Part, words: &[&str], url: &str, less: Less<'_>) -> Result<()> {
+    // Agents are broken on the other node.
+    let caller = Caller { namespace: ENROLLED, name: "untold", node: Some(NODES[1]), ..Caller::default() };
+    egret.start_captured(&caller)?;
+    egret.kube().apply(&crate::events::deny("untold.test"))?;
+    let denied = || {
+        let answer =
+            egret.curl(ENROLLED, caller.name, &["--max-time", "5", "--header", "host: untold.test", url])?;
+        Ok((answer.status == Some(403)).then_some(()))
+    };
+    let said = |wanted: bool| {
+        wait::until(&format!("{words:?} to be said: {wanted}"), COUNTED, || {
+            denied()?;
+            let pods = egret.pods(part.account)?;
+            let all = pods
+                .iter()
+                .map(|pod| egret.ready(part, pod).map(|said| said.text))
+                .collect::<Result<Vec<_>>>()?;
+            let found =
+                all.iter().any(|text| text.lines().any(|line| words.iter().all(|word| line.contains(word))));
+            Ok((found == wanted).then_some(()))
+        })
+    };
+    wait::until("the policy to be in force", PATIENCE, denied)?;
+    said(true)?;
+    egret.wait_for_log(part, words)?;
+    less.give_back()?;
+    said(false)?;
+    egret.kube().kubectl(&["delete", "authorizationpolicy", "deny-events", "-n", NAMESPACE])?;
+    egret
+        .kube()
+        .kubectl(&["delete", "pod", caller.name, "-n", ENROLLED, "--force", "--grace-period=0"])
+        .map(drop)
 }
 
 /// What is deleted is missed, then made again.

@@ -13,6 +13,7 @@ mod flow_bytes;
 mod flow_legs;
 mod foreign;
 mod full;
+mod gateway_page;
 mod killed;
 mod locked;
 mod metrics;

@@ -167,6 +167,9 @@ pub(in crate::cli) struct Gateway {
     /// the token that it wants [default: nowhere]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     page_address: Option<SocketAddr>,
+    /// Write what is denied to a pod as an event of the pod
+    #[arg(long)]
+    pod_events: bool,
 }
 
 impl Gateway {
@@ -182,9 +185,14 @@ impl Gateway {
             ending.delay.as_secs(),
             ending.deadline.as_secs(),
         );
+        anyhow::ensure!(
+            !self.pod_events || settings.source == Source::Kubernetes,
+            "--pod-events goes with --kubernetes: there are no pods elsewhere"
+        );
         let (flow_capacity, page_address) = (self.flows.flow_capacity, self.page_address);
         let tracing = self.traces.settings();
-        Ok(Settings { ending, flow_capacity, page_address, tracing, ..settings })
+        let pod_events = self.pod_events;
+        Ok(Settings { ending, flow_capacity, page_address, pod_events, tracing, ..settings })
     }
 }
 
@@ -270,6 +278,7 @@ fn settings(
         ending: Ending::usual(&source),
         source,
         page_address: None,
+        pod_events: false,
         take_over_drain: Duration::from_secs(draining.drain_deadline),
         flow_capacity: FLOW_CAPACITY,
         tracing: None,
@@ -308,5 +317,7 @@ mod tests {
         let short = ending(&["--kubernetes", "--drain-deadline", "3"]).unwrap();
         assert_eq!((short.0, short.1), (3, 3), "the usual delay fits into any deadline");
         assert!(ending(&["--kubernetes", "--drain-delay", "9", "--drain-deadline", "3"]).is_err());
+        assert!(ending(&["--kubernetes", "--pod-events"]).is_ok());
+        assert!(ending(&["--config", "/etc/egret", "--pod-events"]).is_err());
     }
 }

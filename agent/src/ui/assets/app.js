@@ -495,7 +495,9 @@ function showHealth(health) {
     ),
   );
   byId("enrolments").hidden = health.enrolments.length === 0;
-  byId("enrolments-empty").hidden = health.enrolments.length > 0;
+  // Where no agent is seen (the page of one gateway), none is no news.
+  const agents = health.parts.some((part) => part.role === "agent");
+  byId("enrolments-empty").hidden = health.enrolments.length > 0 || !agents;
 
   const escaped = health.enrolments.reduce((sum, row) => sum + row.escaped, 0);
   const down = health.parts.filter((part) => part.level === "error");
@@ -503,9 +505,9 @@ function showHealth(health) {
   const warnings = health.problems.length - errors;
   byId("summary").replaceChildren(
     down.length === 0 ? badge("good", `${plural(health.parts.length, "role")} up`) : badge("error", `${down.map((part) => part.role).join(", ")}: ${down[0].state}`),
-    badge(escaped === 0 ? "good" : "error", `${escaped} escaped`),
+    ...(agents ? [badge(escaped === 0 ? "good" : "error", `${escaped} escaped`)] : []),
     badge(errors > 0 ? "error" : warnings > 0 ? "warning" : "good", plural(health.problems.length, "problem")),
-    element("span", null, `${health.enrolments.length} enrolled`),
+    ...(agents ? [element("span", null, `${health.enrolments.length} enrolled`)] : []),
   );
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Breaks {
     Doubt,
     /// An object that somebody deleted is not made again.
     Repair(&'static str, &'static str),
+    /// What is denied to a pod is no event of it, or its count stays.
+    Event,
     /// Egret cannot be removed.
     Removal,
 }
@@ -102,6 +104,8 @@ pub(super) const RULES: &[Rule] = &[
     cluster(GATEWAY, "networking.istio.io", "virtualservices", READ, Breaks::Start),
     cluster(GATEWAY, "networking.istio.io", "destinationrules", READ, Breaks::Start),
     cluster(GATEWAY, "security.istio.io", "authorizationpolicies", READ, Breaks::Start),
+    cluster(GATEWAY, "events.k8s.io", "events", &["create"], Breaks::Event),
+    cluster(GATEWAY, "events.k8s.io", "events", &["patch"], Breaks::Event),
     own(GATEWAY, "", "secrets", READ, Breaks::Start),
     own(GATEWAY, "discovery.k8s.io", "endpointslices", READ, Breaks::Start),
     one(GATEWAY, "configmaps", "egret-mesh", READ, Breaks::Start),
