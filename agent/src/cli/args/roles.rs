@@ -192,7 +192,7 @@ impl Gateway {
         let (flow_capacity, page_address) = (self.flows.flow_capacity, self.page_address);
         let tracing = self.traces.settings();
         let pod_events = self.pod_events;
-        Ok(Settings { ending, flow_capacity, page_address, pod_events, tracing, ..settings })
+        Ok(Settings { page_address, pod_events, ending, flow_capacity, tracing, ..settings })
     }
 }
 
