@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -43,12 +44,14 @@ pub const GOOD: Credential<'static> =
 impl Config {
     /// An empty directory for files from `source`.
     pub fn create(directory: &Path, source: &Path, external: &External) -> Result<Self> {
+        Self::for_address(directory, source, external.address())
+    }
+
+    /// The same for a server at this address.
+    pub fn for_address(directory: &Path, source: &Path, address: Ipv4Addr) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            source: source.to_owned(),
-            address: external.address().to_string(),
-        })
+        let (directory, source) = (directory.to_owned(), source.to_owned());
+        Ok(Self { directory, source, address: address.to_string() })
     }
 
     /// The directory.
@@ -82,8 +85,13 @@ impl Config {
 
     /// Writes the Secret `test.client` as `kubectl create secret generic -o yaml` would print it.
     pub fn write_secret(&self, external: &External, credential: Credential<'_>) -> Result<()> {
+        self.write_secret_of(external.certificates(), credential)
+    }
+
+    /// The same with the files of this directory.
+    pub fn write_secret_of(&self, certificates: &Path, credential: Credential<'_>) -> Result<()> {
         let encoded = |name: &str| {
-            let path = external.file(name);
+            let path = certificates.join(name);
             let pem = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             Ok::<_, anyhow::Error>(STANDARD.encode(pem))
         };

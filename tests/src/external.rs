@@ -57,6 +57,11 @@ impl External {
         &self.namespace
     }
 
+    /// Where the certificates of this run are.
+    pub fn certificates(&self) -> &Path {
+        &self.directory
+    }
+
     /// A certificate or key of this run; see `pki::write` for the names.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)

@@ -25,9 +25,11 @@ pub mod netns;
 pub mod pki;
 pub mod privileges;
 pub mod process;
+pub mod quartiles;
 pub mod residue;
 pub mod scenario;
 #[cfg(feature = "service")]
 pub mod service;
+pub mod signals;
 pub mod transfers;
 pub mod wait;

@@ -8,12 +8,16 @@ use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path};
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
 /// Common name of the client certificate, and the `credentialName` of the scenario.
 pub const CLIENT: &str = "test.client";
+/// SPIFFE ID of the scenario's workload.
+pub const WORKLOAD: &str = "spiffe://cluster.local/ns/default/sa/sleep";
+/// SPIFFE ID of a foreign egress gateway.
+pub const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/istio-egressgateway";
 
 /// Makes everything and writes it into `directory`, which is created:
 ///
@@ -58,6 +62,28 @@ pub fn write(directory: &Path, host: &str) -> Result<()> {
         [("server.key", &server_key), ("client.key", &client_key), ("other.key", &KeyPair::generate()?)]
     {
         write_file(&directory.join(name), &key.serialize_pem())?;
+    }
+    Ok(())
+}
+
+/// Makes the identities of a mesh, as a sidecar and an egress gateway of other makes have them, and writes them into `directory`,
+/// which is there:
+///
+/// | file | what |
+/// |---|---|
+/// | `mesh-ca.crt` | the mesh's CA |
+/// | `workload.crt`, `workload.key` | [`WORKLOAD`] |
+/// | `gateway.crt`, `gateway.key` | [`GATEWAY`] |
+pub fn write_mesh(directory: &Path) -> Result<()> {
+    let ca = authority("Egret test: mesh CA")?;
+    write_file(&directory.join("mesh-ca.crt"), &ca.pem())?;
+    for (name, identity) in [("workload", WORKLOAD), ("gateway", GATEWAY)] {
+        let mut params = leaf(name, None, ExtendedKeyUsagePurpose::ClientAuth, Validity::Now)?;
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        params.subject_alt_names.push(SanType::URI(identity.try_into()?));
+        let key = KeyPair::generate()?;
+        write_file(&directory.join(format!("{name}.crt")), &params.signed_by(&key, &ca)?.pem())?;
+        write_file(&directory.join(format!("{name}.key")), &key.serialize_pem())?;
     }
     Ok(())
 }

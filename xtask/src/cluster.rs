@@ -15,14 +15,14 @@ use egret_tests::{
         plan::{NODES, Plan},
         tools::{self, Tools},
     },
-    privileges, wait,
+    privileges, signals, wait,
 };
 
 use self::install::{Source, foreign};
 use crate::{
     command,
     image::{self, Profile},
-    packages, signals,
+    packages,
     terminal::Terminal,
 };
 

@@ -19,14 +19,14 @@ use egret_tests::{
     netns::Namespace,
     residue::Footprint,
     scenario::{OUTSIDE, Places, STEPS, World},
-    wait,
+    signals, wait,
 };
 use nix::{
     fcntl::{Flock, FlockArg},
     unistd::geteuid,
 };
 
-use crate::{packages, signals, terminal::Terminal, toolchain};
+use crate::{packages, terminal::Terminal, toolchain};
 
 /// Run directory of the demo's Egret: its own, so that it disturbs no other on this machine.
 const RUN_DIR: &str = "/run/egret-demo";

@@ -9,7 +9,6 @@ mod image;
 mod manifests;
 mod observability;
 mod packages;
-mod signals;
 mod soak;
 mod terminal;
 mod test;

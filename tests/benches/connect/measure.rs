@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use egret_tests::quartiles::median;
 use nix::{
     libc,
     sys::socket::{
@@ -84,15 +85,4 @@ pub(crate) fn udp(address: SocketAddr) -> Result<f64> {
 
 fn nanoseconds(duration: Duration) -> f64 {
     duration.as_nanos() as f64
-}
-
-pub(crate) fn median(values: &mut [f64]) -> f64 {
-    quartile(values, 2)
-}
-
-/// Sorts, and returns the first, second or third quartile.
-pub(crate) fn quartile(values: &mut [f64], which: usize) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let at = values.len().saturating_sub(1) * which / 4;
-    values.get(at).copied().unwrap_or(f64::NAN)
 }

@@ -7,14 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use egret_tests::egret::workspace;
+use egret_tests::{
+    egret::workspace,
+    quartiles::{median, quartiles},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    Round,
-    measure::{Sample, median, quartile},
-    rig::State,
-};
+use crate::{Round, measure::Sample, rig::State};
 
 type Pick = fn(&Sample) -> f64;
 
@@ -62,7 +61,7 @@ fn compare(rounds: &[Round], pick: Pick, state: usize) -> (f64, [f64; 3]) {
     let mut values: Vec<f64> = rounds.iter().map(|round| pick(&round[state])).collect();
     let without = |round: &Round| pick(&round[0]).midpoint(pick(&round[1]));
     let mut ratios: Vec<f64> = rounds.iter().map(|round| pick(&round[state]) / without(round)).collect();
-    (median(&mut values), [1, 2, 3].map(|which| quartile(&mut ratios, which)))
+    (median(&mut values), quartiles(&mut ratios))
 }
 
 fn table(out: &mut impl io::Write, rounds: &[Round], spoiled: usize) -> io::Result<()> {
