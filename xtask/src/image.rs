@@ -129,7 +129,8 @@ fn target() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
-fn target_directory() -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
     let root = command::workspace();
     root.join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }

