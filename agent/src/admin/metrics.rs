@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{AgentStatus, GatewayStatus, Ready, WorkloadStatus};
 use crate::{
-    flow::Verdict,
+    flow::{FlowTable, Verdict},
     hbone::client::GatewayState,
     kubernetes::standing::Standing,
     net::endpoints::Condition,
@@ -66,6 +66,18 @@ pub(super) fn role(page: &mut Page, component: &str, ready: &Ready, standing: Op
             of(standing.problems().len() as f64),
         );
     }
+}
+
+/// What the table of flows keeps.
+pub(super) fn flows(page: &mut Page, component: &str, flows: &FlowTable) {
+    let (kept, gone) = flows.kept_and_gone();
+    let labels = || vec![("component", component.to_owned())];
+    page.gauges("egret_flow_records", "Ended flows that are kept", [(labels(), kept as f64)]);
+    page.counters(
+        "egret_flow_records_gone",
+        "Ended flows that made room for later ones: --flow-capacity says how many are kept",
+        [(labels(), gone as u64)],
+    );
 }
 
 /// How it stands with certificates.

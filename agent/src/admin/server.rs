@@ -89,6 +89,7 @@ impl AgentState {
         let mut page = Page::default();
         let standing = self.cluster.as_ref().map(|cluster| &cluster.standing);
         metrics::role(&mut page, "agent", &self.readiness.ask(), standing);
+        metrics::flows(&mut page, "agent", &self.flows);
         if let (Ok((agent, _)), Ok(status)) = (self.acting(), self.status()) {
             metrics::certificates(&mut page, "agent", &status.role.certificates);
             let verdicts = self.verdicts.as_ref().map(|verdicts| Arc::clone(&verdicts.borrow()));
@@ -170,6 +171,7 @@ impl<R: Ask> GatewayState<R> {
             metrics::configuration(&mut page, &status);
         }
         if let Some(gateway) = self.serving.get() {
+            metrics::flows(&mut page, "gateway", gateway.flows());
             gateway.write_metrics(&mut page);
         }
         page

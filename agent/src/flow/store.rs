@@ -93,6 +93,16 @@ impl Store {
         drop((live, oldest));
     }
 
+    /// How many ended flows are kept, and how many made room.
+    pub(super) fn kept_and_gone(&self) -> (usize, usize) {
+        let mut flows = self.flows.lock();
+        let [observed, carried] = KINDS.map(|kind| {
+            let ended = kind(&mut flows);
+            (ended.records.len(), ended.gone)
+        });
+        (observed.0 + carried.0, observed.1 + carried.1)
+    }
+
     /// All that there were at one moment, as far as they are still there; and perhaps some that began meanwhile.
     pub(super) fn all(&self) -> All {
         let mut all = All::default();

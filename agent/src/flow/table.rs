@@ -52,6 +52,11 @@ impl FlowTable {
         self.shared.store.is_some()
     }
 
+    /// How many ended flows are kept, and how many made room for later ones.
+    pub fn kept_and_gone(&self) -> (usize, usize) {
+        self.shared.store.as_ref().map_or((0, 0), Store::kept_and_gone)
+    }
+
     /// A new flow.
     pub fn open(&self, id: FlowId, workload: SpiffeId, original_destination: SocketAddr) -> FlowHandle {
         let Some(store) = &self.shared.store else { return FlowHandle::counted(id) };
@@ -146,6 +151,7 @@ mod tests {
         assert_eq!(ids.len(), 3);
         assert!(ids.contains(&live.id()));
         assert!(!ids.contains(&ended[0]), "the oldest ended flow makes room");
+        assert_eq!(table.kept_and_gone(), (2, 1));
         let open: Vec<_> =
             table.records().into_iter().filter(|record| record.duration_ms.is_none()).collect();
         assert_eq!(open.len(), 1);

@@ -11,6 +11,7 @@ mod dns;
 mod exec;
 mod flow_bytes;
 mod flow_legs;
+mod flow_rate;
 mod foreign;
 mod full;
 mod gateway_page;
