@@ -71,6 +71,9 @@ pub fn attached(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
     query(cgroup, 0)
 }
 
+/// The directory of the layout version that is being tested, below that of the instance.
+pub const LAYOUT: &str = "v2";
+
 /// Programs that run for processes in this cgroup, wherever they are attached.
 pub fn effective(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
     query(cgroup, QUERY_EFFECTIVE)

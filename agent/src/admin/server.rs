@@ -171,7 +171,7 @@ impl<R: Ask> GatewayState<R> {
             metrics::configuration(&mut page, &status);
         }
         if let Some(gateway) = self.serving.get() {
-            metrics::flows(&mut page, "gateway", gateway.flows());
+            metrics::flows(&mut page, "gateway", &self.flows);
             gateway.write_metrics(&mut page);
         }
         page

@@ -8,14 +8,14 @@ use std::{
 };
 
 use egret::datapath::{self, Capture, Class, Depths};
-use egret_tests::cgroup::Cgroup;
+use egret_tests::{bpf, cgroup::Cgroup};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
 };
 
 use crate::{
-    lab::{Application, Lab, VERSION, assert_idle, errno, listen},
+    lab::{Application, Lab, assert_idle, errno, listen},
     outside::{INSIDE, OUTSIDE, Outside, receive},
 };
 
@@ -267,7 +267,7 @@ fn a_guard_outlives_the_agent_and_goes_when_it_is_told_to() {
     // The agent is gone: what was known stays so, what is new is refused.
     assert_direct(&mut in_older, &address, &server);
     assert_refused(&mut in_newer, &address);
-    let links = || fs::read_dir(pins.join(VERSION).join("links")).unwrap().count();
+    let links = || fs::read_dir(pins.join(bpf::LAYOUT).join("links")).unwrap().count();
     assert_eq!(links(), 5);
 
     let successor = Capture::load(&pins).unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use egret::datapath::{Bpffs, Capture, WorkloadPolicy};
 pub(crate) use egret_tests::application::{Application, errno};
-use egret_tests::{cgroup::Cgroup, privileges};
+use egret_tests::{bpf, cgroup::Cgroup, privileges};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -26,9 +26,6 @@ pub(crate) const OUTSIDE_V6: &str = "2001:db8::1";
 
 /// Programs on the cgroup of a workload.
 pub(crate) const LINKS: usize = 12;
-
-/// The directory of the layout version that is being tested.
-pub(crate) const VERSION: &str = "v2";
 
 pub(crate) struct Lab {
     pub(crate) capture: Capture,
@@ -95,12 +92,12 @@ impl Lab {
 
     /// Where links are pinned.
     pub(crate) fn links(&self) -> PathBuf {
-        self.pins.join(VERSION).join("links")
+        self.pins.join(bpf::LAYOUT).join("links")
     }
 
     /// Where maps are pinned.
     pub(crate) fn maps(&self) -> PathBuf {
-        self.pins.join(VERSION).join("maps")
+        self.pins.join(bpf::LAYOUT).join("maps")
     }
 
     /// Attaches with [`Lab::policy`].

@@ -11,9 +11,10 @@ use std::{
 };
 
 use egret::datapath::{self, Capture};
+use egret_tests::bpf;
 
 use crate::{
-    lab::{LINKS, Lab, OUTSIDE_V4, VERSION, WORKLOAD, assert_idle, listen, port},
+    lab::{LINKS, Lab, OUTSIDE_V4, WORKLOAD, assert_idle, listen, port},
     outside::Outside,
 };
 
@@ -99,7 +100,7 @@ fn another_layout_version_takes_over_without_a_gap() {
     for change in 0..CHANGES {
         // As if what runs had been of another version.
         let other = pins.join(format!("v{}", 100 + change));
-        fs::rename(pins.join(VERSION), &other).unwrap();
+        fs::rename(pins.join(bpf::LAYOUT), &other).unwrap();
         let successor = Arc::new(Capture::load(&pins).unwrap());
         let listener = listen("127.0.0.1:0");
         servers.push(serving(&successor, &listener));
@@ -144,7 +145,7 @@ fn a_version_stays_as_long_as_it_refuses_somebody() {
     let Some(lab) = Lab::new("a_version_stays_as_long_as_it_refuses_somebody") else { return };
     lab.enrol();
     let other = lab.pins.join("v100");
-    fs::rename(lab.pins.join(VERSION), &other).unwrap();
+    fs::rename(lab.pins.join(bpf::LAYOUT), &other).unwrap();
     let mut application = lab.inside();
     let successor = Capture::load(&lab.pins).unwrap();
     // The workload was not taken over.

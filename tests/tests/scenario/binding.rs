@@ -51,7 +51,8 @@ fn workloads(world: &World) -> Result<Vec<(PathBuf, Value)>> {
 /// The pinned links, each as the very one it is.
 fn links(world: &World) -> Result<BTreeSet<(OsString, u64)>> {
     let instance = RunDir::new(world.egret.run_dir()).instance();
-    let entries = fs::read_dir(Path::new("/sys/fs/bpf/egret").join(instance).join("v1/links"))?;
+    let entries =
+        fs::read_dir(Path::new("/sys/fs/bpf/egret").join(instance).join(bpf::LAYOUT).join("links"))?;
     entries
         .map(|entry| {
             entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?.ino()))).map_err(Into::into)

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use egret::app::run_dir::RunDir;
 use egret_tests::{
+    bpf,
     cgroup::Cgroup,
     egret::Part,
     process::{self, Process},
@@ -47,7 +48,7 @@ fn wait_for(world: &World, state: &str) -> Result<Value> {
 /// The pins of locks.
 fn locks(world: &World) -> Result<usize> {
     let instance = RunDir::new(world.egret.run_dir()).instance();
-    let links = PathBuf::from("/sys/fs/bpf/egret").join(instance).join("v1/links");
+    let links = PathBuf::from("/sys/fs/bpf/egret").join(instance).join(bpf::LAYOUT).join("links");
     let names =
         fs::read_dir(&links)?.map(|entry| Ok(entry?.file_name().to_string_lossy().starts_with("lock-")));
     Ok(names.collect::<Result<Vec<bool>>>()?.into_iter().filter(|lock| *lock).count())

@@ -29,7 +29,13 @@ fn bypassed_connections_and_refused_calls_are_flows() -> Result<()> {
     // The agent takes the configuration over by itself.
     let (answer, flow) = wait::until("a bypassed flow", PATIENCE, || {
         let answer = world.egret.curl("default/sleep", false, &[&arguments[..], &written].concat())?;
-        Ok(newest(world, &["--verdict", "bypassed"])?.map(|flow| (answer, flow)))
+        // The kernel's word about its end comes a moment after it.
+        let flow = || newest(world, &["--verdict", "bypassed"]);
+        if flow()?.is_none() {
+            return Ok(None);
+        }
+        let ended = |flow: &Value| flow["duration_ms"].is_u64();
+        wait::until("its end", PATIENCE, || Ok(flow()?.filter(ended))).map(|flow| Some((answer, flow)))
     })?;
     let last = answer.body.lines().last().context("sizes")?;
     let sizes: Vec<u64> = last.split(' ').map(str::parse).collect::<Result<_, _>>()?;

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pinned links of the only workload.
 fn links(world: &World) -> Result<Vec<PathBuf>> {
     let instance = RunDir::new(world.egret.run_dir()).instance();
-    let directory = PathBuf::from("/sys/fs/bpf/egret").join(instance).join("v1/links");
+    let directory = PathBuf::from("/sys/fs/bpf/egret").join(instance).join(bpf::LAYOUT).join("links");
     let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
     entries.map(|entry| Ok(entry?.path())).collect()
 }
