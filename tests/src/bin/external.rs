@@ -40,6 +40,12 @@ enum Command {
         /// File for the report.
         #[arg(long)]
         report: PathBuf,
+        /// Threads that keep their connections.
+        #[arg(long, default_value_t = 2)]
+        kept: usize,
+        /// Threads with a new connection for each request.
+        #[arg(long, default_value_t = 2)]
+        new: usize,
     },
     /// Make transfers of random sizes, and report what was sent and received.
     Transfers {
@@ -88,8 +94,8 @@ enum Command {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Pki { out, host } => pki::write(&out, &host),
-        Command::Load { address, host, path, until, report } => {
-            Ok(Load { address, host, path, threads: (2, 2), until, report }.run()?)
+        Command::Load { address, host, path, until, report, kept, new } => {
+            Ok(Load { address, host, path, threads: (kept, new), until, report }.run()?)
         }
         Command::Transfers { address, count, report } => Ok(transfers::run(address, count, &report)?),
         Command::Sink { listen, report } => Ok(transfers::serve(listen, &report)?),
