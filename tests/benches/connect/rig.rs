@@ -53,7 +53,7 @@ impl State {
     /// How many programs are attached to cgroups.
     pub(crate) fn links(self) -> usize {
         match self {
-            Self::Sibling | Self::Enrolled => 11,
+            Self::Sibling | Self::Enrolled => 12,
             _ => 0,
         }
     }
