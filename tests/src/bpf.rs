@@ -74,6 +74,9 @@ pub fn attached(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
 /// The directory of the layout version that is being tested, below that of the instance.
 pub const LAYOUT: &str = "v2";
 
+/// How many programs Egret has on the cgroup of a workload.
+pub const WORKLOAD_PROGRAMS: usize = 12;
+
 /// Programs that run for processes in this cgroup, wherever they are attached.
 pub fn effective(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
     query(cgroup, QUERY_EFFECTIVE)

@@ -1,4 +1,4 @@
-//! What the kernel programs tell, read from their ring: bypassed connections and refused calls. `node::untunnelled` reads.
+//! What the kernel programs tell, read from their ring: bypassed connections and refused calls. `node::observed` reads.
 //!
 //! The ring belongs to the programs that this process has loaded, and only this process reads it: an agent that takes over attaches
 //! programs with a ring of its own, and the old one reads the rest of its own.

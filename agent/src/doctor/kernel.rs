@@ -121,16 +121,17 @@ fn btf() -> Check {
 /// One check per program, so that the one that fails is known.
 fn programs() -> Vec<Check> {
     const REMEDY: &str = "see the finding; 5.18 is the oldest kernel that can work";
-    let with_callers = probe::load_each(Callers::Asked);
     let takes_all = |trials: &Vec<Trial>| trials.iter().all(|trial| trial.outcome.is_ok());
-    // Whatever an old kernel does not let programs ask, they do without.
-    let (trials, note) = match probe::load_each(Callers::NotAsked) {
-        Ok(without) if takes_all(&without) && !with_callers.as_ref().is_ok_and(takes_all) => {
-            let what = "this kernel does not let the programs ask who is calling: flows have no process";
-            (Ok(without), Some(Check::warning("processes of flows", what, "Linux 6.1 or later lets them")))
-        }
-        _ => (with_callers, None),
-    };
+    let (mut trials, mut note) = (probe::load_each(Callers::Asked), None);
+    if !trials.as_ref().is_ok_and(takes_all)
+        && let Ok(without) = probe::load_each(Callers::NotAsked)
+        && takes_all(&without)
+    {
+        // Whatever an old kernel does not let programs ask, they do without.
+        let what = "this kernel does not let the programs ask who is calling: flows have no process";
+        note = Some(Check::warning("processes of flows", what, "Linux 6.1 or later lets them"));
+        trials = Ok(without);
+    }
     let mut checks = match trials {
         Err(error) => vec![Check::error("programs", error.to_string(), REMEDY)],
         Ok(trials) => trials

@@ -16,7 +16,7 @@ use tokio::time::{self, Instant};
 use super::agent::Agent;
 use crate::{
     datapath::{Call, Caller, Event, Figures},
-    flow::{FlowHandle, FlowId, FlowTable, Process, TcpFigures, Verdict, WorkloadLeg},
+    flow::{FlowHandle, FlowId, FlowTable, Process, TcpFigures, Verdict, WorkloadLeg, shared},
     mesh::SpiffeId,
     reason::Reason,
 };
@@ -61,7 +61,8 @@ impl Subjects {
     }
 }
 
-/// Reads what the kernel programs tell until the process ends. An error: nothing can be read.
+/// Reads what the kernel programs tell for as long as it is polled. Where that cannot be read it says so in the log and ends: the ring
+/// fills then, and what is lost is counted in the kernel.
 pub async fn watch(agent: Arc<Agent>) {
     let mut events = match agent.capture().take_events() {
         Ok(events) => events,
@@ -203,7 +204,7 @@ impl Observed {
             record.process = call.caller.clone().map(|Caller { pid, name }| Process { pid, name }.into());
             record.verdict = verdict;
             record.reason = if verdict == Verdict::Denied { Reason::KernelRefused } else { Reason::Bypassed };
-            record.detail = Some(call.decision.into());
+            record.detail = Some(shared(call.decision));
         });
         flow
     }

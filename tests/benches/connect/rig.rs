@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use egret::datapath::{self, Bpffs, Capture, WorkloadPolicy};
-use egret_tests::{cgroup::Cgroup, process::run};
+use egret_tests::{bpf, cgroup::Cgroup, process::run};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare},
@@ -53,7 +53,7 @@ impl State {
     /// How many programs are attached to cgroups.
     pub(crate) fn links(self) -> usize {
         match self {
-            Self::Sibling | Self::Enrolled => 12,
+            Self::Sibling | Self::Enrolled => bpf::WORKLOAD_PROGRAMS,
             _ => 0,
         }
     }

@@ -24,9 +24,6 @@ pub(crate) const WORKLOAD: u32 = 7;
 pub(crate) const OUTSIDE_V4: &str = "192.0.2.1";
 pub(crate) const OUTSIDE_V6: &str = "2001:db8::1";
 
-/// Programs on the cgroup of a workload.
-pub(crate) const LINKS: usize = 12;
-
 pub(crate) struct Lab {
     pub(crate) capture: Capture,
     pub(crate) cgroup: Cgroup,

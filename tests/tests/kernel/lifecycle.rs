@@ -6,7 +6,7 @@ use egret::datapath::{self, Capture};
 use egret_tests::{bpf, foreign};
 use nix::errno::Errno;
 
-use crate::lab::{LINKS, Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
+use crate::lab::{Lab, OUTSIDE_V4, WORKLOAD, assert_idle, errno, listen, port};
 
 /// The connection of an application that is not captured.
 fn assert_direct(application: &mut crate::lab::Application) {
@@ -74,7 +74,7 @@ fn a_restarted_agent_takes_over() {
         names
     };
     let before = pinned();
-    assert_eq!(before.len(), LINKS);
+    assert_eq!(before.len(), bpf::WORKLOAD_PROGRAMS);
 
     // A new process has new listeners, the same maps, and the same links.
     let successor = Capture::load(&lab.pins).unwrap();
@@ -127,7 +127,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     assert_eq!(fs::read_dir(&links).unwrap().count(), 4);
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(&links).unwrap().count(), LINKS);
+    assert_eq!(fs::read_dir(&links).unwrap().count(), bpf::WORKLOAD_PROGRAMS);
 
     assert_eq!(application.run("socket 2 3 6"), errno(Errno::EPERM));
     assert_eq!(application.run("send no 203.0.113.7:443"), errno(Errno::ECONNREFUSED));
@@ -155,7 +155,7 @@ fn links_on_other_maps_are_replaced() {
     fs::remove_dir_all(lab.maps()).unwrap();
     let successor = Capture::load(&lab.pins).unwrap();
     successor.attach(lab.cgroup.path(), &lab.policy()).unwrap();
-    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), LINKS);
+    assert_eq!(fs::read_dir(lab.links()).unwrap().count(), bpf::WORKLOAD_PROGRAMS);
 
     assert_eq!(application.connect("203.0.113.7:80"), "ok 203.0.113.7:80");
     let (_, peer) = lab.listener_v4.accept().unwrap();

@@ -14,7 +14,7 @@ use egret::datapath::{self, Capture};
 use egret_tests::bpf;
 
 use crate::{
-    lab::{LINKS, Lab, OUTSIDE_V4, WORKLOAD, assert_idle, listen, port},
+    lab::{Lab, OUTSIDE_V4, WORKLOAD, assert_idle, listen, port},
     outside::Outside,
 };
 
@@ -109,10 +109,10 @@ fn another_layout_version_takes_over_without_a_gap() {
             listener_v4: port(&listener),
             ..datapath::WorkloadPolicy::default()
         };
-        assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), LINKS);
+        assert_eq!(successor.attach(cgroup.path(), &policy).unwrap(), bpf::WORKLOAD_PROGRAMS);
         assert_eq!(
             fs::read_dir(other.join("links")).unwrap().count(),
-            LINKS - 2,
+            bpf::WORKLOAD_PROGRAMS - 2,
             "the older set captures no more"
         );
         let before = seen.known.load(Relaxed);
