@@ -9,3 +9,4 @@ pub mod endpoints;
 pub mod gauge;
 pub mod linger;
 pub mod rewind;
+pub mod scratch;

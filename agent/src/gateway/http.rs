@@ -1,4 +1,4 @@
-//! Serves the HTTP of one tunnel: hyper behind the strict [`guard`], one [`exchange`] per request.
+//! Serves the HTTP of one tunnel, one [`exchange`] per request: HTTP/1 by [`http1`], HTTP/2 by hyper.
 //!
 //! `tunnel` calls it. The functions that decide are parameters, so that tests can put others in their place.
 
@@ -6,9 +6,9 @@ pub(super) mod body;
 mod exchange;
 mod forward;
 pub(super) mod grpc;
-mod guard;
 mod head;
 mod headers;
+pub(super) mod http1;
 pub mod normalise;
 mod upgrade;
 
@@ -19,14 +19,8 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use ::http::{HeaderValue, StatusCode, header::CONNECTION};
-use hyper::{
-    server::conn::{
-        http1::{self, UpgradeableConnection},
-        http2,
-    },
-    service::service_fn,
-};
+use ::http::{HeaderValue, Request, StatusCode, header::CONNECTION};
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +32,8 @@ use crate::{
     mesh::Snapshot,
     net::{counted::Counted, linger::Linger},
 };
-use guard::{Guard, Patience};
+use body::Incoming;
+use http1::server::{self, Patience};
 
 /// RFC 9113 leaves it open; h2's own default would let one client hold 16 MiB of headers.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -62,38 +57,24 @@ where
     let patience = Patience {
         idle: settings.keep_alive_timeout,
         head: settings.request_head_timeout,
-        body: settings.stream_idle_timeout,
         half_closed: settings.half_close_timeout,
     };
-    let (guard, handle) = Guard::new(Linger::new(Counted::new(io, Arc::clone(&session.flow))), patience);
-    let service = service_fn(|request| {
-        let (session, handle, decide) = (Arc::clone(&session), handle.clone(), decide.clone());
-        let gateway = Arc::clone(&session.gateway);
-        // Now, not when hyper first polls: until then it may look for the end of the connection.
-        let next = handle.next_request();
+    let io = Linger::new(Counted::new(io, Arc::clone(&session.flow)));
+    let service = |request: Result<Request<_>, _>| {
+        let (session, decide) = (Arc::clone(&session), decide.clone());
         async move {
-            let mut response = match next {
-                Ok(serving) => {
-                    let mut response = exchange::serve(request, session, Some(handle), decide).await;
-                    response.body_mut().hold(serving);
-                    response
-                }
+            let gateway = Arc::clone(&session.gateway);
+            let mut response = match request {
+                Ok(request) => exchange::serve(request.map(Incoming::Http1), session, true, decide).await,
                 Err(violation) => exchange::refuse_violation(&session, &violation),
             };
             if gateway.closing.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response)
+            response
         }
-    });
-    let connection = http1::Builder::new()
-        // The guard has better timers: hyper's would end an idle kept-alive connection as well.
-        .header_read_timeout(None)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(guard), service)
-        .with_upgrades();
-    let connection = std::pin::pin!(connection);
-    drained(connection, UpgradeableConnection::graceful_shutdown, drain).await;
+    };
+    server::serve(io, patience, drain, service).await;
 }
 
 /// Serves HTTP/2 with prior knowledge, in the same way.
@@ -103,9 +84,10 @@ where
     D: Decide,
 {
     session.flow.update(|flow| flow.protocol = Some(shared("http")));
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let (session, decide) = (Arc::clone(&session), decide.clone());
-        async move { Ok::<_, Infallible>(exchange::serve(request, session, None, decide).await) }
+        let request = request.map(Incoming::Http2);
+        async move { Ok::<_, Infallible>(exchange::serve(request, session, false, decide).await) }
     });
     let io = Linger::new(Counted::new(io, Arc::clone(&session.flow)));
     let connection = http2::Builder::new(TokioExecutor::new())

@@ -12,10 +12,7 @@ use std::{
 };
 
 use ::http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -24,7 +21,10 @@ use tokio::time::Instant;
 
 use super::{
     balancer::InFlight,
-    http::body::RequestBody,
+    http::{
+        body::{Answered, RequestBody},
+        http1::client::{self, Connection},
+    },
     originate::{Peer, Stream, Transport},
 };
 use crate::{
@@ -52,7 +52,8 @@ impl Key {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    /// Absent while it carries an exchange: the answer has it then.
+    Http1(Option<Box<Connection>>),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -98,24 +99,51 @@ impl Lease {
             spawn(connection, peer.connection.endpoint);
             Sender::Http2(sender)
         } else {
-            let (sender, connection) =
-                http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(reset)?;
-            spawn(connection.with_upgrades(), peer.connection.endpoint);
-            Sender::Http1(sender)
+            Sender::Http1(Some(Box::new(Connection::new(stream))))
         };
         Ok(Self { sender, key, peer: Arc::new(peer), reused: false, in_flight: None })
     }
 
-    /// Sends a request. The error gives it back where not a byte of it was written.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    /// Sends a request.
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Answered>, Unsent> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http1(connection) => {
+                let Some(connection) = connection.take() else {
+                    let request = Some(Box::new(request));
+                    return Err(Unsent { error: SendError::Http1(client::Error::Ended), request });
+                };
+                match connection.send(request).await {
+                    Ok(answer) => Ok(answer.map(Answered::Http1)),
+                    Err((error, request)) => {
+                        Err(Unsent { error: SendError::Http1(error), request: request.map(Box::new) })
+                    }
+                }
+            }
+            Sender::Http2(sender) => match sender.try_send_request(request).await {
+                Ok(answer) => Ok(answer.map(Answered::Http2)),
+                Err(mut error) => {
+                    let request = error.take_message().map(Box::new);
+                    Err(Unsent { error: SendError::Http2(error.into_error()), request })
+                }
+            },
         }
     }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Http1(client::Error),
+    #[error(transparent)]
+    Http2(hyper::Error),
+}
+
+/// A request that was not answered.
+pub(super) struct Unsent {
+    pub(super) error: SendError,
+    /// It, where not a byte of it was taken.
+    pub(super) request: Option<Box<Request<RequestBody>>>,
 }
 
 fn spawn(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, remote: SocketAddr) {
@@ -127,7 +155,7 @@ fn spawn(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'st
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Box<Connection>,
     peer: Arc<Peer>,
     since: Instant,
 }
@@ -194,11 +222,11 @@ impl Pool {
             return Some(Lease { sender, key: key.clone(), peer, reused: true, in_flight: None });
         }
         let idle = connections.http1.get_mut(key)?;
-        while let Some(Idle { sender, peer, since }) = idle.pop() {
-            // Not ready: its server closed it, or its last request is still being sent. Dropping it ends it.
-            if sender.is_ready() && since.elapsed() < self.idle_timeout {
+        while let Some(Idle { mut connection, peer, since }) = idle.pop() {
+            // Dropping one that its server closed ends it.
+            if since.elapsed() < self.idle_timeout && connection.is_open() {
                 return Some(Lease {
-                    sender: Sender::Http1(sender),
+                    sender: Sender::Http1(Some(connection)),
                     key: key.clone(),
                     peer,
                     reused: true,
@@ -221,9 +249,8 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange is over.
-    pub(super) fn give(self: &Arc<Self>, lease: Lease) {
-        let Sender::Http1(sender) = lease.sender else { return };
-        if sender.is_closed() || self.capacity == 0 {
+    pub(super) fn give(self: &Arc<Self>, lease: Lease, connection: Connection) {
+        if self.capacity == 0 {
             return;
         }
         let mut connections = self.connections.lock();
@@ -231,7 +258,8 @@ impl Pool {
         if idle.len() >= self.capacity {
             idle.remove(0);
         }
-        idle.push(Idle { sender, peer: lease.peer, since: Instant::now() });
+        let connection = Box::new(connection);
+        idle.push(Idle { connection, peer: lease.peer, since: Instant::now() });
         self.sweep_later(&mut connections);
     }
 
@@ -258,7 +286,13 @@ impl Pool {
     /// Idle connections, for tests.
     #[cfg(test)]
     pub(super) fn idle(&self) -> usize {
-        self.connections.lock().http1.values().flatten().filter(|idle| idle.sender.is_ready()).count()
+        let mut connections = self.connections.lock();
+        connections
+            .http1
+            .values_mut()
+            .flatten()
+            .filter_map(|idle| idle.connection.is_open().then_some(()))
+            .count()
     }
 
     /// Starts the sweeper unless it runs; it ends when there is nothing left to sweep, or no pool.
@@ -277,7 +311,7 @@ async fn sweep(pool: Weak<Pool>, every: Duration) {
         let Some(pool) = pool.upgrade() else { return };
         let mut connections = pool.connections.lock();
         connections.http1.retain(|_, idle| {
-            idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < every);
+            idle.retain_mut(|idle| idle.since.elapsed() < every && idle.connection.is_open());
             !idle.is_empty()
         });
         connections

@@ -10,15 +10,14 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
-/// Bytes per read.
-const CAPACITY: usize = 64 << 10;
+use crate::net::scratch;
 
 /// An I/O object that is read in pieces of up to 64 KiB. Holds no buffer while nothing arrives.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {
     io: IO,
+    /// What was read and did not fit.
     buffer: Vec<u8>,
     /// Bytes of `buffer` that were handed out already.
     taken: usize,
@@ -43,27 +42,33 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.taken == this.buffer.len() {
-            if buf.remaining() >= CAPACITY {
-                return Pin::new(&mut this.io).poll_read(cx, buf);
-            }
-            this.taken = 0;
-            this.buffer.clear();
-            this.buffer.reserve_exact(CAPACITY);
-            match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.buffer) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => {
-                    this.buffer = Vec::new();
-                    return Poll::Pending;
-                }
-            };
+        if this.taken < this.buffer.len() {
+            let n = put(buf, &this.buffer[this.taken..]);
+            this.taken += n;
+            return Poll::Ready(Ok(()));
         }
-        let rest = &this.buffer[this.taken..];
-        let n = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..n]);
-        this.taken += n;
-        Poll::Ready(Ok(()))
+        this.taken = 0;
+        this.buffer.clear();
+        if buf.remaining() >= scratch::SIZE {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let rest = &mut this.buffer;
+        let read = scratch::poll_read(&mut this.io, cx, |bytes| {
+            let n = put(buf, bytes);
+            rest.extend_from_slice(&bytes[n..]);
+        });
+        if read.is_pending() {
+            this.buffer = Vec::new();
+        }
+        read
     }
+}
+
+/// Hands out what fits.
+fn put(buf: &mut ReadBuf<'_>, bytes: &[u8]) -> usize {
+    let n = bytes.len().min(buf.remaining());
+    buf.put_slice(&bytes[..n]);
+    n
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {

@@ -1,10 +1,9 @@
 //! Copies bytes both ways between two streams until both directions have ended.
 //!
-//! A half-close is passed on and the other direction goes on. An idle pair holds no buffer: bytes are read into one
-//! scratch buffer per thread and written on at once; only what the other side does not take is kept.
+//! A half-close is passed on and the other direction goes on. An idle pair holds no buffer: bytes are read into
+//! scratch memory of the thread and written on at once; only what the other side does not take is kept.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
@@ -18,14 +17,8 @@ use tokio::{
     time::Instant,
 };
 
+use super::scratch::Scratch;
 use crate::flow::{FlowHandle, Ledger, Step, Wait};
-
-/// One TLS record is 16 KiB; four of them per system call is where larger reads stopped to pay.
-const SCRATCH: usize = 64 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
-}
 
 /// Which of the two streams broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,29 +233,28 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        BUFFER.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
-            let bytes = buffer.filled();
-            if bytes.is_empty() {
-                self.ended = true;
-                return Poll::Ready(Ok(()));
-            }
-            self.moved += bytes.len() as u64;
-            count(bytes.len() as u64);
-            self.unflushed = true;
-            let mut written = 0;
-            while written < bytes.len() {
-                match write(cx, writer, &bytes[written..]) {
-                    Poll::Ready(result) => written += result?,
-                    Poll::Pending => {
-                        self.kept = bytes[written..].to_vec();
-                        return Poll::Ready(Ok(()));
-                    }
+        let mut scratch = Scratch::take();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        self.moved += bytes.len() as u64;
+        count(bytes.len() as u64);
+        self.unflushed = true;
+        let mut written = 0;
+        while written < bytes.len() {
+            match write(cx, writer, &bytes[written..]) {
+                Poll::Ready(result) => written += result?,
+                Poll::Pending => {
+                    self.kept = bytes[written..].to_vec();
+                    return Poll::Ready(Ok(()));
                 }
             }
-            Poll::Ready(Ok(()))
-        })
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

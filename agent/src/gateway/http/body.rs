@@ -2,6 +2,7 @@
 
 use std::{
     future::Future as _,
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -12,13 +13,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep},
 };
 
-use super::{grpc, guard::Serving, headers::remove_from_trailers};
+use super::{
+    grpc,
+    headers::remove_from_trailers,
+    http1::{client::Answer, server},
+    upgrade::Join,
+};
 use crate::{
     gateway::{
         pool::{Lease, Pool},
@@ -54,6 +60,64 @@ impl Progress {
     }
 }
 
+/// A workload's request body, as it comes.
+pub(in crate::gateway) enum Incoming {
+    Http1(server::Incoming),
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An upstream's answer, as it comes.
+pub(in crate::gateway) enum Answered {
+    Http1(Answer),
+    Http2(hyper::body::Incoming),
+}
+
+impl Answered {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self {
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_over(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A timer that costs nothing until somebody waits.
 #[derive(Debug)]
 struct Idle {
@@ -73,7 +137,7 @@ impl Idle {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.after)));
-        if !std::mem::replace(&mut self.running, true) {
+        if !mem::replace(&mut self.running, true) {
             timer.as_mut().reset(Instant::now() + self.after);
         }
         timer.as_mut().poll(cx)
@@ -81,7 +145,6 @@ impl Idle {
 }
 
 /// A workload's request body on its way upstream.
-#[derive(Debug)]
 pub(in crate::gateway) struct RequestBody {
     inner: Incoming,
     progress: Arc<Progress>,
@@ -106,7 +169,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+        let Poll::Ready(frame) = self.inner.poll_frame(cx) else {
             ready!(self.idle.poll(cx));
             return Poll::Ready(Some(Err("the workload stopped sending its request body".into())));
         };
@@ -119,7 +182,7 @@ impl Body for RequestBody {
         if !matches!(frame, Some(Ok(_))) || self.inner.is_end_stream() {
             self.progress.finish();
         }
-        Poll::Ready(frame.map(|frame| frame.map(clean_trailers).map_err(Into::into)))
+        Poll::Ready(frame.map(|frame| frame.map(clean_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -153,19 +216,20 @@ pub(in crate::gateway) struct ResponseBody {
     record: Option<Record>,
     progress: Arc<Progress>,
     bytes: u64,
-    serving: Option<Serving>,
 }
 
 enum Inner {
     Local(Option<Bytes>),
     Upstream(Box<Upstream>),
+    /// Of a WebSocket: other bytes follow.
+    Joined(Box<Join>),
 }
 
 /// An answer that comes from an upstream.
 pub(in crate::gateway) struct Upstream {
     /// Its body.
-    pub(in crate::gateway) body: Incoming,
-    /// The connection it comes over, and where that goes afterwards.
+    pub(in crate::gateway) body: Answered,
+    /// What it was asked over, and where that goes afterwards.
     pub(in crate::gateway) lease: Option<(Lease, Arc<Pool>)>,
     /// When the route's timeout ends it.
     pub(in crate::gateway) deadline: Option<Pin<Box<Sleep>>>,
@@ -176,7 +240,7 @@ pub(in crate::gateway) struct Upstream {
 impl Upstream {
     /// An answer that may pause for `idle`.
     pub(in crate::gateway) fn new(
-        body: Incoming,
+        body: Answered,
         lease: (Lease, Arc<Pool>),
         deadline: Option<Instant>,
         idle: Duration,
@@ -201,22 +265,32 @@ impl ResponseBody {
     pub(in crate::gateway) fn local(bytes: Bytes, record: Option<Record>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        Self { inner: Inner::Local(bytes), record, progress: Arc::default(), bytes: length, serving: None }
-    }
-
-    /// Lets `serving` go with the last byte.
-    pub(in crate::gateway) fn hold(&mut self, serving: Serving) {
-        self.serving = Some(serving);
+        Self { inner: Inner::Local(bytes), record, progress: Arc::default(), bytes: length }
     }
 
     /// An upstream's answer.
     pub(in crate::gateway) fn upstream(upstream: Upstream, record: Record, progress: Arc<Progress>) -> Self {
-        Self {
-            inner: Inner::Upstream(Box::new(upstream)),
-            record: Some(record),
-            progress,
-            bytes: 0,
-            serving: None,
+        Self { inner: Inner::Upstream(Box::new(upstream)), record: Some(record), progress, bytes: 0 }
+    }
+
+    /// An agreement on a WebSocket, which has its own record.
+    pub(in crate::gateway) fn joined(join: Join) -> Self {
+        Self { inner: Inner::Joined(Box::new(join)), record: None, progress: Arc::default(), bytes: 0 }
+    }
+
+    /// Sends more of the request, where there is more.
+    pub(in crate::gateway) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Inner::Upstream(upstream) = &mut self.inner
+            && let Answered::Http1(answer) = &mut upstream.body
+        {
+            answer.poll_upload(cx);
+        }
+    }
+
+    /// Carries what follows the agreement on a WebSocket, to its end.
+    pub(in crate::gateway) async fn join(mut self, downstream: server::Upgraded) {
+        if let Inner::Joined(join) = mem::replace(&mut self.inner, Inner::Local(None)) {
+            join.carry(downstream).await;
         }
     }
 }
@@ -229,9 +303,10 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let upstream = match &mut this.inner {
             Inner::Local(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Joined(_) => return Poll::Ready(None),
             Inner::Upstream(upstream) => upstream,
         };
-        let failure = match Pin::new(&mut upstream.body).poll_frame(cx) {
+        let failure = match upstream.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 upstream.idle.stop();
                 match (frame.data_ref(), frame.trailers_ref(), &mut this.record) {
@@ -264,7 +339,8 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Local(bytes) => bytes.is_none(),
-            Inner::Upstream(upstream) => upstream.body.is_end_stream(),
+            Inner::Upstream(upstream) => upstream.body.is_over(),
+            Inner::Joined(_) => true,
         }
     }
 
@@ -272,6 +348,7 @@ impl Body for ResponseBody {
         match &self.inner {
             Inner::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Inner::Upstream(upstream) => upstream.body.size_hint(),
+            Inner::Joined(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -285,12 +362,15 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         let Some(record) = &mut self.record else { return };
         if let Inner::Upstream(upstream) = &mut self.inner
-            // hyper does not ask for the end of a body that says it has ended.
-            && (upstream.done || upstream.body.is_end_stream())
+            // Nobody asks for the end of a body that says it has ended.
+            && (upstream.done || upstream.body.is_over())
         {
             record.completed();
-            if let Some((lease, pool)) = upstream.lease.take() {
-                pool.give(lease);
+            if let Some((lease, pool)) = upstream.lease.take()
+                && let Answered::Http1(answer) = &mut upstream.body
+                && let Some(connection) = answer.take_connection()
+            {
+                pool.give(lease, connection);
             }
         }
         finish(record, &self.progress, self.bytes);

@@ -1,19 +1,18 @@
 //! One request and its answer: validate, normalise, authorize, route, then act.
 //!
-//! `http` calls [`serve`] per request, and [`refuse_violation`] for one that the guard refused.
+//! `http` calls [`serve`] per request, and [`refuse_violation`] for one that breaks the rules of HTTP/1.
 
 use std::{pin::Pin, sync::Arc};
 
 use ::http::{Request, Response, Version, header::USER_AGENT, request::Parts};
 use bytes::Bytes;
-use hyper::body::Incoming;
 
 use super::{
     Decide,
-    body::ResponseBody,
+    body::{Incoming, ResponseBody},
     forward, grpc,
-    guard::{GuardHandle, Violation},
     head::Head,
+    http1::request::Violation,
     upgrade,
 };
 use crate::{
@@ -39,27 +38,8 @@ pub(super) struct Exchange {
     pub(super) websocket: Option<Revoked>,
 }
 
-/// Serves one request.
+/// Serves one request. `upgradable`: its connection can become a WebSocket.
 pub(super) async fn serve<D: Decide>(
-    request: Request<Incoming>,
-    session: Arc<Session>,
-    guard: Option<GuardHandle>,
-    decide: D,
-) -> Response<ResponseBody> {
-    let waiting = guard.filter(|_| upgrade::requested(request.headers()).is_some());
-    let handed_over = request.extensions().get().cloned();
-    let response = answer(request, session, waiting.is_some(), decide).await;
-    if let Some(guard) = waiting {
-        let accepted = response.status() == 101;
-        guard.decide_upgrade(accepted);
-        if let (false, Some(connection)) = (accepted, handed_over) {
-            tokio::spawn(upgrade::close(connection));
-        }
-    }
-    response
-}
-
-async fn answer<D: Decide>(
     request: Request<Incoming>,
     session: Arc<Session>,
     upgradable: bool,
@@ -166,7 +146,7 @@ pub(super) fn refuse_with(mut record: Record, violation: &Violation) -> Response
     local(refuse::http(&refusal, Some(violation.status)), record)
 }
 
-/// Answers a request that never got past the guard.
+/// Answers what is no request.
 pub(super) fn refuse_violation(session: &Arc<Session>, violation: &Violation) -> Response<ResponseBody> {
     session.flow.update(|flow| flow.requests += 1);
     let mut record = Record::start(session);

@@ -1,6 +1,6 @@
 //! Sends one request upstream and brings the answer back.
 //!
-//! A request is sent a second time only when hyper hands it back unwritten, which happens when a kept connection went
+//! A request is sent a second time only when not a byte of it was taken, which happens when a kept connection went
 //! stale; one that an upstream may have seen is never repeated.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -10,20 +10,19 @@ use ::http::{
     header::{EXPECT, HOST},
     uri::PathAndQuery,
 };
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody, Upstream as UpstreamBody},
+    body::{Answered, Progress, RequestBody, ResponseBody, Upstream as UpstreamBody},
     exchange::{Exchange, refuse, refuse_with},
-    grpc,
-    guard::Violation,
-    headers, upgrade,
+    grpc, headers,
+    http1::{client, request::Violation},
+    upgrade,
 };
 use crate::{
     gateway::{
         originate::{self, Transport},
-        pool::{Key, Lease},
+        pool::{Key, Lease, SendError, Unsent},
         record::Times,
         tunnel::Session,
         upstream::{self, Addresses},
@@ -62,7 +61,6 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     record.propagate(&mut parts.headers);
     // The workload was told to go on already, or is when its body is asked for.
     parts.headers.remove(EXPECT);
-    let downstream = websocket.and_then(|revoked| Some((upgrade::take(&mut parts.extensions)?, revoked)));
     let idle = session.gateway.settings.stream_idle_timeout;
     let progress = Arc::new(Progress::default());
     let body = RequestBody::new(body, Arc::clone(&progress), idle);
@@ -74,7 +72,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     if let Err(refusal) = address(&mut request, &forward, authority, target, http2.then_some(&transport)) {
         return refuse(record, &refusal);
     }
-    if downstream.is_some() {
+    if websocket.is_some() {
         upgrade::ask(request.headers_mut());
     }
 
@@ -101,8 +99,8 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     });
     *response.version_mut() = Version::HTTP_11;
     if status == 101 {
-        return match downstream {
-            Some((downstream, revoked)) => upgrade::accept(session, response, downstream, record, revoked),
+        return match websocket {
+            Some(revoked) => upgrade::accept(session, response, record, revoked),
             None => refuse(
                 record,
                 &Refusal::new(
@@ -111,14 +109,6 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
                 ),
             ),
         };
-    }
-    if let Err(why) = headers::check_framing(response.headers()) {
-        // The connection goes with the lease: nobody knows where this answer ends.
-        let detail = format!(
-            "{} sent an answer that could be read in two ways: {why}",
-            lease.peer.connection.endpoint
-        );
-        return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
     }
     headers::remove_hop_by_hop(response.headers_mut());
     headers::apply(response.headers_mut(), &forward.response_headers);
@@ -192,7 +182,7 @@ async fn send_to_any(
     transport: &Transport,
     mut request: Request<RequestBody>,
     attempt: &mut Attempt,
-) -> Result<(Response<Incoming>, Lease), Refusal> {
+) -> Result<(Response<Answered>, Lease), Refusal> {
     let gateway = &session.gateway;
     let http2 = request.version() == Version::HTTP_2;
     let mut last = None;
@@ -216,17 +206,17 @@ async fn send_to_any(
                 },
             };
             let began = Instant::now();
-            let mut error = match lease.send(request).await {
+            let Unsent { error, request: unsent } = match lease.send(request).await {
                 Ok(response) => {
                     attempt.times.first_byte_us = Some(began.elapsed().as_micros() as u64);
                     lease.in_flight = in_flight;
                     return Ok((response, lease));
                 }
-                Err(error) => error,
+                Err(unsent) => unsent,
             };
-            let refusal = explain(error.error(), transport, &lease);
-            match error.take_message() {
-                Some(unsent) => request = unsent,
+            let refusal = explain(&error, transport, &lease);
+            match unsent {
+                Some(unsent) => request = *unsent,
                 None => return Err(refusal),
             }
             if !lease.reused {
@@ -255,30 +245,38 @@ async fn open(
 }
 
 /// Why an exchange broke before there was an answer.
-fn explain(error: &hyper::Error, transport: &Transport, lease: &Lease) -> Refusal {
+fn explain(error: &SendError, transport: &Transport, lease: &Lease) -> Refusal {
     if let Some(refusal) = transport.explain(error) {
         return refusal;
     }
     let remote = lease.peer.connection.endpoint;
-    if error.is_user()
-        && let Some(why) = malformed(error)
-    {
-        Refusal::new(Reason::BadRequest, why)
-    } else if error.is_user() || error.is_body_write_aborted() {
-        Refusal::new(Reason::ClientGone, format!("the workload's request broke off: {error}"))
-    } else if error.is_parse() {
-        Refusal::new(Reason::UpstreamReset, format!("{remote} answered something that is not HTTP: {error}"))
-    } else {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Refusal::new(
+    match error {
+        SendError::Http1(client::Error::Body(_)) => match malformed(error) {
+            Some(why) => Refusal::new(Reason::BadRequest, why),
+            None => client_gone(error),
+        },
+        SendError::Http2(error) if error.is_user() || error.is_body_write_aborted() => client_gone(error),
+        SendError::Http1(client::Error::Answer(why)) => Refusal::new(
             Reason::UpstreamReset,
-            format!("{remote} ended the connection before it answered: {error}{cause}"),
-        )
+            format!("{remote} sent an answer that is not HTTP, or could be read in two ways: {why}"),
+        ),
+        SendError::Http1(_) | SendError::Http2(_) => {
+            let cause =
+                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Refusal::new(
+                Reason::UpstreamReset,
+                format!("{remote} ended the connection before it answered: {error}{cause}"),
+            )
+        }
     }
 }
 
-/// What the guard has found wrong with the request's body, if that is what broke the exchange.
-fn malformed(error: &hyper::Error) -> Option<String> {
+fn client_gone(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(Reason::ClientGone, format!("the workload's request broke off: {error}"))
+}
+
+/// What is wrong with the request's body, if that is what broke the exchange.
+fn malformed(error: &SendError) -> Option<String> {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |error| error.source())
         .filter_map(|error| error.downcast_ref::<std::io::Error>())

@@ -1,13 +1,13 @@
 //! A request's head in the one spelling that authorization, routing and the upstream see.
 //!
-//! `exchange` reads it once per request. The guard has checked the framing; this checks what the fields say.
+//! `exchange` reads it once per request. `http1` has checked the framing; this checks what the fields say.
 
 use std::borrow::Cow;
 
 use ::http::{HeaderMap, Method, Version, header::HOST, request::Parts, uri::Scheme};
 
 use super::{
-    guard::{Violation, known_method},
+    http1::request::{Violation, known_method},
     normalise::{self, Authority, PathNormalisation},
 };
 use crate::route::HttpRequest;

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use ::http::{
-    Extensions, HeaderMap, HeaderValue, Response,
+    HeaderMap, HeaderValue, Response,
     header::{CONNECTION, UPGRADE},
 };
-use bytes::Bytes;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
 
-use super::{body::ResponseBody, exchange::Revoked, headers};
+use super::{
+    body::{Answered, ResponseBody},
+    exchange::{Revoked, refuse},
+    headers,
+    http1::server::Upgraded,
+};
 use crate::{
-    gateway::{record::Record, tunnel::Session},
-    net::copy::{Tally, bidirectional},
+    gateway::{originate::Stream, record::Record, tunnel::Session},
+    net::{
+        copy::{Tally, bidirectional},
+        rewind::Rewind,
+    },
     reason::{Reason, Refusal},
 };
 
@@ -29,7 +33,7 @@ pub(super) enum Kind {
     Other,
 }
 
-/// The upgrade a request asks for; the guard asks the same two fields.
+/// The upgrade a request asks for.
 pub(super) fn requested(headers: &HeaderMap) -> Option<Kind> {
     let named = headers
         .get_all(CONNECTION)
@@ -45,62 +49,59 @@ pub(super) fn requested(headers: &HeaderMap) -> Option<Kind> {
     })
 }
 
-/// The workload's end of the upgrade.
-pub(super) fn take(extensions: &mut Extensions) -> Option<OnUpgrade> {
-    extensions.remove()
-}
-
-/// Ends a connection whose upgrade was declined, when its time has come. hyper hands it over all the same, as it is; dropped,
-/// it would be reset, and the answer with it.
-pub(super) async fn close(connection: OnUpgrade) {
-    if let Ok(io) = connection.await {
-        // A client that has gone meanwhile needs no farewell.
-        let _ = TokioIo::new(io).shutdown().await;
-    }
-}
-
 /// Asks the next hop for a WebSocket.
 pub(super) fn ask(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
 }
 
-/// Passes the upstream's 101 on, and joins the two connections once it is written.
+/// Two connections that speak WebSocket from now on, once the workload has been told so.
+pub(in crate::gateway) struct Join {
+    session: Arc<Session>,
+    upstream: Rewind<Stream>,
+    record: Record,
+    revoked: Revoked,
+}
+
+/// Passes the upstream's 101 on.
 pub(super) fn accept(
     session: Arc<Session>,
-    mut response: Response<Incoming>,
-    downstream: OnUpgrade,
-    mut record: Record,
+    answer: Response<Answered>,
+    record: Record,
     revoked: Revoked,
 ) -> Response<ResponseBody> {
-    headers::remove_hop_by_hop(response.headers_mut());
-    ask(response.headers_mut());
-    let upstream = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        match tokio::try_join!(downstream, upstream) {
-            Ok((left, right)) => {
-                let (mut left, mut right) = (TokioIo::new(left), TokioIo::new(right));
-                let tally = Tally::default();
-                let idle = session.gateway.settings.tcp_idle_timeout;
-                record.completed();
-                let result = tokio::select! {
-                    result = bidirectional(&mut left, &mut right, &tally, idle) => result.map_err(|e| e.to_string()),
-                    refusal = revoked => {
-                        record.failed(&refusal);
-                        Err(refusal.detail)
-                    }
-                };
-                let (received, sent) = tally.bytes();
-                record.note(|entry| {
-                    (entry.bytes_received, entry.bytes_sent) = (received, sent);
-                    entry.connection_termination_details = result.err();
-                });
+    let (mut parts, body) = answer.into_parts();
+    headers::remove_hop_by_hop(&mut parts.headers);
+    ask(&mut parts.headers);
+    let upstream = match body {
+        Answered::Http1(answer) => answer.into_upgraded(),
+        Answered::Http2(_) => None,
+    };
+    let Some(upstream) = upstream else {
+        let detail = "the upstream switched protocols on a connection that carries more than this";
+        return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
+    };
+    Response::from_parts(parts, ResponseBody::joined(Join { session, upstream, record, revoked }))
+}
+
+impl Join {
+    /// Carries bytes both ways until both ends are done, or a policy says no.
+    pub(in crate::gateway) async fn carry(self, mut downstream: Upgraded) {
+        let Self { session, mut upstream, mut record, revoked } = self;
+        let tally = Tally::default();
+        let idle = session.gateway.settings.tcp_idle_timeout;
+        record.completed();
+        let result = tokio::select! {
+            result = bidirectional(&mut downstream, &mut upstream, &tally, idle) => result.map_err(|e| e.to_string()),
+            refusal = revoked => {
+                record.failed(&refusal);
+                Err(refusal.detail)
             }
-            Err(error) => {
-                let detail = format!("the connection ended before it was upgraded: {error}");
-                record.failed(&Refusal::new(Reason::ClientGone, detail));
-            }
-        }
-    });
-    response.map(|_| ResponseBody::local(Bytes::new(), None))
+        };
+        let (received, sent) = tally.bytes();
+        record.note(|entry| {
+            (entry.bytes_received, entry.bytes_sent) = (received, sent);
+            entry.connection_termination_details = result.err();
+        });
+    }
 }

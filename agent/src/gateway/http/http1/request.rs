@@ -1,11 +1,15 @@
 //! A request head, byte by byte (RFC 9112): what is not exactly right is refused.
 //!
-//! Pure; `guard` calls it. Does not interpret hosts and paths; `normalise` does.
+//! Pure; `server` calls it. Does not interpret hosts and paths; `normalise` does.
 
-/// Envoy's default limit.
-pub(super) const MAX_HEAD: usize = 60 * 1024;
-/// Envoy's default limit.
-const MAX_FIELDS: usize = 100;
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
+    request::Parts,
+};
+use bytes::Bytes;
+
+use super::{Framing, MAX_FIELDS, MAX_HEAD};
 
 /// Methods that are understood: RFC 9110, PATCH, and WebDAV, as in Envoy. Methods are case-sensitive.
 const METHODS: [&str; 34] = [
@@ -70,19 +74,15 @@ impl Violation {
     }
 }
 
-/// How a body is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    None,
-    Length(u64),
-    Chunked,
-}
-
-/// What the guard must know of a valid head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A valid head.
+#[derive(Debug)]
 pub(super) struct Head {
-    pub(super) body: Body,
-    pub(super) upgrade: bool,
+    pub(super) parts: Parts,
+    pub(super) framing: Framing,
+    /// The workload sends its body when it is told to go on.
+    pub(super) expects_continue: bool,
+    /// It wants the connection to end after the answer.
+    pub(super) close: bool,
 }
 
 /// Where the head at the start of `input` ends. `searched` remembers how far earlier calls looked.
@@ -114,17 +114,13 @@ fn too_large() -> Violation {
     Violation::new(431, "the head is larger than 60 KiB or has more than 100 fields")
 }
 
-/// Checks a complete head, final empty line included.
-pub(super) fn check(head: &[u8]) -> Result<Head, Violation> {
+/// Reads a complete head, final empty line included.
+pub(super) fn parse(head: &Bytes) -> Result<Head, Violation> {
     let bad = |why| Violation::new(400, why);
     let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    check_request_line(lines.next().unwrap_or_default())?;
-
-    let (mut hosts, mut fields) = (0, 0);
-    let mut length = None;
-    let mut coding: Option<&[u8]> = None;
-    let mut upgrade = None;
-    let mut connection_upgrade = false;
+    let (method, uri) = request_line(head, lines.next().unwrap_or_default())?;
+    let mut headers = HeaderMap::with_capacity(12);
+    let mut fields = 0;
     for line in lines {
         if line.is_empty() {
             break;
@@ -138,49 +134,49 @@ pub(super) fn check(head: &[u8]) -> Result<Head, Violation> {
             .position(|&byte| byte == b':')
             .ok_or_else(|| bad("a line of the head has no colon"))?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        if name.is_empty() || !name.iter().copied().all(is_token) {
-            return Err(bad("a field name is empty, folded, or contains a character that no name has"));
-        }
-        if value.iter().any(|&byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
-            return Err(bad("a field value contains a control character"));
-        }
-        if name.eq_ignore_ascii_case(b"host") {
-            hosts += 1;
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            if length.is_some() {
-                return Err(bad("Content-Length is repeated"));
-            }
-            length = Some(parse_length(value).ok_or_else(|| bad("Content-Length is not a number"))?);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if coding.is_some() {
-                return Err(bad("Transfer-Encoding is repeated"));
-            }
-            coding = Some(value);
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            upgrade = Some(value);
-        } else if name.eq_ignore_ascii_case(b"connection") {
-            connection_upgrade |= value
-                .split(|&byte| byte == b',')
-                .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-        }
+        let name = HeaderName::from_bytes(name)
+            .map_err(|_| bad("a field name is empty, folded, or contains a character that no name has"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value))
+            .map_err(|_| bad("a field value contains a control character"))?;
+        headers.append(name, value);
     }
-    if hosts != 1 {
+    let one = |name: HeaderName, repeated| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next();
+        if values.next().is_some() { Err(bad(repeated)) } else { Ok(value) }
+    };
+    if one(HOST, "a request has exactly one Host field")?.is_none() {
         return Err(bad("a request has exactly one Host field"));
     }
-    let body = match (coding, length) {
+    let length = one(CONTENT_LENGTH, "Content-Length is repeated")?;
+    let length = length
+        .map(|value| parse_length(value.as_bytes()).ok_or_else(|| bad("Content-Length is not a number")))
+        .transpose()?;
+    let framing = match (one(TRANSFER_ENCODING, "Transfer-Encoding is repeated")?, length) {
         (Some(_), Some(_)) => return Err(bad("both Transfer-Encoding and Content-Length frame the body")),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Body::Chunked,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
         (Some(_), None) => {
             return Err(Violation::new(501, "a Transfer-Encoding other than chunked is not understood"));
         }
-        (None, Some(0) | None) => Body::None,
-        (None, Some(length)) => Body::Length(length),
+        (None, Some(0) | None) => Framing::None,
+        (None, Some(length)) => Framing::Length(length),
     };
-    // Only what hyper takes for an upgrade, so that both agree on what follows the head.
-    Ok(Head { body, upgrade: upgrade.is_some() && connection_upgrade })
+    let expects_continue = framing != Framing::None
+        && headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let close = has_option(&headers, b"close");
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+    Ok(Head { parts, framing, expects_continue, close })
 }
 
-fn check_request_line(line: &[u8]) -> Result<(), Violation> {
+/// Whether `Connection` names this option.
+pub(super) fn has_option(headers: &HeaderMap, name: &[u8]) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name))
+}
+
+fn request_line(head: &Bytes, line: &[u8]) -> Result<(Method, Uri), Violation> {
     let bad = |why| Violation::new(400, why);
     let mut parts = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -188,17 +184,22 @@ fn check_request_line(line: &[u8]) -> Result<(), Violation> {
     else {
         return Err(bad("the request line is not method, target and version, one space between them"));
     };
+    let unknown = || bad("the method is unknown; methods are case-sensitive");
     if !std::str::from_utf8(method).is_ok_and(known_method) {
-        return Err(bad("the method is unknown; methods are case-sensitive"));
+        return Err(unknown());
     }
     if target.is_empty() || target.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
         return Err(bad("the request target is empty or contains a control character"));
     }
     match version {
-        b"HTTP/1.1" => Ok(()),
-        b"HTTP/1.0" => Err(Violation::new(426, "HTTP/1.0 is not served; use HTTP/1.1")),
-        _ => Err(bad("the protocol version is not HTTP/1.1")),
+        b"HTTP/1.1" => {}
+        b"HTTP/1.0" => return Err(Violation::new(426, "HTTP/1.0 is not served; use HTTP/1.1")),
+        _ => return Err(bad("the protocol version is not HTTP/1.1")),
     }
+    let method = Method::from_bytes(method).map_err(|_| unknown())?;
+    let uri = Uri::from_maybe_shared(head.slice_ref(target))
+        .map_err(|_| bad("the request target is neither a path nor an absolute URI"))?;
+    Ok((method, uri))
 }
 
 /// RFC 9112 §6.2: digits only.
@@ -206,11 +207,5 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // hyper keeps the two highest values for itself; no body is that long.
-    std::str::from_utf8(value).ok()?.parse().ok().filter(|&length| length <= u64::MAX - 2)
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
