@@ -63,11 +63,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Agent(role) => {
             logging::init();
-            multi_thread()?.block_on(app::agent::run(role.settings()?, role.take_over)).map(done)
+            beside_workers()?.block_on(app::agent::run(role.settings()?, role.take_over)).map(done)
         }
         Command::Gateway(role) => {
             logging::init();
-            multi_thread()?.block_on(app::gateway::run(role.settings()?)).map(done)
+            beside_workers()?.block_on(app::gateway::run(role.settings()?)).map(done)
         }
         Command::Ca(role) => {
             logging::init();
@@ -101,6 +101,11 @@ fn current_thread() -> std::io::Result<runtime::Runtime> {
 
 fn multi_thread() -> std::io::Result<runtime::Runtime> {
     runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// For what agent and gateway do beside carrying bytes, which has threads of its own (`workers`).
+fn beside_workers() -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
 }
 
 /// A reader that has seen enough (`egret flows | head`) is no failure.

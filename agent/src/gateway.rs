@@ -58,6 +58,7 @@ use crate::{
         traces::Traces,
     },
     tls::{certificate::peer_identity, originate::Originator, session, store::CertificateStore},
+    workers::{self, Workers},
 };
 use balancer::Balancer;
 use pool::Pool;
@@ -124,6 +125,8 @@ pub struct Parts {
     pub traces: Option<Traces>,
     /// Tells pods of what was denied to them.
     pub denials: Denials,
+    /// Where tunnel connections are served.
+    pub workers: Workers,
 }
 
 /// The egress gateway. Shared by all its connections.
@@ -131,7 +134,8 @@ pub struct Gateway {
     settings: Settings,
     parts: Parts,
     originator: Originator,
-    pool: Arc<Pool>,
+    /// One per worker: a connection stays with those who opened it.
+    pools: Vec<Arc<Pool>>,
     traffic: Traffic,
     refusals: Refusals,
     balancer: Arc<Balancer>,
@@ -144,12 +148,14 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that serves nothing yet.
     pub fn new(settings: Settings, parts: Parts) -> Arc<Self> {
-        let pool = Pool::new(settings.pool_idle_connections, settings.pool_idle_timeout);
+        let workers = parts.workers.count();
+        let pool = || Pool::new(settings.pool_idle_connections.div_ceil(workers), settings.pool_idle_timeout);
+        let pools = (0..workers).map(|_| Arc::new(pool())).collect();
         Arc::new(Self {
             settings,
             parts,
             originator: Originator::new(),
-            pool: Arc::new(pool),
+            pools,
             traffic: Traffic::default(),
             refusals: Refusals::default(),
             balancer: Arc::default(),
@@ -168,7 +174,7 @@ impl Gateway {
         self.traffic.write(page);
         self.refusals.write(page);
         page.gauge("egret_tunnels", "Tunnels that are open at the gateway", self.tunnels() as f64);
-        self.pool.write_metrics(page);
+        Pool::write_metrics(&self.pools, page);
         if let Some(traces) = &self.parts.traces {
             traces.write_metrics(page);
         }
@@ -196,6 +202,11 @@ impl Gateway {
         self.closing.store(true, Relaxed);
     }
 
+    /// The pool of this worker.
+    fn pool(&self) -> &Arc<Pool> {
+        &self.pools[workers::index() % self.pools.len()]
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.parts.snapshot.borrow().snapshot)
     }
@@ -209,14 +220,19 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Cancella
             () = drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
+        // To another runtime it goes as it is.
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => {
                 let (gateway, drain) = (Arc::clone(&gateway), drain.clone());
-                connections.spawn(async move {
+                let place = gateway.parts.workers.place();
+                let runtime = place.runtime.clone();
+                let served = async move {
+                    let _place = place;
                     if let Err(error) = serve_connection(stream, peer, gateway, drain).await {
                         tracing::debug!(%peer, %error, "tunnel connection ended");
                     }
-                });
+                };
+                connections.spawn_on(served, &runtime);
             }
             Err(error) => {
                 tracing::warn!(%error, "a tunnel connection cannot be accepted");
@@ -230,11 +246,12 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Cancella
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     gateway: Arc<Gateway>,
     drain: CancellationToken,
 ) -> io::Result<()> {
+    let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
     // A listener on all addresses of both families shows IPv4 as a part of IPv6, which no policy means.
     let (peer, local) = (canonical(peer), canonical(stream.local_addr()?));

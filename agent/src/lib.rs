@@ -14,6 +14,8 @@
 //!  cli ──► doctor (probes the machine), verify_bypass (tries to get out)
 //! ```
 //!
+//! Bytes are carried on the threads of `workers`; `node` and `gateway` put them there.
+//!
 //! Invariants:
 //! - `mesh`, `route`, `authz`, `balance`, `survey` and `synthetic` are pure: no tokio, no hyper, no kube, no aya, no clock, no I/O.
 //! - Only `datapath` names aya; only `kubernetes` names kube; only `tls::provider` names a cryptography crate.
@@ -47,3 +49,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod ui;
 pub mod verify_bypass;
+pub mod workers;

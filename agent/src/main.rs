@@ -3,6 +3,11 @@
 use std::process::ExitCode;
 
 use egret::cli;
+use mimalloc::MiMalloc;
+
+// Records of flows live long among what lives as long as a request; glibc's allocator looks for room between them.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     cli::main()

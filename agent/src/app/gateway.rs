@@ -34,6 +34,7 @@ use crate::{
     telemetry::{access_log::AccessLog, traces::Traces},
     tls::store::CertificateStore,
     ui::{self, Token},
+    workers::{self, Workers},
 };
 
 /// Between two tries to get the gateway's first certificate.
@@ -128,6 +129,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         access_log,
         traces,
         denials: denials(&settings, cluster.as_ref(), &ended),
+        workers: Workers::start(workers::cpus()).context("the gateway's threads")?,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
     // Nobody else sets it, and once is all.

@@ -179,7 +179,7 @@ impl Connections {
     }
 }
 
-/// The pool of one gateway.
+/// The pool of one worker of a gateway.
 pub(super) struct Pool {
     capacity: usize,
     idle_timeout: Duration,
@@ -263,12 +263,15 @@ impl Pool {
         self.sweep_later(&mut connections);
     }
 
-    /// What it holds, and how often that was of use.
-    pub(super) fn write_metrics(&self, page: &mut Page) {
-        let (idle, shared) = {
-            let connections = self.connections.lock();
-            (connections.http1.values().map(Vec::len).sum::<usize>(), connections.http2.len())
-        };
+    /// What they hold, and how often that was of use.
+    pub(super) fn write_metrics(pools: &[Arc<Self>], page: &mut Page) {
+        let (mut idle, mut shared) = (0, 0);
+        for pool in pools {
+            let connections = pool.connections.lock();
+            idle += connections.http1.values().map(Vec::len).sum::<usize>();
+            shared += connections.http2.len();
+        }
+        let count = |counter: fn(&Self) -> &Counter| pools.iter().map(|pool| counter(pool).get()).sum();
         page.gauges(
             "egret_upstream_pool_connections",
             "Connections to upstreams that are kept: idle ones of HTTP/1, all of HTTP/2",
@@ -278,8 +281,8 @@ impl Pool {
         page.counters(
             "egret_upstream_pool_requests",
             "HTTP requests by whether a kept connection was there for them, or one had to be opened",
-            [("reused", &self.reused), ("opened", &self.opened)]
-                .map(|(connection, counter)| (vec![("connection", connection.to_owned())], counter.get())),
+            [("reused", count(|pool| &pool.reused)), ("opened", count(|pool| &pool.opened))]
+                .map(|(connection, count)| (vec![("connection", connection.to_owned())], count)),
         );
     }
 

@@ -44,6 +44,7 @@ use crate::{
     source::directory::Loaded,
     telemetry::{access_log::AccessLog, traces::Traces},
     tls::{certificate::WorkloadCertificate, issuer, store::CertificateStore},
+    workers::Workers,
 };
 
 pub(super) struct NoIssuer;
@@ -109,6 +110,7 @@ impl Bench {
             access_log: AccessLog::to(lines.clone()).unwrap(),
             traces,
             denials,
+            workers: Workers::here(),
         };
         Self { gateway: Gateway::new(Settings::default(), parts), lines, denied: Mutex::new(denied) }
     }

@@ -48,6 +48,7 @@ use crate::{
     mesh::{ExistingConnections, OnAgentDown, Snapshot, SpiffeId},
     reason::Reason,
     tls::store::CertificateStore,
+    workers::Workers,
 };
 
 /// Why a workload could not be enrolled.
@@ -105,6 +106,8 @@ pub struct Parts {
     pub hierarchy: Hierarchy,
     /// What the configuration says of workloads' sockets.
     pub sockets: SocketSettings,
+    /// Where connections are carried.
+    pub workers: Workers,
 }
 
 /// The node agent.
@@ -132,6 +135,7 @@ pub struct Agent {
     /// Whom the kernel programs tell of.
     pub(super) subjects: Mutex<Subjects>,
     pub(super) connections: TaskTracker,
+    workers: Workers,
     /// Held while locks on links are changed.
     pub(super) links: Mutex<Users>,
     /// Taken for reading by whoever changes workloads; see `handover`.
@@ -223,7 +227,7 @@ pub struct Enrolment {
 impl Agent {
     /// An agent without workloads.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { capture, certificates, gateways, flows, run_dir, hierarchy, sockets } = parts;
+        let Parts { capture, certificates, gateways, flows, run_dir, hierarchy, sockets, workers } = parts;
         Arc::new(Self {
             capture,
             certificates,
@@ -242,6 +246,7 @@ impl Agent {
             workloads: Mutex::default(),
             subjects: Mutex::default(),
             connections: TaskTracker::new(),
+            workers,
             links: Mutex::default(),
             changes: Arc::default(),
             moved: CancellationToken::new(),
@@ -512,9 +517,10 @@ impl Agent {
                     stop.run_until_cancelled(lock::watch(&enrolled, &namespace)).await;
                 });
             }
-            let accepting = listeners.into_iter().map(|(listener, port)| {
+            let accepting = listeners.into_iter().enumerate().map(|(n, (listener, port))| {
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
-                self.connections.spawn(life::accept(agent, enrolled, Arc::clone(&presence), listener, port))
+                let accept = life::accept(agent, enrolled, Arc::clone(&presence), listener, port);
+                self.connections.spawn_on(accept, self.workers.nth(n))
             });
             presence.serve_by(accepting.collect());
         }

@@ -129,9 +129,17 @@ pub(super) async fn accept(
     agent: Arc<Agent>,
     enrolled: Arc<Enrolled>,
     presence: Arc<Presence>,
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     port: u16,
 ) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        // The self-check sees that we end.
+        Err(e) => {
+            tracing::error!(workload = %enrolled.workload.identity, "a listener cannot be served: {e}");
+            return;
+        }
+    };
     let serve = |stream, peer| {
         let gone = presence.gone.clone();
         let (agent, enrolled, presence) = (Arc::clone(&agent), Arc::clone(&enrolled), Arc::clone(&presence));

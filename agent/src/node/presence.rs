@@ -4,10 +4,10 @@
 //! those that somebody else made may be in several, enter one late (containers), and leave. A namespace in which we are not
 //! yet has no listener, so the kernel refuses there. Writes no policy and attaches nothing.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::TcpListener, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -269,7 +269,7 @@ impl Presences {
         let dns = if before.is_some() { None } else { self.dns.enter(namespace.as_deref())? };
         let listeners = listeners.into_all().map(|listener| {
             let port = listener.local_addr()?.port();
-            Ok((TcpListener::from_std(listener)?, port))
+            Ok((listener, port))
         });
         let listeners = listeners.collect::<io::Result<_>>()?;
         // The first one decides; IPv6 may be off there.

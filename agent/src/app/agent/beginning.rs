@@ -27,7 +27,11 @@ use crate::{
     },
     source::directory::Loaded,
     tls::store::CertificateStore,
+    workers::{self, Workers},
 };
+
+/// More would each have tunnels of their own for every workload.
+const MAX_WORKERS: usize = 4;
 
 /// What an agent starts from.
 pub(super) struct Start {
@@ -77,6 +81,7 @@ pub(super) async fn start(
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
         sockets,
+        workers: Workers::start(workers::cpus().min(MAX_WORKERS)).context("the agent's threads")?,
     });
     // Until the role is ours, nothing is released or repaired.
     let frozen = agent.freeze().await;

@@ -113,7 +113,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
     headers::remove_hop_by_hop(response.headers_mut());
     headers::apply(response.headers_mut(), &forward.response_headers);
     let deadline = forward.timeout.map(|timeout| Instant::now() + timeout);
-    let pool = Arc::clone(&session.gateway.pool);
+    let pool = Arc::clone(session.gateway.pool());
     response.map(|body| {
         ResponseBody::upstream(UpstreamBody::new(body, (lease, pool), deadline, idle), record, progress)
     })
@@ -195,7 +195,7 @@ async fn send_to_any(
         let key = Key::new(address, http2, transport);
         // Every round takes a connection out of the pool, or is the last.
         loop {
-            let mut lease = match gateway.pool.take(&key) {
+            let mut lease = match gateway.pool().take(&key) {
                 Some(lease) => lease,
                 None => match open(session, upstream, transport, &key, address).await {
                     Ok(lease) => lease,
@@ -240,7 +240,7 @@ async fn open(
     let (stream, peer) =
         originate::connect(address, upstream, transport, gateway.settings.handshake_timeout).await?;
     let lease = Lease::open(key.clone(), stream, peer).await?;
-    gateway.pool.share(&lease);
+    gateway.pool().share(&lease);
     Ok(lease)
 }
 

@@ -186,7 +186,7 @@ async fn upstream_connections_are_kept_across_workload_connections() {
             let response = sender.send_request(get("/")).await.unwrap();
             assert_eq!(response.status(), 200);
             response.into_body().collect().await.unwrap();
-            until(|| bench.gateway.pool.idle() == 1).await;
+            until(|| bench.gateway.pool().idle() == 1).await;
         }
     }
     assert_eq!(server.connections(), 1);
@@ -220,7 +220,7 @@ async fn a_stale_connection_is_replaced() {
         assert_eq!(response.status(), 200);
         response.into_body().collect().await.unwrap();
         // The close has arrived.
-        until(|| bench.gateway.pool.idle() == 0).await;
+        until(|| bench.gateway.pool().idle() == 0).await;
     }
     assert_eq!(server.connections(), 5);
 }
@@ -415,7 +415,7 @@ async fn head_and_no_content_keep_the_connection() {
             assert_eq!(response.headers()["content-length"], "1000");
         }
         response.into_body().collect().await.unwrap();
-        until(|| bench.gateway.pool.idle() == 1).await;
+        until(|| bench.gateway.pool().idle() == 1).await;
     }
     assert_eq!(server.connections(), 1);
 }

@@ -27,16 +27,25 @@ use crate::{
         tunnel::Tunnel,
     },
     tls::certificate::WorkloadCertificate,
+    workers,
 };
 
 /// How often a tunnel is tried again when its connection ended under it.
 const MAX_RETRIES: usize = 3;
 
-/// Connections are shared only by tunnels with the same certificate (by its number: a rotated one is another) and gateway.
+/// Connections are shared only by tunnels with the same certificate (by its number: a rotated one is another) and gateway, and within
+/// one worker.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    worker: usize,
     certificate: u64,
     gateway: Gateway,
+}
+
+impl Key {
+    fn new(certificate: &WorkloadCertificate, gateway: Gateway) -> Self {
+        Self { worker: workers::index(), certificate: certificate.number(), gateway }
+    }
 }
 
 /// `None` while the connection is being made.
@@ -123,7 +132,7 @@ impl Inner {
 
     /// The tunnels over connections with this certificate to this gateway.
     fn tunnels(&self, certificate: &WorkloadCertificate, gateway: &Gateway) -> usize {
-        let key = Key { certificate: certificate.number(), gateway: gateway.clone() };
+        let key = Key::new(certificate, gateway.clone());
         let slots = self.slots.lock();
         let connections = slots.by_key.get(&key).into_iter().flat_map(|slot| &slot.connections);
         connections.map(|(_, connection)| connection.streams()).sum()
@@ -137,7 +146,7 @@ impl Inner {
         address: SocketAddr,
         connect: &Connect,
     ) -> Result<Tunnel, OpenError> {
-        let key = Key { certificate: certificate.number(), gateway: gateways.at(address) };
+        let key = Key::new(certificate, gateways.at(address));
         let mut reused = true;
         loop {
             match self.choose(&key, certificate, gateways) {
