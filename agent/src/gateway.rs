@@ -48,9 +48,9 @@ use crate::{
     denials::Denials,
     dns::Resolver,
     flow::{FlowTable, TunnelConnection},
-    hbone::{self, read_ahead::ReadAhead, tunnel::Carrier},
+    hbone::{self, tunnel::Carrier},
     mesh::{Snapshot, SpiffeId},
-    net::gauge::Gauged,
+    net::{gauge::Gauged, read_ahead::ReadAhead},
     source::directory::Loaded,
     telemetry::{
         access_log::AccessLog,

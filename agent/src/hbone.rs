@@ -3,13 +3,12 @@
 //! `node` opens tunnels, `gateway` serves them. Knows TLS configurations but no policies, routes or namespaces.
 //!
 //! ```text
-//!  tunnel::Tunnel ── h2 ── driver (keepalive; gather: gathered writes, flood guard) ── rustls ── read_ahead ── TCP
+//!  tunnel::Tunnel ── h2 ── driver (keepalive; gather: gathered writes, flood guard) ── rustls ── net::read_ahead ── TCP
 //! ```
 
 pub mod baggage;
 pub mod client;
 pub mod headers;
-pub mod read_ahead;
 pub mod server;
 pub mod tunnel;
 

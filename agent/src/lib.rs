@@ -37,6 +37,7 @@ pub mod flow;
 pub mod gateway;
 pub mod hbone;
 pub mod kubernetes;
+pub mod memory;
 pub mod mesh;
 pub mod net;
 pub mod node;

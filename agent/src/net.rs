@@ -8,5 +8,6 @@ pub mod counted;
 pub mod endpoints;
 pub mod gauge;
 pub mod linger;
+pub mod read_ahead;
 pub mod rewind;
 pub mod scratch;

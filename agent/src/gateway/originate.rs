@@ -22,7 +22,10 @@ use super::Gateway;
 use crate::{
     flow::UpstreamConnection,
     mesh::Snapshot,
-    net::gauge::{Gauge, Gauged},
+    net::{
+        gauge::{Gauge, Gauged},
+        read_ahead::ReadAhead,
+    },
     reason::{Reason, Refusal},
     route::{TlsMode, TlsOrigination, Upstream},
     tls::{
@@ -84,7 +87,7 @@ pub(super) struct Peer {
 /// The bytes of an upstream connection.
 pub(super) enum Stream {
     Plain(Gauged<TcpStream>),
-    Tls(Box<TlsStream<Gauged<TcpStream>>>),
+    Tls(Box<TlsStream<ReadAhead<Gauged<TcpStream>>>>),
 }
 
 impl Stream {
@@ -92,7 +95,7 @@ impl Stream {
     pub(super) fn reset_on_drop(&self) {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.get_ref().0.get_ref(),
         };
         // A socket that cannot be reset is closed, which is all that is left to do.
         let _ = tcp.set_zero_linger();
@@ -144,7 +147,8 @@ pub(super) async fn connect(
         return Ok((Stream::Plain(tcp), peer));
     };
     let connector = TlsConnector::from(Arc::clone(&client.config));
-    let handshake = timeout(handshake_timeout, connector.connect(client.server_name.clone(), tcp));
+    let handshake =
+        timeout(handshake_timeout, connector.connect(client.server_name.clone(), ReadAhead::new(tcp)));
     let shaken = handshake.await.map_err(|_| {
         let detail = format!(
             "the TLS handshake with {address} ({host}) took longer than {} s; does the port speak TLS?",

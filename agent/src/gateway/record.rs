@@ -58,7 +58,7 @@ impl Record {
     pub(super) fn start(session: &Arc<Session>) -> Self {
         let mut entry = Entry::new(
             Timestamp::now(),
-            &session.caller.source,
+            Arc::clone(&session.principal),
             session.flow.id(),
             session.original_destination,
             session.caller.address,
@@ -104,25 +104,24 @@ impl Record {
 
     /// Notes the objects that decided.
     pub(super) fn decided(&mut self, decided: &Decided) {
+        let Told { by, texts } = told(decided);
         self.session.flow.update(|flow| {
             // The next request of a connection is decided as the one before, nearly always.
-            if !flow.decided_by.as_ref().is_some_and(|known| is_by(known, decided)) {
-                flow.decided_by = Some(shared_decided_by(decided));
+            if !flow.decided_by.as_ref().is_some_and(|known| Arc::ptr_eq(known, &by)) {
+                flow.decided_by = Some(by);
             }
         });
-        let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
-        let policy = decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule));
+        let RoutePath { mesh_route, gateway_route, .. } = &decided.path;
         self.blame.rule = decided.policy.as_ref().map(|rule| rule.rule);
         self.note(|entry| {
-            let route = |(object, name): &(ObjectRef, Arc<str>)| format!("{object} {name}");
             entry.route_name =
                 gateway_route.as_ref().or(mesh_route.as_ref()).map(|(_, name)| Arc::clone(name));
-            entry.mesh_route = mesh_route.as_ref().map(route);
-            entry.gateway_route = gateway_route.as_ref().map(route);
-            entry.gateway = gateway.as_ref().map(ToString::to_string);
-            entry.service_entry = service_entry.as_ref().map(ToString::to_string);
-            entry.destination_rule = destination_rule.as_ref().map(ToString::to_string);
-            entry.policy = policy;
+            entry.mesh_route = texts.mesh_route;
+            entry.gateway_route = texts.gateway_route;
+            entry.gateway = texts.gateway;
+            entry.service_entry = texts.service_entry;
+            entry.destination_rule = texts.destination_rule;
+            entry.policy = texts.policy;
         });
     }
 
@@ -250,16 +249,51 @@ fn decided_by(decided: &Decided) -> DecidedBy {
     }
 }
 
-thread_local! {
-    /// What decided last on this thread.
-    static LAST: RefCell<Option<Arc<DecidedBy>>> = const { RefCell::new(None) };
+/// The objects of a decision, for flow records and for the access log.
+#[derive(Clone)]
+struct Told {
+    by: Arc<DecidedBy>,
+    texts: Texts,
 }
 
-/// The objects of a decision; flows that were decided about alike, one after the other, share them.
-fn shared_decided_by(decided: &Decided) -> Arc<DecidedBy> {
+/// The same as the access log has them.
+#[derive(Clone)]
+struct Texts {
+    mesh_route: Option<Arc<str>>,
+    gateway: Option<Arc<str>>,
+    gateway_route: Option<Arc<str>>,
+    service_entry: Option<Arc<str>>,
+    destination_rule: Option<Arc<str>>,
+    policy: Option<Arc<str>>,
+}
+
+impl Told {
+    fn new(decided: &Decided) -> Self {
+        let RoutePath { mesh_route, gateway, gateway_route, service_entry, destination_rule } = &decided.path;
+        let route = |(object, name): &(ObjectRef, Arc<str>)| format!("{object} {name}").into();
+        let whole = |object: &ObjectRef| object.to_string().into();
+        let texts = Texts {
+            mesh_route: mesh_route.as_ref().map(route),
+            gateway: gateway.as_ref().map(whole),
+            gateway_route: gateway_route.as_ref().map(route),
+            service_entry: service_entry.as_ref().map(whole),
+            destination_rule: destination_rule.as_ref().map(whole),
+            policy: decided.policy.as_ref().map(|rule| format!("{}[{}]", rule.policy, rule.rule).into()),
+        };
+        Self { by: Arc::new(decided_by(decided)), texts }
+    }
+}
+
+thread_local! {
+    /// What decided last on this thread.
+    static LAST: RefCell<Option<Told>> = const { RefCell::new(None) };
+}
+
+/// The objects of a decision; what is decided about alike, one after the other, shares them.
+fn told(decided: &Decided) -> Told {
     LAST.with_borrow_mut(|last| match last {
-        Some(known) if is_by(known, decided) => Arc::clone(known),
-        _ => Arc::clone(last.insert(Arc::new(decided_by(decided)))),
+        Some(told) if is_by(&told.by, decided) => told.clone(),
+        _ => last.insert(Told::new(decided)).clone(),
     })
 }
 

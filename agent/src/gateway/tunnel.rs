@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -61,6 +62,8 @@ pub(super) struct Session {
     pub(super) original_destination: SocketAddr,
     /// The host that this address is synthetic for.
     pub(super) dialled_host: Option<Arc<str>>,
+    /// The caller's identity without its scheme, as policies and the access log have it.
+    pub(super) principal: Arc<str>,
     /// Name of the workload, as its agent gives it.
     pub(super) workload: Option<Arc<str>>,
     /// The span that opened the tunnel, as it was sent.
@@ -100,6 +103,7 @@ impl Session {
         let pod = described.and_then(|baggage| baggage.pod);
         Arc::new(Self {
             gateway,
+            principal: caller.source.principal().into(),
             caller,
             original_destination,
             dialled_host,
@@ -188,7 +192,7 @@ pub(super) async fn serve(
         _ => None,
     };
     match (incoming.accept(), planned) {
-        (Ok(tunnel), Some(planned)) => opaque::run(tunnel, planned, session, decide::tcp).await,
+        (Ok(tunnel), Some(planned)) => Box::pin(opaque::run(tunnel, planned, session, decide::tcp)).await,
         (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
         (Err(error), _) => {
             let detail = format!("the tunnel ended before it was accepted: {error}");
@@ -216,18 +220,20 @@ where
         }
     };
     let io = Rewind::new(start, io);
-    match (declared, protocol) {
-        (_, Protocol::Tls(sni)) => tls::serve(io, sni, session, decide::tls).await,
-        (AppProtocol::Tls | AppProtocol::Tcp, _) => opaque::serve(io, session, decide::tcp).await,
-        (_, Protocol::Http2) => http::serve_http2(io, session, drain, decide::http).await,
-        // A port declared HTTP is HTTP whatever comes: the guard answers 400 to what is not.
+    // Boxed: what stays while nothing moves is the one that is needed, not room for the largest.
+    let served: Pin<Box<dyn Future<Output = ()> + Send>> = match (declared, protocol) {
+        (_, Protocol::Tls(sni)) => Box::pin(tls::serve(io, sni, session, decide::tls)),
+        (AppProtocol::Tls | AppProtocol::Tcp, _) => Box::pin(opaque::serve(io, session, decide::tcp)),
+        (_, Protocol::Http2) => Box::pin(http::serve_http2(io, session, drain, decide::http)),
+        // A port declared HTTP is HTTP whatever comes: what is not is answered 400.
         (AppProtocol::Http | AppProtocol::Http2, _) | (_, Protocol::Http1) => {
-            http::serve_http1(io, session, drain, decide::http).await;
+            Box::pin(http::serve_http1(io, session, drain, decide::http))
         }
         (AppProtocol::Https | AppProtocol::Detect, Protocol::Opaque) => {
-            opaque::serve(io, session, decide::tcp).await;
+            Box::pin(opaque::serve(io, session, decide::tcp))
         }
-    }
+    };
+    served.await;
 }
 
 /// A workload that says nothing has been waited for in vain: its server speaks first.

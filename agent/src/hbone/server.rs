@@ -80,7 +80,7 @@ fn answer(mut respond: SendResponse<Bytes>, status: StatusCode, sentence: &str) 
 /// Serves `io` until the peer is done or, after `drain`, its last stream is; `handler` runs once per stream, as its own
 /// task. Requests that are not CONNECT to an IP address and port are answered 400 here.
 ///
-/// For large reads wrap the socket in [`ReadAhead`](super::read_ahead::ReadAhead) before TLS.
+/// For large reads wrap the socket in [`ReadAhead`](crate::net::read_ahead::ReadAhead) before TLS.
 pub async fn serve<IO, H, F>(io: IO, handler: Arc<H>, drain: CancellationToken) -> Result<(), h2::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

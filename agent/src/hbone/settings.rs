@@ -14,8 +14,9 @@ pub(super) const STREAM_SEND_BUFFER: usize = 256 << 10;
 pub(super) const MAX_HEADER_LIST: u32 = 64 << 10;
 /// Streams of one connection at a time.
 pub(super) const MAX_STREAMS: u32 = 4096;
-/// Streams that a peer may open and reset before we accepted them (H2-01, rapid reset).
-pub(super) const MAX_PENDING_RESETS: usize = 128;
+/// Streams that a peer may open and reset before we accepted them (H2-01, rapid reset). As many as one read brings: a workload that
+/// looks for open ports, and closes each at once, ends no other flow of its own. `flood` bounds how often.
+pub(super) const MAX_PENDING_RESETS: usize = 1024;
 /// Streams we reset and still remember, so that data already on its way to them is no error of the connection.
 pub(super) const REMEMBERED_RESETS: usize = 4096;
 /// How long we remember them.

@@ -27,11 +27,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     client::{self, Dial, Gateway, Gateways, Pool},
     headers::Connect,
-    read_ahead::ReadAhead,
     server::{self, Incoming},
     tunnel::Tunnel,
 };
-use crate::tls::{certificate::WorkloadCertificate, testing::TestAuthority};
+use crate::{
+    net::read_ahead::ReadAhead,
+    tls::{certificate::WorkloadCertificate, testing::TestAuthority},
+};
 
 const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/egress";
 const SLEEP: &str = "spiffe://cluster.local/ns/default/sa/sleep";

@@ -61,7 +61,10 @@ pub(super) async fn serve(
     }
     let stream = Gauged::new(stream);
     flow.captured(|| stream.gauge().clone());
-    match open_tunnel(&agent, &enrolled, &presence, &flow, &description, original_destination).await {
+    // Boxed: gone once the tunnel is there.
+    let opening =
+        Box::pin(open_tunnel(&agent, &enrolled, &presence, &flow, &description, original_destination));
+    match opening.await {
         Ok(tunnel) => carry(stream, tunnel, &flow).await,
         Err(refusal) => {
             agent.counters.refused.increment(refusal.reason);

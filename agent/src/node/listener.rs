@@ -26,6 +26,10 @@ const BACKLOG: i32 = 4096;
 /// Past that it looks through all of them for each connection (measured with four: 1 ms instead of 0.06 ms).
 const PORTS: [u8; 4] = [8, 4, 2, 1];
 
+/// Largest segment, in bytes. Loopback's own is 64 KiB, of which four fill a receive buffer: in bulk they come one by one, and each
+/// wakes somebody (measured: 0.43 CPU-s/GiB with it, 0.27 with this).
+const MAX_SEGMENT: u32 = 16_000;
+
 /// Port numbers of a workload's listeners, the same in every network namespace it is in: its policy has one set. 0 is none
 /// yet, or none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +119,7 @@ fn block(ip: IpAddr, ports: u8, bases: impl Iterator<Item = u16>) -> io::Result<
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    socket.set_tcp_mss(MAX_SEGMENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -266,11 +266,10 @@ async fn a_collector_that_is_away_or_says_nothing_harms_no_request() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("seen-traceparent"), "{answer}");
         bench.logged(1).await;
         // More than any queue holds: they are lost, and it takes no time.
-        let source = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
         for _ in 0..10_000 {
             let entry = Entry::new(
                 jiff::Timestamp::now(),
-                &source,
+                "cluster.local/ns/default/sa/sleep".into(),
                 FlowId::random(),
                 "203.0.113.7:80".parse().unwrap(),
                 "10.0.0.1:40000".parse().unwrap(),

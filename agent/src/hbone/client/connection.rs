@@ -28,14 +28,13 @@ use crate::{
         driver::{Beat, Broken, Keepalive, poll_driven},
         gather::{Drain, Gather, gather},
         headers::{Connect, reason_in},
-        read_ahead::ReadAhead,
         settings::{
             ANSWER_TIMEOUT, CLIENT_PACE, CONNECTION_WINDOW, IDLE_BEATS, MAX_FRAME, MAX_HEADER_LIST,
             REMEMBER_RESETS_FOR, REMEMBERED_RESETS, STREAM_SEND_BUFFER, STREAM_WINDOW, USER_TIMEOUT,
         },
         tunnel::{Carrier, Place, Tunnel},
     },
-    net::gauge::Gauged,
+    net::{gauge::Gauged, read_ahead::ReadAhead},
     tls::{
         certificate::{WorkloadCertificate, explain},
         session,

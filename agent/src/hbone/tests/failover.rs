@@ -23,11 +23,10 @@ use super::{Dialer, GATEWAY, SLEEP, connect, echo, soon};
 use crate::{
     hbone::{
         client::{Error, Gateways, Pool},
-        read_ahead::ReadAhead,
         server,
         tunnel::Tunnel,
     },
-    net::endpoints::Condition,
+    net::{endpoints::Condition, read_ahead::ReadAhead},
     tls::{certificate::WorkloadCertificate, testing::TestAuthority},
 };
 

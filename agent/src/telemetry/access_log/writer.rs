@@ -175,10 +175,9 @@ mod tests {
     use crate::flow::FlowId;
 
     fn entry(path: &str) -> Box<Entry> {
-        let source = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
         let mut entry = Entry::new(
             jiff::Timestamp::now(),
-            &source,
+            "cluster.local/ns/default/sa/sleep".into(),
             FlowId::random(),
             "203.0.113.7:80".parse().unwrap(),
             "10.0.0.1:40000".parse().unwrap(),

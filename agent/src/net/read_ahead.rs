@@ -1,7 +1,7 @@
 //! Reads a socket in large pieces for a reader that asks for small ones.
 //!
-//! rustls reads at most 4 KiB per call; under a busy tunnel that is four system calls per full TLS record. Both ends wrap
-//! the socket of a tunnel in [`ReadAhead`] before TLS. Writes pass through.
+//! rustls reads at most 4 KiB per call: four system calls per full TLS record. Both ends of a tunnel, and the gateway towards an
+//! upstream, wrap the socket in [`ReadAhead`] before TLS. Writes pass through.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::net::scratch;
+use super::scratch;
 
 /// An I/O object that is read in pieces of up to 64 KiB. Holds no buffer while nothing arrives.
 #[derive(Debug)]

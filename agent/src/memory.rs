@@ -1,0 +1,20 @@
+//! Memory that is not needed any more goes back to the kernel, also when nothing happens.
+//!
+//! The allocator (mimalloc, chosen in `main`) gives free pages back when it is called later on; a role that has just loaded its programs,
+//! or lost ten thousand connections, may not call it for hours. `app` runs this beside each role that carries bytes.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+/// Between two looks.
+const PACE: Duration = Duration::from_secs(10);
+
+/// Gives back what is free, again and again.
+pub async fn give_back() {
+    loop {
+        sleep(PACE).await;
+        // SAFETY: may be called at any time, on any thread; it takes nothing and touches only what is free.
+        unsafe { libmimalloc_sys::mi_collect(true) };
+    }
+}
