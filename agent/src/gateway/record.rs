@@ -374,8 +374,8 @@ mod tests {
         Refusal::new(Reason::PolicyDenied, format!("denied by rule 0 of {policy}")).by(policy)
     }
 
-    #[test]
-    fn a_pod_is_told_what_was_denied_to_it_and_no_secret() {
+    #[tokio::test]
+    async fn a_pod_is_told_what_was_denied_to_it_and_no_secret() {
         let told = told(Some(POD), Some(&denied()));
         assert_eq!(told.len(), 1);
         let note = "GET of test.com:80 was denied, policy_denied: denied by rule 0 of AuthorizationPolicy istio-system/no; to see why: \
@@ -383,8 +383,8 @@ mod tests {
         assert_eq!((&*told[0].pod.name, &*told[0].pod.uid, told[0].note().as_str()), ("sleep-1", "u", note));
     }
 
-    #[test]
-    fn nothing_else_is_told_and_nobody_elses_pod() {
+    #[tokio::test]
+    async fn nothing_else_is_told_and_nobody_elses_pod() {
         let failed = Refusal::new(Reason::UpstreamConnect, "connection refused");
         for (baggage, refusal) in [
             (Some(POD), None),

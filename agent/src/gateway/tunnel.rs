@@ -262,8 +262,8 @@ mod tests {
         (workload, pod)
     }
 
-    #[test]
-    fn a_peer_describes_workloads_of_its_own_namespace_only() {
+    #[tokio::test]
+    async fn a_peer_describes_workloads_of_its_own_namespace_only() {
         let of = |namespace: &str| {
             known(&format!("{namespace}k8s.pod.name=cart-1,k8s.pod.uid=u,k8s.deployment.name=cart"))
         };

@@ -9,6 +9,7 @@ mod chunked;
 pub(in crate::gateway) mod client;
 mod decode;
 mod encode;
+mod out;
 pub(super) mod request;
 pub(super) mod server;
 

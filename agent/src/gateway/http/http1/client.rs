@@ -13,7 +13,6 @@ use std::{
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, header::TRAILER};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Frame, SizeHint};
-use tokio::io::AsyncWrite as _;
 
 use super::{
     Piece,
@@ -21,6 +20,7 @@ use super::{
     chunked::Chunked,
     decode::Decoder,
     encode::{self, Encoder},
+    out::Out,
 };
 use crate::{
     gateway::{
@@ -30,8 +30,6 @@ use crate::{
     net::{rewind::Rewind, scratch},
 };
 
-/// A request's body goes out in pieces of about this size.
-const FULL: usize = 16 * 1024;
 /// Interim answers (100, 102, 103) that are passed over.
 const MAX_INTERIM: usize = 100;
 
@@ -79,9 +77,9 @@ impl Connection {
         let (mut parts, body) = request.into_parts();
         let (exact, trailers) = (body.size_hint().exact(), parts.headers.contains_key(TRAILER));
         let encoder = (!body.is_end_stream()).then(|| Encoder::new(&mut parts.headers, exact, trailers));
-        let mut out = Vec::with_capacity(1024);
-        encode::request(&mut out, &parts.method, &parts.uri, &parts.headers);
-        let upload = Upload { body, encoder, out, written: 0, taken: false, failed: None };
+        let mut out = Out::default();
+        encode::request(out.bytes(), &parts.method, &parts.uri, &parts.headers);
+        let upload = Upload { body, encoder, out, failed: None };
         let mut exchange = Exchange { connection: self, upload };
         match poll_fn(|cx| exchange.poll_head(cx, &parts.method)).await {
             Ok(Head { parts, framing, keep_alive }) => {
@@ -95,7 +93,7 @@ impl Connection {
                 Ok(Response::from_parts(parts, answer))
             }
             Err(error) => {
-                let unsent = !exchange.upload.taken;
+                let unsent = !exchange.upload.out.taken;
                 Err((error, unsent.then(|| Request::from_parts(parts, exchange.upload.body))))
             }
         }
@@ -115,10 +113,7 @@ struct Upload {
     body: RequestBody,
     /// Absent: the body has ended.
     encoder: Option<Encoder>,
-    out: Vec<u8>,
-    written: usize,
-    /// The connection took some of it.
-    taken: bool,
+    out: Out,
     /// Why there will be no more of it.
     failed: Option<Error>,
 }
@@ -133,7 +128,7 @@ impl Upload {
         loop {
             let mut waiting = false;
             if let Some(encoder) = &mut self.encoder
-                && self.out.len() < FULL
+                && !self.out.is_full()
             {
                 match Pin::new(&mut self.body).poll_frame(cx) {
                     Poll::Ready(None) => end(&mut self.encoder, &mut self.out, None)?,
@@ -141,7 +136,7 @@ impl Upload {
                     Poll::Ready(Some(Ok(frame))) => {
                         match frame.into_data() {
                             Ok(data) => {
-                                encoder.data(&mut self.out, &data).map_err(|e| Error::Body(e.into()))?;
+                                encoder.data(&mut self.out, data).map_err(|e| Error::Body(e.into()))?;
                                 if self.body.is_end_stream() {
                                     end(&mut self.encoder, &mut self.out, None)?;
                                 }
@@ -155,26 +150,16 @@ impl Upload {
                     Poll::Pending => waiting = true,
                 }
             }
-            while self.written < self.out.len() {
-                let n = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.written..]))?;
-                if n == 0 {
-                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
-                }
-                self.written += n;
-                self.taken = true;
-            }
+            ready!(self.out.poll_write(cx, io, waiting || self.encoder.is_none()))?;
             if waiting || self.encoder.is_none() {
-                ready!(Pin::new(&mut *io).poll_flush(cx))?;
-                (self.out, self.written) = (Vec::new(), 0);
+                self.out.release_memory();
                 return if waiting { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
-            self.out.clear();
-            self.written = 0;
         }
     }
 }
 
-fn end(encoder: &mut Option<Encoder>, out: &mut Vec<u8>, trailers: Option<&HeaderMap>) -> Result<(), Error> {
+fn end(encoder: &mut Option<Encoder>, out: &mut Out, trailers: Option<&HeaderMap>) -> Result<(), Error> {
     match encoder.take() {
         Some(mut encoder) => encoder.end(out, trailers).map_err(|e| Error::Body(e.into())),
         None => Ok(()),

@@ -1,10 +1,15 @@
 //! Heads and bodies as they go out.
 
+use std::io::Write as _;
+
 use ::http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     uri::Uri,
 };
+use bytes::Bytes;
+
+use super::out::Out;
 
 /// A request line and fields.
 pub(super) fn request(out: &mut Vec<u8>, method: &Method, target: &Uri, fields: &HeaderMap) {
@@ -67,25 +72,27 @@ impl Encoder {
     }
 
     /// Appends a piece of the body.
-    pub(super) fn data(&mut self, out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), WrongLength> {
+    pub(super) fn data(&mut self, out: &mut Out, bytes: Bytes) -> Result<(), WrongLength> {
         match self {
             Self::Length(left) => {
                 *left = left.checked_sub(bytes.len() as u64).ok_or(WrongLength)?;
-                out.extend_from_slice(bytes);
+                out.piece(bytes);
             }
             // An empty chunk would be the last one.
             Self::Chunked { .. } if bytes.is_empty() => {}
             Self::Chunked { .. } => {
-                out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
-                out.extend_from_slice(bytes);
-                out.extend_from_slice(b"\r\n");
+                // Writing to memory cannot fail.
+                let _ = write!(out.bytes(), "{:x}\r\n", bytes.len());
+                out.piece(bytes);
+                out.bytes().extend_from_slice(b"\r\n");
             }
         }
         Ok(())
     }
 
     /// Ends the body.
-    pub(super) fn end(&mut self, out: &mut Vec<u8>, fields: Option<&HeaderMap>) -> Result<(), WrongLength> {
+    pub(super) fn end(&mut self, out: &mut Out, fields: Option<&HeaderMap>) -> Result<(), WrongLength> {
+        let out = out.bytes();
         match self {
             Self::Length(0) => Ok(()),
             Self::Length(_) => Err(WrongLength),
@@ -104,20 +111,25 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use ::http::HeaderMap;
+    use bytes::Bytes;
 
-    use super::{Encoder, WrongLength};
+    use super::{Encoder, Out, WrongLength};
+
+    fn written(mut out: Out) -> String {
+        String::from_utf8(std::mem::take(out.bytes())).unwrap()
+    }
 
     #[test]
     fn a_body_is_as_long_as_its_head_says() {
         let mut fields = HeaderMap::new();
         let mut encoder = Encoder::new(&mut fields, Some(3), false);
         assert_eq!(fields["content-length"], "3");
-        let mut out = Vec::new();
-        encoder.data(&mut out, b"ab").unwrap();
+        let mut out = Out::default();
+        encoder.data(&mut out, Bytes::from_static(b"ab")).unwrap();
         assert_eq!(encoder.end(&mut out, None), Err(WrongLength));
-        assert_eq!(encoder.data(&mut out, b"cd"), Err(WrongLength));
-        encoder.data(&mut out, b"c").unwrap();
-        assert_eq!((encoder.end(&mut out, None), &*out), (Ok(()), &b"abc"[..]));
+        assert_eq!(encoder.data(&mut out, Bytes::from_static(b"cd")), Err(WrongLength));
+        encoder.data(&mut out, Bytes::from_static(b"c")).unwrap();
+        assert_eq!((encoder.end(&mut out, None), &*written(out)), (Ok(()), "abc"));
     }
 
     #[test]
@@ -126,13 +138,13 @@ mod tests {
             let mut fields = HeaderMap::new();
             let mut encoder = Encoder::new(&mut fields, None, wanted);
             assert_eq!(fields["transfer-encoding"], "chunked");
-            let mut out = Vec::new();
-            encoder.data(&mut out, &[b'a'; 17]).unwrap();
-            encoder.data(&mut out, b"").unwrap();
+            let mut out = Out::default();
+            encoder.data(&mut out, Bytes::from(vec![b'a'; 17])).unwrap();
+            encoder.data(&mut out, Bytes::new()).unwrap();
             encoder
                 .end(&mut out, Some(&[("x".parse().unwrap(), "y".parse().unwrap())].into_iter().collect()))
                 .unwrap();
-            assert_eq!(String::from_utf8(out).unwrap(), format!("11\r\n{}\r\n{end}", "a".repeat(17)));
+            assert_eq!(written(out), format!("11\r\n{}\r\n{end}", "a".repeat(17)));
         }
     }
 }

@@ -32,14 +32,13 @@ use super::{
     chunked::Chunked,
     decode::Decoder,
     encode::{self, Encoder},
+    out::Out,
     request::{self, Head, Violation, find_end, has_option},
 };
 use crate::{gateway::http::body::ResponseBody, net::rewind::Rewind};
 pub(in crate::gateway) use line::Incoming;
 use line::{Line, Stream};
 
-/// An answer goes out in pieces of about this size.
-const FULL: usize = 16 * 1024;
 /// What a workload may send ahead while it waits for an answer.
 const AHEAD: usize = 64 * 1024;
 
@@ -257,7 +256,7 @@ impl Connection {
         let exact = body.size_hint().exact();
         let mut encoder = (!bodiless).then(|| Encoder::new(&mut parts.headers, exact, asked.trailers));
         let mut out = Out::default();
-        encode::answer(&mut out.bytes, parts.status, &parts.headers);
+        encode::answer(out.bytes(), parts.status, &parts.headers);
         drop(parts);
         if poll_fn(|cx| self.poll_answer(cx, &mut out, &mut body, &mut encoder)).await.is_err() {
             return After::Broken;
@@ -281,14 +280,14 @@ impl Connection {
         loop {
             let mut waiting = false;
             if let Some(framed) = encoder
-                && out.bytes.len() < FULL
+                && !out.is_full()
             {
                 let done = match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
                     Poll::Ready(None) => Some(None),
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => {
-                            framed.data(&mut out.bytes, &data)?;
+                            framed.data(out, data)?;
                             body.is_end_stream().then_some(None)
                         }
                         Err(frame) => Some(frame.into_trailers().ok()),
@@ -299,21 +298,22 @@ impl Connection {
                     }
                 };
                 if let Some(trailers) = done {
-                    framed.end(&mut out.bytes, trailers.as_ref())?;
+                    framed.end(out, trailers.as_ref())?;
                     *encoder = None;
                 } else if !waiting {
                     continue;
                 }
             }
-            let before = out.written;
             let written = out.poll_write(cx, &mut self.line.lock().io, encoder.is_none() || waiting)?;
-            if self.half_closed.is_some() && (written.is_ready() || out.written > before) {
-                self.half_closed = Some(Instant::now());
+            if mem::take(&mut out.taken) {
+                // It takes its answer: its patience starts anew.
+                self.half_closed = self.half_closed.map(|_| Instant::now());
             }
             match written {
                 Poll::Ready(()) if encoder.is_none() => return Poll::Ready(Ok(())),
                 Poll::Ready(()) if !waiting => {}
                 _ => {
+                    out.release_memory();
                     // Each direction goes on while the other waits.
                     body.poll_upload(cx);
                     ready!(self.poll_gone(cx));
@@ -356,42 +356,6 @@ impl From<encode::WrongLength> for Broken {
 impl From<std::io::Error> for Broken {
     fn from(_: std::io::Error) -> Self {
         Self
-    }
-}
-
-/// Bytes on their way out.
-#[derive(Default)]
-struct Out {
-    bytes: Vec<u8>,
-    written: usize,
-    unflushed: bool,
-}
-
-impl Out {
-    /// Writes everything, and flushes where nothing follows at once.
-    fn poll_write<IO: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        io: &mut IO,
-        flush: bool,
-    ) -> Result<Poll<()>, Broken> {
-        while self.written < self.bytes.len() {
-            match Pin::new(&mut *io).poll_write(cx, &self.bytes[self.written..])? {
-                Poll::Ready(0) => return Err(Broken),
-                Poll::Ready(n) => self.written += n,
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-            self.unflushed = true;
-        }
-        self.bytes.clear();
-        self.written = 0;
-        if flush && self.unflushed {
-            if Pin::new(io).poll_flush(cx)?.is_pending() {
-                return Ok(Poll::Pending);
-            }
-            self.unflushed = false;
-        }
-        Ok(Poll::Ready(()))
     }
 }
 

@@ -11,7 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_util::sync::CancellationToken;
 
 use super::{Incoming, Patience, Violation, serve};
-use crate::gateway::http::body::ResponseBody;
+use crate::gateway::{
+    http::body::ResponseBody,
+    testing::{Bench, Server, always, forward, upstream},
+};
 
 const PATIENCE: Patience = Patience {
     idle: Duration::from_hours(1),
@@ -211,6 +214,26 @@ async fn a_client_that_is_gone_is_not_waited_for_and_one_that_is_half_closed_is_
     let began = tokio::time::Instant::now();
     assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(began.elapsed().as_secs(), PATIENCE.half_closed.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_half_closed_is_given_up_in_the_middle_of_an_answer_too() {
+    let server = Server::raw(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1000]).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome").await.unwrap();
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    let server = server.await;
+    let bench = Bench::new();
+    let forward = forward(upstream(server.address));
+    let mut client = bench.http(always(forward));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"some"));
+    assert_eq!(began.elapsed().as_secs(), 30);
 }
 
 #[tokio::test]
