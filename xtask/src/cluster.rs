@@ -191,13 +191,14 @@ pub(crate) fn test(terminal: &mut Terminal, filter: Option<&str>) -> Result<()> 
         );
     }
     build::tools(terminal)?;
-    let image = image::build(&image::Options::of_profile(Profile::Release))?;
+    let egret = image::compile(Profile::Tested)?;
+    let image = image::build(&image::Options::of_binary(egret.clone()))?;
     terminal.done("image", &image.path.display().to_string())?;
     let name = std::env::var("EGRET_CLUSTER").unwrap_or_else(|_| OF_TESTS.to_owned());
     cluster::remove(&name)?;
-    let mut cargo = image::cargo("test", Profile::Release);
+    let mut cargo = image::cargo("test", Profile::Tested);
     cargo.args(["--package", "egret-tests", "--test", "cluster", "--", "--test-threads=1"]).args(filter);
-    cargo.env("EGRET_BIN", fs::canonicalize(image::binary(Profile::Release, "egret"))?);
+    cargo.env("EGRET_BIN", fs::canonicalize(egret)?);
     let tested = command::run(&mut cargo);
     let removed = cluster::remove(&name).and_then(|()| terminal.good(&gone(&name)?));
     tested.and(removed)

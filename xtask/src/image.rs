@@ -36,11 +36,29 @@ pub(crate) struct Options {
 pub(crate) enum Profile {
     /// As it is released.
     Release,
+    /// The same without optimisation across crates, which takes most of the time: what tests run.
+    Tested,
     /// Quick to compile, slow to run.
     Development,
 }
 
+impl Profile {
+    /// Its name in Cargo.toml, and the directory in which cargo puts what it makes by it.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Release => ("release", "release"),
+            Self::Tested => ("tested", "tested"),
+            Self::Development => ("dev", "debug"),
+        }
+    }
+}
+
 impl Options {
+    /// The image with this binary, at the usual place.
+    pub(crate) fn of_binary(binary: PathBuf) -> Self {
+        Self { binary: Some(binary), ..Self::default() }
+    }
+
     /// The image of a profile, at the usual place.
     pub(crate) fn of_profile(profile: Profile) -> Self {
         Self { debug: profile == Profile::Development, ..Self::default() }
@@ -110,19 +128,15 @@ pub(crate) fn cargo(verb: &str, profile: Profile) -> Command {
     let flags =
         format!(r#"target.{target}.rustflags=["-C","target-feature=+crt-static","-C","strip=debuginfo"]"#);
     let mut cargo = command::cargo();
-    cargo.args([verb, "--target", &target, "--config", &flags]);
+    cargo.args([verb, "--profile", profile.names().0, "--target", &target, "--config", &flags]);
     // These would take the place of the flags above.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    if profile == Profile::Release {
-        cargo.arg("--release");
-    }
     cargo
 }
 
 /// Where it puts a program.
 pub(crate) fn binary(profile: Profile, program: &str) -> PathBuf {
-    let profile = if profile == Profile::Release { "release" } else { "debug" };
-    target_directory().join(target()).join(profile).join(program)
+    target_directory().join(target()).join(profile.names().1).join(program)
 }
 
 fn target() -> String {

@@ -60,12 +60,12 @@ pub(crate) fn run() -> Result<()> {
         {
             left_out(&mut terminal, "the page of egret ui in a browser", &missing.to_string())?;
         }
-        terminal.section("The product, as it is released")?;
+        terminal.section("The product, optimised")?;
         // The same that is in the image, and the tests with the same arguments: the library is compiled once.
-        let egret = image::compile(Profile::Release)?.canonicalize()?;
+        let egret = image::compile(Profile::Tested)?.canonicalize()?;
         terminal.section("Kernel and end-to-end tests")?;
         // One at a time: they share this machine's cgroups, namespaces and ports.
-        let mut tests = image::cargo("test", Profile::Release);
+        let mut tests = image::cargo("test", Profile::Tested);
         tests.args(["--package", "egret-tests", "--", "--test-threads=1"]).env("EGRET_BIN", egret);
         command::run(&mut tests)?;
         terminal.section("On a real Kubernetes of two nodes")?;

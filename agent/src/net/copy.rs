@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
@@ -114,7 +114,36 @@ where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut forth, mut back) = (Direction::default(), Direction::default());
+    carry(left, right, count, idle, Copied::default()).await
+}
+
+/// The same where the right stream lends out what it has received: that is written without a copy, and what the left one does not take
+/// stays where it is.
+pub async fn bidirectional_lent<L, R>(
+    left: &mut L,
+    right: &mut R,
+    count: &impl Count,
+    idle: Duration,
+) -> Result<(), Error>
+where
+    L: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncBufRead + AsyncWrite + Unpin,
+{
+    carry(left, right, count, idle, Lent).await
+}
+
+async fn carry<L, R>(
+    left: &mut L,
+    right: &mut R,
+    count: &impl Count,
+    idle: Duration,
+    from_right: impl Move<R, L>,
+) -> Result<(), Error>
+where
+    L: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut forth, mut back) = (Direction::new(Copied::default()), Direction::new(from_right));
     // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
     let mut last = Instant::now();
     let (mut ledger, times) = (Ledger::new(last), count.wants_times());
@@ -136,8 +165,8 @@ where
         let step = Step {
             near_spoke: before.0 != forth.moved,
             far_spoke: before.1 != back.moved,
-            near_blocks: back.blocked(),
-            far_blocks: forth.blocked(),
+            near_blocks: back.blocked,
+            far_blocks: forth.blocked,
         };
         let moved = step.near_spoke || step.far_spoke;
         if moved || times && !ledger.stands(step.near_blocks, step.far_blocks) {
@@ -162,24 +191,108 @@ where
     .await
 }
 
+/// A failure, and whether it was the reading side's.
+type Failure = (bool, io::Error);
+
+/// Moves bytes from a reader to a writer.
+trait Move<R, W> {
+    /// Moves some. None: the reader has ended.
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &mut Moved<'_>,
+    ) -> Poll<Result<Option<()>, Failure>>;
+}
+
+/// What a direction is told as bytes move.
+struct Moved<'a> {
+    /// So many were read.
+    read: &'a mut dyn FnMut(u64),
+    /// There are bytes that the writer does not take.
+    blocked: &'a mut bool,
+}
+
+/// By way of scratch memory.
 #[derive(Default)]
-struct Direction {
-    /// Read, and not taken by the other side yet; empty and without memory most of the time.
+struct Copied {
+    /// Read, and not taken by the writer yet; empty and without memory most of the time.
     kept: Vec<u8>,
     start: usize,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Move<R, W> for Copied {
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &mut Moved<'_>,
+    ) -> Poll<Result<Option<()>, Failure>> {
+        while self.start < self.kept.len() {
+            self.start += ready!(write(cx, writer, &self.kept[self.start..]))?;
+        }
+        (self.kept, self.start, *moved.blocked) = (Vec::new(), 0, false);
+        let mut scratch = Scratch::take();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        (moved.read)(bytes.len() as u64);
+        let mut written = 0;
+        while written < bytes.len() {
+            match write(cx, writer, &bytes[written..]) {
+                Poll::Ready(result) => written += result?,
+                Poll::Pending => {
+                    (self.kept, *moved.blocked) = (bytes[written..].to_vec(), true);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(Some(())))
+    }
+}
+
+/// From where the reader has them.
+struct Lent;
+
+impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Move<R, W> for Lent {
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &mut Moved<'_>,
+    ) -> Poll<Result<Option<()>, Failure>> {
+        let bytes = ready!(Pin::new(&mut *reader).poll_fill_buf(cx)).map_err(|e| (true, e))?;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        let written = write(cx, writer, bytes);
+        *moved.blocked = written.is_pending();
+        let written = ready!(written)?;
+        Pin::new(reader).consume(written);
+        (moved.read)(written as u64);
+        Poll::Ready(Ok(Some(())))
+    }
+}
+
+struct Direction<M> {
+    by: M,
+    /// There are bytes that the other side does not take.
+    blocked: bool,
     ended: bool,
     done: bool,
     unflushed: bool,
     moved: u64,
 }
 
-/// A failure, and whether it was the reading side's.
-type Failure = (bool, io::Error);
-
-impl Direction {
-    /// Whether there are bytes that the other side does not take.
-    fn blocked(&self) -> bool {
-        self.start < self.kept.len()
+impl<M> Direction<M> {
+    fn new(by: M) -> Self {
+        Self { by, blocked: false, ended: false, done: false, unflushed: false, moved: 0 }
     }
 
     fn poll<R, W>(
@@ -190,27 +303,21 @@ impl Direction {
         count: impl Fn(u64),
     ) -> Poll<Result<(), Failure>>
     where
-        R: AsyncRead + Unpin,
+        M: Move<R, W>,
         W: AsyncWrite + Unpin,
     {
         if self.done {
             return Poll::Ready(Ok(()));
         }
-        loop {
-            while self.blocked() {
-                self.start += ready!(write(cx, writer, &self.kept[self.start..]))?;
-                self.unflushed = true;
-            }
-            if self.start > 0 {
-                (self.kept, self.start) = (Vec::new(), 0);
-            }
-            if self.ended {
-                ready!(Pin::new(writer).poll_shutdown(cx)).map_err(|e| (false, e))?;
-                self.done = true;
-                return Poll::Ready(Ok(()));
-            }
-            match self.read_and_write(cx, reader, writer, &count) {
-                Poll::Ready(result) => result?,
+        while !self.ended {
+            let Self { by, blocked, unflushed, moved, .. } = self;
+            let mut read = |bytes| {
+                *moved += bytes;
+                *unflushed = true;
+                count(bytes);
+            };
+            match by.poll_some(cx, reader, writer, &mut Moved { read: &mut read, blocked }) {
+                Poll::Ready(result) => self.ended = result?.is_none(),
                 Poll::Pending => {
                     if self.unflushed && Pin::new(writer).poll_flush(cx).map_err(|e| (false, e))?.is_ready() {
                         self.unflushed = false;
@@ -219,41 +326,8 @@ impl Direction {
                 }
             }
         }
-    }
-
-    /// One read, and writes for as long as the other side takes them. Ready: go on.
-    fn read_and_write<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        count: impl Fn(u64),
-    ) -> Poll<Result<(), Failure>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        let mut scratch = Scratch::take();
-        let mut buffer = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
-        let bytes = buffer.filled();
-        if bytes.is_empty() {
-            self.ended = true;
-            return Poll::Ready(Ok(()));
-        }
-        self.moved += bytes.len() as u64;
-        count(bytes.len() as u64);
-        self.unflushed = true;
-        let mut written = 0;
-        while written < bytes.len() {
-            match write(cx, writer, &bytes[written..]) {
-                Poll::Ready(result) => written += result?,
-                Poll::Pending => {
-                    self.kept = bytes[written..].to_vec();
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+        ready!(Pin::new(writer).poll_shutdown(cx)).map_err(|e| (false, e))?;
+        self.done = true;
         Poll::Ready(Ok(()))
     }
 }

@@ -78,7 +78,7 @@ pub(super) async fn serve(
 
 /// Moves the bytes until both sides have ended.
 async fn carry(mut stream: Gauged<TcpStream>, mut tunnel: Tunnel, flow: &FlowHandle) {
-    match copy::bidirectional(&mut stream, &mut tunnel, flow, IDLE_TIMEOUT).await {
+    match copy::bidirectional_lent(&mut stream, &mut tunnel, flow, IDLE_TIMEOUT).await {
         Ok(()) => {}
         Err(copy::Error::Io(copy::Side::Left, e)) => {
             flow.fail(&Refusal::new(Reason::ClientGone, format!("the workload's connection broke: {e}")));

@@ -182,8 +182,8 @@ fn dashboards() -> Vec<(String, Value)> {
     read.collect()
 }
 
-#[test]
-fn numbers_come_out_as_they_are() {
+#[tokio::test]
+async fn numbers_come_out_as_they_are() {
     let text = everything();
     for line in [
         "egret_ready{component=\"agent\"} 0.0",
@@ -239,8 +239,8 @@ fn decisions_of_the_kernel_are_not_taken_for_events() {
 }
 
 /// Names of metrics and labels in every query of rules and dashboards exist.
-#[test]
-fn rules_and_dashboards_speak_of_what_is_exposed() {
+#[tokio::test]
+async fn rules_and_dashboards_speak_of_what_is_exposed() {
     let mut known = exposed();
     let rules = rules();
     let names = Regex::new(r"\b(?:egret|istio)[_:][\w:]*").unwrap();
@@ -287,8 +287,8 @@ fn rules_and_dashboards_speak_of_what_is_exposed() {
     }
 }
 
-#[test]
-fn every_metric_is_documented() {
+#[tokio::test]
+async fn every_metric_is_documented() {
     let text = fs::read_to_string(observability().join("README.md")).unwrap();
     let words: BTreeSet<&str> = text.split('`').collect();
     for name in exposed().keys() {
