@@ -4,6 +4,7 @@
 //! the client has not read yet (RFC 9112 §9.6). `gateway` wraps what it serves HTTP on.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,18 +12,21 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
     time::timeout,
 };
+
+use super::scratch;
 
 /// How long the peer gets.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads until the peer has closed, and throws away what it says.
 pub async fn drain(mut io: impl AsyncRead + Unpin) {
-    let mut scratch = [0; 1024];
-    let until_closed = async { while matches!(io.read(&mut scratch).await, Ok(1..)) {} };
+    let until_closed = async {
+        while matches!(poll_fn(|cx| scratch::poll_read(&mut io, cx, <[u8]>::len)).await, Ok(1..)) {}
+    };
     // Late or not, dropping is what comes next.
     let _ = timeout(PATIENCE, until_closed).await;
 }

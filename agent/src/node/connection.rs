@@ -71,7 +71,7 @@ pub(super) async fn serve(
             tracing::debug!(workload = %enrolled.workload.identity, %original_destination, reason = %refusal.reason,
                 "refused: {refusal}");
             flow.fail(&refusal);
-            flow.add_received(refuse::refuse(stream.into_inner(), &refusal).await);
+            flow.add_received(Box::pin(refuse::refuse(stream.into_inner(), &refusal)).await);
         }
     }
 }

@@ -3,15 +3,11 @@
 //!
 //! For what fails before the gateway; the gateway has its own `gateway::refuse`. Peeking serves the wording only, never a decision (design D1).
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-use crate::reason::Refusal;
+use crate::{net::scratch, reason::Refusal};
 
 /// How long a client may take to show what it speaks, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,8 +34,7 @@ pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal) -> u64 {
     let farewell = async {
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
-        let mut rest = [0; 4096];
-        while stream.read(&mut rest).await? > 0 {}
+        while poll_fn(|cx| scratch::poll_read(&mut stream, cx, <[u8]>::len)).await? > 0 {}
         Ok::<_, std::io::Error>(())
     };
     match timeout(PATIENCE, farewell).await {

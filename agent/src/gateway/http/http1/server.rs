@@ -75,28 +75,12 @@ pub(in crate::gateway) async fn serve<IO, S, F>(
     };
     let mut drained = std::pin::pin!(drain.cancelled());
     loop {
-        let (answer, asked) = match connection.next_head(drained.as_mut()).await {
-            Next::Request(head) => {
-                let asked = Asked::of(&head);
-                let Head { parts, framing, expects_continue, .. } = head;
-                connection.line.lock().begin(framing, expects_continue);
-                let incoming = Incoming::new(Arc::clone(&connection.line));
-                // Boxed: it is large, and an idle connection has none.
-                let answer = Box::pin(service(Ok(Request::from_parts(parts, incoming))));
-                match connection.watched(answer).await {
-                    Some(answer) => (answer, asked),
-                    None => return,
-                }
-            }
-            Next::Refused(violation) => (service(Err(violation)).await, Asked::REFUSED),
-            Next::End => break,
-            Next::Broken => return,
-        };
-        let asked = Asked { close: asked.close || drain.is_cancelled(), ..asked };
-        match connection.answer(answer, asked).await {
+        let next = connection.next_head(drained.as_mut()).await;
+        // Boxed: it is large, and an idle connection has none.
+        match Box::pin(connection.exchange(next, &service, &drain)).await {
             After::Next => {}
             After::End => break,
-            After::Upgraded(body) => return body.join(connection.into_upgraded()).await,
+            After::Upgraded(body) => return Box::pin(body.join(connection.into_upgraded())).await,
             After::Broken => return,
         }
     }
@@ -196,11 +180,36 @@ impl Connection {
         .await
     }
 
+    /// Has a request answered.
+    async fn exchange<S, F>(&mut self, next: Next, service: &S, drain: &CancellationToken) -> After
+    where
+        S: Fn(Result<Request<Incoming>, Violation>) -> F,
+        F: Future<Output = Response<ResponseBody>> + Send,
+    {
+        let (answer, asked) = match next {
+            Next::Request(head) => {
+                let asked = Asked::of(&head);
+                let Head { parts, framing, expects_continue, .. } = head;
+                self.line.lock().begin(framing, expects_continue);
+                let incoming = Incoming::new(Arc::clone(&self.line));
+                match self.watched(service(Ok(Request::from_parts(parts, incoming)))).await {
+                    Some(answer) => (answer, asked),
+                    None => return After::Broken,
+                }
+            }
+            Next::Refused(violation) => (service(Err(violation)).await, Asked::REFUSED),
+            Next::End => return After::End,
+            Next::Broken => return After::Broken,
+        };
+        self.answer(answer, Asked { close: asked.close || drain.is_cancelled(), ..asked }).await
+    }
+
     /// Waits for the answer, and for the workload to go. None: it is gone.
     async fn watched(
         &mut self,
-        mut answer: Pin<Box<impl Future<Output = Response<ResponseBody>>>>,
+        answer: impl Future<Output = Response<ResponseBody>>,
     ) -> Option<Response<ResponseBody>> {
+        let mut answer = std::pin::pin!(answer);
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => self.poll_gone(cx).map(|()| None),
