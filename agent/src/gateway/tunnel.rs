@@ -158,13 +158,30 @@ impl Drop for Session {
     }
 }
 
-/// Serves one CONNECT stream to its end.
-pub(super) async fn serve(
+/// What carries one connection to its end.
+type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves one CONNECT stream: decides at once whether it is accepted; what is awaited carries it.
+pub(super) fn serve(
     incoming: Incoming,
     gateway: Arc<Gateway>,
     caller: Caller,
     drain: CancellationToken,
-) {
+) -> impl Future<Output = ()> + Send {
+    let accepted = accept(incoming, gateway, caller, drain);
+    async move {
+        if let Some(carried) = accepted {
+            carried.await;
+        }
+    }
+}
+
+fn accept(
+    incoming: Incoming,
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    drain: CancellationToken,
+) -> Option<Carried> {
     let session = Session::open(gateway, caller, incoming.connect());
     // A name is looked up in the registry, and nothing is dialled on the workload's word.
     if session.dialled_host.is_none()
@@ -173,7 +190,7 @@ pub(super) async fn serve(
     {
         session.record().failed(&refusal);
         incoming.refuse(&refusal);
-        return;
+        return None;
     }
     let snapshot = session.gateway.snapshot();
     let connection = Connection {
@@ -187,22 +204,35 @@ pub(super) async fn serve(
     let planned = match declared {
         AppProtocol::Tcp => match opaque::plan(&session, decide::tcp) {
             Ok(planned) => Some(planned),
-            Err(refusal) => return incoming.refuse(&refusal),
+            Err(refusal) => {
+                incoming.refuse(&refusal);
+                return None;
+            }
         },
         _ => None,
     };
     match (incoming.accept(), planned) {
-        (Ok(tunnel), Some(planned)) => Box::pin(opaque::run(tunnel, planned, session, decide::tcp)).await,
-        (Ok(tunnel), None) => serve_stream(tunnel, declared, session, drain).await,
+        (Ok(tunnel), Some(planned)) => Some(Box::pin(opaque::run(tunnel, planned, session, decide::tcp))),
+        (Ok(tunnel), None) => Some(Box::pin(async move {
+            if let Some(carried) = Box::pin(tell_apart(tunnel, declared, session, drain)).await {
+                carried.await;
+            }
+        })),
         (Err(error), _) => {
             let detail = format!("the tunnel ended before it was accepted: {error}");
             session.record().failed(&Refusal::new(Reason::ClientGone, detail));
+            None
         }
     }
 }
 
-/// Tells what `io` speaks and forwards it.
-async fn serve_stream<IO>(mut io: IO, declared: AppProtocol, session: Arc<Session>, drain: CancellationToken)
+/// Tells what `io` speaks, and who carries it therefore. Each step is boxed: what stays while nothing moves is the one that is needed.
+async fn tell_apart<IO>(
+    mut io: IO,
+    declared: AppProtocol,
+    session: Arc<Session>,
+    drain: CancellationToken,
+) -> Option<Carried>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -216,12 +246,11 @@ where
         Err(error) => {
             let detail = format!("the workload's connection broke before it said anything: {error}");
             session.record().failed(&Refusal::new(Reason::ClientGone, detail));
-            return;
+            return None;
         }
     };
     let io = Rewind::new(start, io);
-    // Boxed: what stays while nothing moves is the one that is needed, not room for the largest.
-    let served: Pin<Box<dyn Future<Output = ()> + Send>> = match (declared, protocol) {
+    Some(match (declared, protocol) {
         (_, Protocol::Tls(sni)) => Box::pin(tls::serve(io, sni, session, decide::tls)),
         (AppProtocol::Tls | AppProtocol::Tcp, _) => Box::pin(opaque::serve(io, session, decide::tcp)),
         (_, Protocol::Http2) => Box::pin(http::serve_http2(io, session, drain, decide::http)),
@@ -232,8 +261,7 @@ where
         (AppProtocol::Https | AppProtocol::Detect, Protocol::Opaque) => {
             Box::pin(opaque::serve(io, session, decide::tcp))
         }
-    };
-    served.await;
+    })
 }
 
 /// A workload that says nothing has been waited for in vain: its server speaks first.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 use super::scratch;
 
@@ -17,7 +18,7 @@ use super::scratch;
 #[derive(Debug)]
 pub struct ReadAhead<IO> {
     io: IO,
-    /// What was read and did not fit.
+    /// What was read and did not fit; once there was such, what follows is read into it at once.
     buffer: Vec<u8>,
     /// Bytes of `buffer` that were handed out already.
     taken: usize,
@@ -52,15 +53,26 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         if buf.remaining() >= scratch::SIZE {
             return Pin::new(&mut this.io).poll_read(cx, buf);
         }
-        let rest = &mut this.buffer;
-        let read = scratch::poll_read(&mut this.io, cx, |bytes| {
-            let n = put(buf, bytes);
-            rest.extend_from_slice(&bytes[n..]);
-        });
-        if read.is_pending() {
-            this.buffer = Vec::new();
+        if this.buffer.capacity() == 0 {
+            // Nearly always its reader takes all of it at once.
+            let rest = &mut this.buffer;
+            return scratch::poll_read(&mut this.io, cx, |bytes| {
+                let n = put(buf, bytes);
+                if n < bytes.len() {
+                    rest.reserve_exact(scratch::SIZE);
+                    rest.extend_from_slice(&bytes[n..]);
+                }
+            });
         }
-        read
+        match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.buffer) {
+            Poll::Ready(result) => result?,
+            Poll::Pending => {
+                this.buffer = Vec::new();
+                return Poll::Pending;
+            }
+        };
+        this.taken = put(buf, &this.buffer);
+        Poll::Ready(Ok(()))
     }
 }
 

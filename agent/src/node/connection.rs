@@ -59,13 +59,17 @@ pub(super) async fn serve(
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
-    let stream = Gauged::new(stream);
+    let mut stream = Gauged::new(stream);
     flow.captured(|| stream.gauge().clone());
     // Boxed: gone once the tunnel is there.
     let opening =
         Box::pin(open_tunnel(&agent, &enrolled, &presence, &flow, &description, original_destination));
     match opening.await {
-        Ok(tunnel) => carry(stream, tunnel, &flow).await,
+        Ok(mut tunnel) => {
+            if !carry(&mut stream, &mut tunnel, &flow).await {
+                refuse::reset(stream.into_inner());
+            }
+        }
         Err(refusal) => {
             agent.counters.refused.increment(refusal.reason);
             tracing::debug!(workload = %enrolled.workload.identity, %original_destination, reason = %refusal.reason,
@@ -76,27 +80,24 @@ pub(super) async fn serve(
     }
 }
 
-/// Moves the bytes until both sides have ended.
-async fn carry(mut stream: Gauged<TcpStream>, mut tunnel: Tunnel, flow: &FlowHandle) {
-    match copy::bidirectional_lent(&mut stream, &mut tunnel, flow, IDLE_TIMEOUT).await {
-        Ok(()) => {}
+/// Moves the bytes until both sides have ended. False: the workload's connection is to be reset.
+async fn carry(stream: &mut Gauged<TcpStream>, tunnel: &mut Tunnel, flow: &FlowHandle) -> bool {
+    let failure = match copy::bidirectional_lent(stream, tunnel, flow, IDLE_TIMEOUT).await {
+        Ok(()) => return true,
         Err(copy::Error::Io(copy::Side::Left, e)) => {
             flow.fail(&Refusal::new(Reason::ClientGone, format!("the workload's connection broke: {e}")));
+            return true;
         }
         // The far side ended regularly and takes no more; what the workload still sends meets a reset, as without us.
-        Err(copy::Error::Io(copy::Side::Right, e)) if e.kind() == io::ErrorKind::BrokenPipe => {
-            refuse::reset(stream.into_inner());
-        }
+        Err(copy::Error::Io(copy::Side::Right, e)) if e.kind() == io::ErrorKind::BrokenPipe => return false,
         Err(copy::Error::Io(copy::Side::Right, e)) => {
             // The gateway reset the tunnel: so is the workload's connection, which must not take it for a regular end.
-            flow.fail(&Refusal::new(Reason::UpstreamReset, format!("the tunnel was reset: {e}")));
-            refuse::reset(stream.into_inner());
+            Refusal::new(Reason::UpstreamReset, format!("the tunnel was reset: {e}"))
         }
-        Err(e @ copy::Error::Idle(_)) => {
-            flow.fail(&Refusal::new(Reason::UpstreamTimeout, e.to_string()));
-            refuse::reset(stream.into_inner());
-        }
-    }
+        Err(e @ copy::Error::Idle(_)) => Refusal::new(Reason::UpstreamTimeout, e.to_string()),
+    };
+    flow.fail(&failure);
+    false
 }
 
 async fn open_tunnel(

@@ -120,6 +120,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_mss(MAX_SEGMENT)?;
+    // Always there. What the machine prefers for the network may pace (BBR), which on loopback is a timer for nothing.
+    socket.set_tcp_congestion(b"reno")?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
