@@ -57,20 +57,16 @@ pub fn evaluate(snapshot: &crate::mesh::Snapshot, request: &Request<'_>) -> Deci
     if let Some(refused) = snapshot.refused_policies.first() {
         return Decision::Deny(Some(PolicyRule { policy: refused.object.clone(), rule: 0 }));
     }
-    if snapshot.policies.is_empty() {
-        return Decision::Allow(None);
-    }
     let subject = Subject::new(request, &snapshot.settings.trust_domain);
+    let known = (request.source, request.http.map(|http| http.host));
     let first_match = |action: PolicyAction| {
-        snapshot.policies.iter().filter(|policy| policy.action == action).find_map(|policy| {
-            let rule = policy.rules.iter().position(|rule| subject.matches(rule, action))?;
-            Some(PolicyRule { policy: policy.object.clone(), rule })
-        })
+        let (policy, rule) = snapshot.policies.first(action, known, |rule| subject.matches(rule, action))?;
+        Some(PolicyRule { policy: policy.object.clone(), rule })
     };
     if let Some(denied) = first_match(PolicyAction::Custom).or_else(|| first_match(PolicyAction::Deny)) {
         return Decision::Deny(Some(denied));
     }
-    if !snapshot.policies.iter().any(|policy| policy.action == PolicyAction::Allow) {
+    if !snapshot.policies.has(PolicyAction::Allow) {
         return Decision::Allow(None);
     }
     match first_match(PolicyAction::Allow) {

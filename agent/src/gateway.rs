@@ -12,7 +12,7 @@ mod meter;
 mod opaque;
 mod originate;
 mod pool;
-mod protocol;
+pub mod protocol;
 mod record;
 mod refuse;
 mod revoke;

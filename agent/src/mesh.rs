@@ -8,10 +8,14 @@ mod compile;
 mod credential;
 mod destination_rule;
 mod existing_connections;
+pub(crate) mod exported;
 mod gateway;
+pub(crate) mod gateways;
 mod host;
 mod identity;
+mod networks;
 mod object;
+mod policies;
 mod registry;
 mod rules;
 mod scope;
@@ -49,3 +53,6 @@ pub use virtual_service::{
     Rewrite, UriMatch, VirtualService, WeightedDestination,
 };
 pub use workload_binding::WorkloadBinding;
+
+/// What there is nearly always one or two of: then it takes no memory from the heap.
+pub(crate) type Few<T> = smallvec::SmallVec<[T; 2]>;

@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod image;
+mod instructions;
 mod manifests;
 mod observability;
 mod packages;
@@ -35,6 +36,8 @@ enum Task {
     Soak,
     /// What a request, a connection and a byte cost through Egret, and through its peers, on this machine
     Bench(bench::Options),
+    /// Instructions per decision of the engines, in a small and in a large configuration, under valgrind
+    Instructions,
     /// Find or install what the kernel programs are built with
     Toolchain,
     /// Build the kernel programs alone and print where the object is
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Soak => soak::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Instructions => instructions::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Image(options) => image::run(&options),

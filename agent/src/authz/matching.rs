@@ -3,7 +3,7 @@
 //! What needs HTTP and meets a connection without it cannot be decided: in DENY it counts as matching, in ALLOW as not
 //! matching, so that the undecidable is never let through. Istio does the same.
 
-use std::net::IpAddr;
+use std::{cell::OnceCell, net::IpAddr};
 
 use super::{Request, paths};
 use crate::mesh::{
@@ -11,12 +11,16 @@ use crate::mesh::{
     SpiffeId, TextMatch,
 };
 
+/// What policies may call the mesh's own trust domain.
+const OWN_TRUST_DOMAIN: &str = "cluster.local";
+
 /// A request, prepared once for all policies.
 pub(super) struct Subject<'a> {
     request: &'a Request<'a>,
-    principal: String,
-    /// The principal under the name that policies may give the mesh's own trust domain.
-    alias: Option<String>,
+    /// Of the mesh's own trust domain, which has another name than the one that policies may give it.
+    has_alias: bool,
+    /// The principal under that name, once it was needed.
+    alias: OnceCell<String>,
 }
 
 /// [`Subject`], together with what a field counts as that cannot be decided.
@@ -35,10 +39,13 @@ impl<'a> Subject<'a> {
     /// Prepares a request. `cluster.local` in a policy stands for the mesh's own trust domain, whatever it is called (as
     /// in Istio).
     pub(super) fn new(request: &'a Request<'a>, trust_domain: &str) -> Self {
-        let id = request.source;
-        let own = id.trust_domain() == trust_domain && trust_domain != "cluster.local";
-        let alias = own.then(|| format!("cluster.local/ns/{}/sa/{}", id.namespace(), id.service_account()));
-        Self { request, principal: id.principal(), alias }
+        let has_alias = request.source.trust_domain() == trust_domain && trust_domain != OWN_TRUST_DOMAIN;
+        Self { request, has_alias, alias: OnceCell::new() }
+    }
+
+    fn alias(&self) -> Option<&str> {
+        let make = || format!("{OWN_TRUST_DOMAIN}{}", self.request.source.path());
+        self.has_alias.then(|| &**self.alias.get_or_init(make))
     }
 
     /// Whether `rule` of a policy with `action` matches.
@@ -64,8 +71,8 @@ impl View<'_> {
     }
 
     fn principal(&self, wanted: &TextMatch) -> bool {
-        wanted.matches(&self.subject.principal)
-            || self.subject.alias.as_deref().is_some_and(|alias| wanted.matches(alias))
+        wanted.matches(self.request.source.principal())
+            || self.subject.alias().is_some_and(|alias| wanted.matches(alias))
     }
 
     fn operation(&self, operation: &Operation) -> bool {

@@ -1,5 +1,7 @@
 //! Rules by table, and what holds for every set of policies by property.
 
+mod linear;
+
 use proptest::prelude::*;
 
 use super::{Decision, Request, describe, evaluate};

@@ -18,7 +18,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub enum Protocol {
     /// TLS, with the server name of its ClientHello.
     Tls(Option<String>),
     /// HTTP/1.
@@ -30,7 +30,7 @@ pub(super) enum Protocol {
 }
 
 /// Reads from `io` until its protocol is clear. Returns the bytes read.
-pub(super) async fn detect<IO: AsyncRead + Unpin>(
+pub async fn detect<IO: AsyncRead + Unpin>(
     io: &mut IO,
     timeout: Duration,
 ) -> std::io::Result<(Protocol, Bytes)> {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     AuthorizationPolicy, Credential, DestinationRule, Gateway, GatewayName, HostPattern, Kind, MeshSettings,
     ObjectRef, RefusedPolicy, Registry, Selector, ServiceEntry, Snapshot, VirtualService, WorkloadBinding,
-    rules::RuleIndex,
+    gateways::Gateways, policies::Policies, rules::RuleIndex, snapshot::RouteTable,
 };
 
 /// The objects in force.
@@ -54,23 +54,19 @@ impl Objects {
         let labels = &settings.gateway.labels;
         let rules = RuleIndex::new(&self.destination_rules, &self.refused_hosts, &settings);
         let registry = Registry::new(&self.service_entries, &rules);
-        let gateways = self.gateways.into_iter().filter(|gateway| gateway.selector.matches(labels)).collect();
-
-        let mut snapshot =
-            Snapshot { version, registry, gateways, settings: settings.clone(), ..Snapshot::default() };
+        let mut snapshot = Snapshot { version, registry, settings: settings.clone(), ..Snapshot::default() };
+        let mut routes: HashMap<GatewayName, RouteTable> = HashMap::new();
         for service in &self.virtual_services {
             for gateway in &service.gateways {
-                let table = match gateway {
-                    GatewayName::Mesh => &mut snapshot.mesh_routes,
-                    GatewayName::Named { namespace, name } => {
-                        snapshot.gateway_routes.entry((Arc::clone(namespace), Arc::clone(name))).or_default()
-                    }
-                };
+                let table = routes.entry(gateway.clone()).or_default();
                 for host in &service.hosts {
-                    table.entry(host).push(Arc::clone(service));
+                    table.entry(host).push(Arc::clone(service), [&service.export_to]);
                 }
             }
         }
+        snapshot.mesh_routes = routes.remove(&GatewayName::Mesh).unwrap_or_default();
+        let gateways = self.gateways.into_iter().filter(|gateway| gateway.selector.matches(labels));
+        snapshot.gateways = Gateways::new(gateways, routes, &settings.gateway.namespace);
 
         for (object, hosts) in &self.refused_hosts {
             let table = match object.kind {
@@ -88,8 +84,8 @@ impl Objects {
             (namespace == settings.root_namespace || namespace == settings.gateway.namespace)
                 && selector.matches(labels)
         };
-        snapshot.policies =
-            self.policies.into_iter().filter(|policy| applies(&policy.object, &policy.selector)).collect();
+        let in_force = self.policies.into_iter().filter(|policy| applies(&policy.object, &policy.selector));
+        snapshot.policies = Policies::new(in_force.collect());
         snapshot.refused_policies = self
             .refused_policies
             .into_iter()

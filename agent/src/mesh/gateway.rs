@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{HostPattern, ObjectRef, Selector};
+use super::{HostPattern, ObjectRef, Selector, VirtualService};
 
 /// One Gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,4 +44,11 @@ pub struct ServerHost {
     pub namespace: Option<Arc<str>>,
     /// The host.
     pub host: HostPattern,
+}
+
+impl ServerHost {
+    /// Whether VirtualServices of the namespace of this one may bind.
+    pub(crate) fn takes(&self, service: &VirtualService) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == service.object.namespace)
+    }
 }

@@ -163,11 +163,17 @@ impl<V> HostMap<V> {
 
     /// The values whose pattern means `host`, most specific first.
     pub fn candidates<'m>(&'m self, host: &str) -> impl Iterator<Item = &'m V> {
+        self.ranked(host).map(|(_, value)| value)
+    }
+
+    /// [`Self::candidates`], each with how specific its pattern is.
+    pub(crate) fn ranked<'m>(&'m self, host: &str) -> impl Iterator<Item = ((u8, usize), &'m V)> {
+        let exact = self.exact.get(host).map(|value| ((2, host.len()), value));
         let suffixes = host
             .char_indices()
             .filter(|(at, c)| *c == '.' && *at > 0)
-            .filter_map(|(at, _)| self.suffix.get(&host[at..]));
-        self.exact.get(host).into_iter().chain(suffixes).chain(self.any.as_ref())
+            .filter_map(|(at, _)| Some(((1, host.len() - at), self.suffix.get(&host[at..])?)));
+        exact.into_iter().chain(suffixes).chain(self.any.as_ref().map(|value| ((0, 0), value)))
     }
 
     /// Every value, in no order.
@@ -207,6 +213,9 @@ mod tests {
         assert_eq!(found, ["a.b.com", "*.b.com", "*.com", "*"]);
         let found: Vec<_> = map.candidates("b.com").flatten().copied().collect();
         assert_eq!(found, ["*.com", "*"]);
+        for (specificity, patterns) in map.ranked("a.b.com") {
+            assert_eq!(HostPattern::parse(patterns[0]).unwrap().specificity(), specificity);
+        }
     }
 
     #[test]

@@ -3,16 +3,21 @@
 //! The strict form only (SPIFFE-ID specification §2, and Istio's path layout): no query, no port, no extra path segments,
 //! because policies compare the parts.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The identity of a workload. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+const SCHEME: &str = "spiffe://";
+const NAMESPACE: &str = "/ns/";
+const SERVICE_ACCOUNT: &str = "/sa/";
+
+/// The identity of a workload. Cheap to clone, and its parts are there without being put together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SpiffeId {
-    trust_domain: Arc<str>,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    /// All of it.
+    text: Arc<str>,
+    /// Where the trust domain ends in it, and the namespace.
+    ends: (u16, u16),
 }
 
 /// A string that is no workload identity.
@@ -50,37 +55,59 @@ impl SpiffeId {
                 return Err(fail(why));
             }
         }
+        // Both are below 1,000.
+        let trust_domain_end = SCHEME.len() + trust_domain.len();
+        let namespace_end = trust_domain_end + NAMESPACE.len() + namespace.len();
         Ok(Self {
-            trust_domain: trust_domain.into(),
-            namespace: namespace.into(),
-            service_account: service_account.into(),
+            text: format!("{SCHEME}{trust_domain}{NAMESPACE}{namespace}{SERVICE_ACCOUNT}{service_account}")
+                .into(),
+            ends: (trust_domain_end as u16, namespace_end as u16),
         })
     }
 
     /// The trust domain, such as `cluster.local`.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
+        &self.text[SCHEME.len()..usize::from(self.ends.0)]
     }
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.text[usize::from(self.ends.0) + NAMESPACE.len()..usize::from(self.ends.1)]
     }
 
     /// The service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.text[usize::from(self.ends.1) + SERVICE_ACCOUNT.len()..]
     }
 
     /// The identity as policies write it: without `spiffe://`.
-    pub fn principal(&self) -> String {
-        format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+    pub fn principal(&self) -> &str {
+        &self.text[SCHEME.len()..]
+    }
+
+    /// What follows the trust domain: `/ns/<namespace>/sa/<service-account>`.
+    pub fn path(&self) -> &str {
+        &self.text[usize::from(self.ends.0)..]
+    }
+}
+
+/// By trust domain, then namespace, then service account.
+impl Ord for SpiffeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let [own, others] = [self, other].map(|id| [id.trust_domain(), id.namespace(), id.service_account()]);
+        own.cmp(&others)
+    }
+}
+
+impl PartialOrd for SpiffeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        f.write_str(&self.text)
     }
 }
 
@@ -89,7 +116,7 @@ impl FromStr for SpiffeId {
 
     fn from_str(given: &str) -> Result<Self, Self::Err> {
         let fail = |why| IdentityError { given: given.chars().take(300).collect(), why };
-        let rest = given.strip_prefix("spiffe://").ok_or_else(|| fail("it does not start with spiffe://"))?;
+        let rest = given.strip_prefix(SCHEME).ok_or_else(|| fail("it does not start with spiffe://"))?;
         let mut parts = rest.split('/');
         let (Some(domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -121,7 +148,17 @@ mod tests {
         let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/sleep".parse().unwrap();
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/default/sa/sleep");
         assert_eq!(id.principal(), "cluster.local/ns/default/sa/sleep");
-        assert_eq!((id.namespace(), id.service_account()), ("default", "sleep"));
+        assert_eq!(id.path(), "/ns/default/sa/sleep");
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("cluster.local", "default", "sleep")
+        );
+    }
+
+    #[test]
+    fn orders_by_parts() {
+        let id = |namespace| SpiffeId::new("cluster.local", namespace, "x").unwrap();
+        assert!(id("a") < id("a-b"), "although `-` comes before the slash that ends the other");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Endpoint, EndpointAddress, HostMap, HostPattern, Resolution, ServiceEntry, ServicePort, rules::RuleIndex,
-    upstream::Cached,
+    Endpoint, EndpointAddress, ExportTo, Few, HostMap, HostPattern, Resolution, ServiceEntry, ServicePort,
+    exported::Exported, networks::Networks, rules::RuleIndex, upstream::Cached,
 };
 
 /// A service: one host (or wildcard) of one namespace.
@@ -51,18 +51,23 @@ impl Service {
         self.entries.iter().flat_map(|entry| &entry.addresses)
     }
 
-    fn visible(&self, namespaces: &[&str]) -> bool {
-        self.entries.iter().any(|entry| entry.export_to.visible(namespaces))
+    fn visible(&self, namespaces: &[&str; 2]) -> bool {
+        self.export_to().any(|export_to| export_to.visible(namespaces))
+    }
+
+    /// It is seen where one of its ServiceEntries is.
+    fn export_to(&self) -> impl Iterator<Item = &ExportTo> {
+        self.entries.iter().map(|entry| &entry.export_to)
     }
 }
 
 /// All services.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    hosts: HostMap<Vec<Arc<Service>>>,
-    addresses: HashMap<SocketAddr, Vec<Arc<Service>>>,
-    networks: Vec<(IpNet, Arc<Service>)>,
-    endpoints: HashMap<SocketAddr, Vec<(Arc<Service>, u16)>>,
+    hosts: HostMap<Exported<Arc<Service>>>,
+    addresses: HashMap<SocketAddr, Exported<Arc<Service>>>,
+    networks: Networks<Arc<Service>>,
+    endpoints: HashMap<SocketAddr, Exported<(Arc<Service>, u16)>>,
 }
 
 impl Registry {
@@ -96,16 +101,17 @@ impl Registry {
     }
 
     fn add(&mut self, service: &Arc<Service>) {
-        self.hosts.entry(&service.host).push(Arc::clone(service));
+        self.hosts.entry(&service.host).push(Arc::clone(service), service.export_to());
         for entry in &service.entries {
             for net in &entry.addresses {
                 if net.prefix_len() == net.max_prefix_len() {
                     for port in &entry.ports {
                         let address = SocketAddr::new(net.addr(), port.number);
-                        self.addresses.entry(address).or_default().push(Arc::clone(service));
+                        let listed = self.addresses.entry(address).or_default();
+                        listed.push(Arc::clone(service), service.export_to());
                     }
                 } else {
-                    self.networks.push((*net, Arc::clone(service)));
+                    self.networks.push(*net, Arc::clone(service));
                 }
             }
         }
@@ -113,7 +119,8 @@ impl Registry {
             for (endpoint, number) in service.endpoints(port) {
                 if let EndpointAddress::Ip(ip) = endpoint.address {
                     let address = SocketAddr::new(ip, number);
-                    self.endpoints.entry(address).or_default().push((Arc::clone(service), port));
+                    let there = self.endpoints.entry(address).or_default();
+                    there.push((Arc::clone(service), port), service.export_to());
                 }
             }
         }
@@ -121,50 +128,49 @@ impl Registry {
 
     /// Every service, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.values().flatten()
+        self.hosts.values().flat_map(Exported::all)
     }
 
     /// The service that registers `host` on `port`, as one of `namespaces` sees it.
-    pub fn by_host(&self, host: &str, port: u16, namespaces: &[&str]) -> Option<&Arc<Service>> {
+    pub fn by_host(&self, host: &str, port: u16, namespaces: &[&str; 2]) -> Option<&Arc<Service>> {
         let mut services = self.visible(host, namespaces);
         services.find(|service| service.ports.contains_key(&port))
     }
 
     /// Services that register `host` on any port, most specific first.
-    pub fn visible<'m>(&'m self, host: &str, namespaces: &[&str]) -> impl Iterator<Item = &'m Arc<Service>> {
-        self.hosts.candidates(host).flatten().filter(|service| service.visible(namespaces))
+    pub fn visible<'m>(
+        &'m self,
+        host: &str,
+        namespaces: &[&str; 2],
+    ) -> impl Iterator<Item = &'m Arc<Service>> {
+        self.hosts.candidates(host).flat_map(|services| services.visible(namespaces))
     }
 
     /// The services that claim an address which a workload dialled, with their port: those that list it in `addresses`,
     /// else those with an endpoint there.
-    pub fn by_address(&self, dialled: SocketAddr, namespaces: &[&str]) -> Vec<(&Arc<Service>, u16)> {
+    pub(crate) fn by_address(
+        &self,
+        dialled: SocketAddr,
+        namespaces: &[&str; 2],
+    ) -> Few<(&Arc<Service>, u16)> {
         let address: IpAddr = dialled.ip().to_canonical();
         let dialled = SocketAddr::new(address, dialled.port());
-        let listed = self.addresses.get(&dialled).into_iter().flatten().chain(
-            self.networks
-                .iter()
-                .filter(|(net, service)| {
-                    net.contains(&address) && service.ports.contains_key(&dialled.port())
-                })
-                .map(|(_, service)| service),
-        );
-        let found: Vec<_> = listed
-            .filter(|service| service.visible(namespaces))
-            .map(|service| (service, dialled.port()))
-            .collect();
+        let listed = self.addresses.get(&dialled).into_iter().flat_map(|list| list.visible(namespaces));
+        let around = self
+            .networks
+            .containing(address)
+            .into_iter()
+            .filter(|service| service.visible(namespaces) && service.ports.contains_key(&dialled.port()));
+        let found: Few<_> = listed.chain(around).map(|service| (service, dialled.port())).collect();
         if !found.is_empty() {
             return found;
         }
         self.endpoints
             .get(&dialled)
             .into_iter()
-            .flatten()
+            .flat_map(|there| there.visible(namespaces))
             .filter(|(service, _)| {
-                service.visible(namespaces)
-                    && service
-                        .entries
-                        .iter()
-                        .all(|e| e.resolution != Resolution::Dns && e.addresses.is_empty())
+                service.entries.iter().all(|e| e.resolution != Resolution::Dns && e.addresses.is_empty())
             })
             .map(|(service, port)| (service, *port))
             .collect()

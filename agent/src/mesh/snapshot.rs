@@ -3,12 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AuthorizationPolicy, Credential, Gateway, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy,
-    Registry, VirtualService, WorkloadBinding,
+    Credential, HostMap, HostPattern, MeshSettings, ObjectRef, RefusedPolicy, Registry, VirtualService,
+    WorkloadBinding, exported::Exported, gateways::Gateways, policies::Policies,
 };
 
 /// VirtualServices by host; of several for one host, in the order in which their routes are tried.
-pub(crate) type RouteTable = HostMap<Vec<Arc<VirtualService>>>;
+pub(crate) type RouteTable = HostMap<Exported<Arc<VirtualService>>>;
 
 /// One consistent configuration.
 #[derive(Clone, Debug, Default)]
@@ -29,18 +29,16 @@ pub struct Snapshot {
     pub may_hold_more_bindings: bool,
     /// External services, with their upstreams.
     pub(crate) registry: Registry,
-    /// Gateways whose selector means the egress gateway.
-    pub(crate) gateways: Vec<Arc<Gateway>>,
+    /// Servers of the Gateways whose selector means the egress gateway, with the VirtualServices of the gateway stage.
+    pub(crate) gateways: Gateways,
     /// VirtualServices of the mesh stage.
     pub(crate) mesh_routes: RouteTable,
-    /// VirtualServices of the gateway stage, by namespace and name of the Gateway.
-    pub(crate) gateway_routes: HashMap<(Arc<str>, Arc<str>), RouteTable>,
     /// Hosts of VirtualServices that are not valid and have no last good version.
     pub(crate) refused_routes: HostMap<Vec<(HostPattern, ObjectRef)>>,
     /// Hosts of ServiceEntries that are not valid and have no last good version.
     pub(crate) refused_services: HostMap<Vec<(HostPattern, ObjectRef)>>,
     /// Policies in force at the egress gateway.
-    pub(crate) policies: Vec<Arc<AuthorizationPolicy>>,
+    pub(crate) policies: Policies,
     /// Policies that would be in force if they were valid.
     pub(crate) refused_policies: Vec<RefusedPolicy>,
 }

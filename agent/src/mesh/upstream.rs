@@ -28,7 +28,7 @@ pub struct Resolved {
 }
 
 /// What the gateway has to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Payload {
     /// Bytes that are not encrypted yet.
     Clear,
@@ -47,6 +47,13 @@ pub(super) struct Cached {
     result: Result<Resolved, Refusal>,
 }
 
+impl Cached {
+    /// What a service's are ordered by.
+    fn key(&self) -> (u16, Payload, Option<&str>, Option<&str>) {
+        (self.port, self.payload, self.subset.as_deref(), self.namespace.as_deref())
+    }
+}
+
 impl Service {
     /// The upstream for a request of a workload in namespace `client` to `host` (which this service registers).
     /// `dialled` is the address the workload dialled, if it dialled one, for `resolution: NONE`.
@@ -58,21 +65,13 @@ impl Service {
         client: &str,
         (dialled, payload): (Option<SocketAddr>, Payload),
     ) -> Result<Resolved, Refusal> {
-        let mut hit = None;
-        for cached in &self.cached {
-            if cached.port == port
-                && cached.subset.as_deref() == subset
-                && cached.payload == payload
-                && cached.namespace.as_deref().is_none_or(|namespace| namespace == client)
-            {
-                hit = Some(cached);
-                if cached.namespace.is_some() {
-                    break;
-                }
-            }
-        }
-        let mut resolved = match hit {
-            Some(cached) => cached.result.clone()?,
+        let find = |namespace| {
+            let key = (port, payload, subset, namespace);
+            let index = self.cached.binary_search_by(|cached| cached.key().cmp(&key)).ok()?;
+            Some(&self.cached[index].result)
+        };
+        let mut resolved = match find(Some(client)).or_else(|| find(None)) {
+            Some(result) => result.clone()?,
             None => self.build(host, port, subset, Some(client), payload)?,
         };
         if let Endpoints::OriginalDestination(placeholder) = resolved.upstream.endpoints {
@@ -116,6 +115,7 @@ impl Service {
                 }
             }
         }
+        cached.sort_by(|a, b| a.key().cmp(&b.key()));
         self.cached = cached;
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{AppProtocol, Connection, Draw, Endpoints, LoadBalancer, RoutePath, TlsMode, Upstream};
 use crate::{
     mesh::{
-        Destination, ObjectRef, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
+        Destination, Few, ObjectRef, OutboundTrafficPolicy, Service, Snapshot, WeightedDestination,
         transport::requires_tls,
         upstream::{Payload, Resolved},
     },
@@ -21,7 +21,7 @@ pub(super) fn eyes<'a>(snapshot: &'a Snapshot, connection: &Connection<'a>) -> [
 pub(super) fn claims<'s>(
     snapshot: &'s Snapshot,
     connection: &Connection<'_>,
-) -> Vec<(&'s Arc<Service>, u16)> {
+) -> Few<(&'s Arc<Service>, u16)> {
     let eyes = eyes(snapshot, connection);
     let dialled = connection.original_destination;
     match connection.dialled_host {
@@ -68,8 +68,8 @@ pub(super) fn resolve(
         ));
     }
     let eyes = eyes(snapshot, connection);
-    let mut registered = snapshot.registry.visible(&to.host, &eyes).peekable();
-    if registered.peek().is_none() {
+    let services: Few<_> = snapshot.registry.visible(&to.host, &eyes).collect();
+    if services.is_empty() {
         return Err(Refusal::new(
             Reason::NoDestination,
             format!(
@@ -78,7 +78,6 @@ pub(super) fn resolve(
             ),
         ));
     }
-    let services: Vec<_> = registered.collect();
     let port = if let Some(port) = to.port {
         port
     } else {

@@ -1,14 +1,15 @@
 //! Connections that are not HTTP to the gateway: TLS by server name, anything else by the host or the address dialled.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Action, AppProtocol, Connection, Draw, Forward, RoutePath, Upstream, destination,
-    stage::{self, Stage},
+    stage::{self, Bound, Stage},
 };
 use crate::{
     mesh::{
-        GatewayName, HostPattern, L4Route, ServerKind, Service, Snapshot, VirtualService, upstream::Payload,
+        Few, GatewayName, HostPattern, L4Route, ServerKind, Service, Snapshot, VirtualService,
+        upstream::Payload,
     },
     reason::{Reason, Refusal},
 };
@@ -23,16 +24,17 @@ pub(super) fn tls(
     let Some(sni) = sni else {
         return by_destination(snapshot, connection, Payload::Tls, draw, path);
     };
-    let name = sni.to_ascii_lowercase();
+    let is_lower = !sni.bytes().any(|byte| byte.is_ascii_uppercase());
+    let name = if is_lower { Cow::Borrowed(sni) } else { Cow::Owned(sni.to_ascii_lowercase()) };
     let name = name.strip_suffix('.').unwrap_or(&name);
     let eyes = destination::eyes(snapshot, connection);
     let port = connection.original_destination.port();
-    let services: Vec<_> = stage::mesh_services(snapshot, name, eyes[1]).collect();
+    let services: Few<_> = stage::mesh_services(snapshot, name, eyes[1]).collect();
     if let Some(refusal) = stage::refused(snapshot, name, &services) {
         return Err(refusal);
     }
     if services.iter().any(|service| !service.tls.is_empty()) {
-        let stage = Stage { gateway: GatewayName::Mesh, port, namespace: eyes[1] };
+        let stage = Stage { gateway: &GatewayName::Mesh, port, namespace: eyes[1] };
         if let Some((service, route)) = find(&services, |s| &s.tls, &stage, connection, Some(name)) {
             return follow(snapshot, connection, (service, route), (Some(name), Payload::Tls), draw, path);
         }
@@ -70,13 +72,13 @@ fn by_destination(
             (None, HostPattern::Exact(host)) => host,
             (None, _) => continue,
         };
-        let services: Vec<_> = stage::mesh_services(snapshot, host, eyes[1]).collect();
+        let services: Few<_> = stage::mesh_services(snapshot, host, eyes[1]).collect();
         if connection.dialled_host.is_some()
             && let Some(refusal) = stage::refused(snapshot, host, &services)
         {
             return Err(refusal);
         }
-        let stage = Stage { gateway: GatewayName::Mesh, port: *port, namespace: eyes[1] };
+        let stage = Stage { gateway: &GatewayName::Mesh, port: *port, namespace: eyes[1] };
         if let Some((service, route)) = find(&services, |s| &s.tcp, &stage, connection, None) {
             return follow(snapshot, connection, (service, route), (None, payload), draw, path);
         }
@@ -87,7 +89,11 @@ fn by_destination(
     };
     let dialled = connection.dialled_host;
     if let Some((service, port)) = claims.iter().find(fits).or(claims.first()) {
-        let host = dialled.map_or_else(|| service.host.to_string(), str::to_owned);
+        let host = match (dialled, &service.host) {
+            (Some(dialled), _) => Cow::Borrowed(dialled),
+            (None, HostPattern::Exact(host)) => Cow::Borrowed(&**host),
+            (None, wildcard) => Cow::Owned(wildcard.to_string()),
+        };
         return by_registry(service, &host, *port, connection, payload, path);
     }
     let elsewhere = dialled.and_then(|host| snapshot.registry.visible(host, &eyes).next());
@@ -145,21 +151,21 @@ fn follow(
     };
     // Several hosts may go through one port of the gateway: where one is known, only its routes count.
     let bound = stage::gateways(snapshot, port, sni.or(connection.dialled_host), kinds)?;
-    path.gateway = bound.first().map(|bound| bound.gateway.clone());
     for bound in &bound {
-        let stage =
-            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
-        let by_name = (bound.kind == ServerKind::Passthrough)
+        let gateway = &bound.server.name;
+        let stage = Stage { gateway, port, namespace: &snapshot.settings.gateway.namespace };
+        let by_name = (bound.server.kind() == ServerKind::Passthrough)
             .then(|| find(&bound.services, |s| &s.tls, &stage, connection, sni))
             .flatten();
         let hit = by_name.or_else(|| find(&bound.services, |s| &s.tcp, &stage, connection, None));
         if let Some((service, route)) = hit {
-            path.gateway = Some(bound.gateway.clone());
+            path.gateway = Some(bound.gateway());
             path.gateway_route = Some((service.object.clone(), Arc::clone(&route.name)));
             let to = pick(service, route, draw)?;
             return destination::resolve(snapshot, connection, to, payload, path).map(forward);
         }
     }
+    path.gateway = bound.first().map(Bound::gateway);
     Err(Refusal::new(
         Reason::NoRoute,
         format!(

@@ -1,6 +1,6 @@
 //! HTTP requests: mesh stage, gateway stage, destination.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Action, Connection, Draw, Forward, HttpRequest, RoutePath, Upstream, destination,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     mesh::{
-        GatewayName, HttpAction, HttpMatch, HttpRoute, ObjectRef, ServerKind, Snapshot, VirtualService,
+        Few, GatewayName, HttpAction, HttpMatch, HttpRoute, ObjectRef, ServerKind, Snapshot, VirtualService,
         WeightedDestination, upstream::Payload,
     },
     reason::{Reason, Refusal},
@@ -41,19 +41,16 @@ pub(super) fn route(
     let eyes = destination::eyes(snapshot, connection);
     let mut effects = Effects::default();
     let registered = snapshot.registry.by_host(request.host, port, &eyes);
-    let elsewhere = snapshot.registry.visible(request.host, &eyes).next();
-    if registered.is_none() && elsewhere.is_some() {
-        let to = destination::unregistered(
-            snapshot,
-            Some(request.host),
-            (connection, Payload::Clear),
-            elsewhere.map(|service| &**service),
-        )?;
+    if registered.is_none()
+        && let Some(elsewhere) = snapshot.registry.visible(request.host, &eyes).next()
+    {
+        let bytes = (connection, Payload::Clear);
+        let to = destination::unregistered(snapshot, Some(request.host), bytes, Some(elsewhere))?;
         return Ok(forward(to, effects));
     }
 
-    let stage = Stage { gateway: GatewayName::Mesh, port, namespace: client };
-    let services: Vec<_> =
+    let stage = Stage { gateway: &GatewayName::Mesh, port, namespace: client };
+    let services: Few<_> =
         stage::mesh_services(snapshot, request.host, client).filter(|s| !s.http.is_empty()).collect();
     if let Some(refusal) = stage::refused(snapshot, request.host, &services) {
         return Err(refusal);
@@ -97,21 +94,17 @@ fn gateway_stage(
     (mut effects, path): (Effects, &mut RoutePath),
 ) -> Result<Action, Refusal> {
     let bound = stage::gateways(snapshot, port, Some(request.host), &[ServerKind::Http])?;
-    path.gateway = bound.first().map(|bound| bound.gateway.clone());
-    let mut found: Option<(&Bound<'_>, Hit<'_>)> = None;
-    for bound in &bound {
-        let stage =
-            Stage { gateway: bound.name.clone(), port, namespace: &snapshot.settings.gateway.namespace };
-        if let Some(hit) = find(&bound.services, &stage, &request) {
-            found = Some((bound, hit));
-            break;
-        }
-    }
+    let found = bound.iter().find_map(|bound| {
+        let gateway = &bound.server.name;
+        let stage = Stage { gateway, port, namespace: &snapshot.settings.gateway.namespace };
+        Some((bound, find(&bound.services, &stage, &request)?))
+    });
     let Some((bound, hit)) = found else {
+        path.gateway = bound.first().map(Bound::gateway);
         let services: Vec<_> = bound.iter().flat_map(|bound| bound.services.iter().copied()).collect();
         return Err(unmatched(&services, "for the egress gateway", port, &request));
     };
-    path.gateway = Some(bound.gateway.clone());
+    path.gateway = Some(bound.gateway());
     path.gateway_route = Some(hit.named());
     if let Some(answer) = answer(&hit.route.action, &request, port) {
         return Ok(answer);
@@ -124,20 +117,20 @@ fn gateway_stage(
 }
 
 /// What the mesh stage made of a request, for the gateway stage to look at.
-struct Carried {
+struct Carried<'a> {
     path: Option<String>,
-    query: Option<String>,
+    query: Option<Cow<'a, str>>,
     host: Option<String>,
     authority: Option<String>,
     headers: Option<http::HeaderMap>,
 }
 
-impl Carried {
-    fn new(effects: &Effects, request: &HttpRequest<'_>) -> Self {
+impl<'a> Carried<'a> {
+    fn new(effects: &Effects, request: &HttpRequest<'a>) -> Self {
         let (path, query) = match &effects.path_and_query {
-            None => (None, request.query.map(str::to_owned)),
+            None => (None, request.query.map(Cow::Borrowed)),
             Some(target) => match target.split_once('?') {
-                Some((path, query)) => (Some(path.to_owned()), Some(query.to_owned())),
+                Some((path, query)) => (Some(path.to_owned()), Some(Cow::Owned(query.to_owned()))),
                 None => (Some(target.clone()), None),
             },
         };
@@ -153,7 +146,7 @@ impl Carried {
         Self { path, query, host, authority: effects.authority.clone(), headers }
     }
 
-    fn view<'a>(&'a self, sent: &HttpRequest<'a>) -> HttpRequest<'a> {
+    fn view(&'a self, sent: &HttpRequest<'a>) -> HttpRequest<'a> {
         HttpRequest {
             method: sent.method,
             host: self.host.as_deref().unwrap_or(sent.host),

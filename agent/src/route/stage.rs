@@ -1,16 +1,19 @@
 //! Where a route is being looked for: the mesh stage, or the gateway stage behind a port of the egress gateway.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
-    mesh::{GatewayName, HostPattern, ObjectRef, ServerKind, Snapshot, VirtualService},
+    mesh::{
+        Few, GatewayName, HostPattern, ObjectRef, ServerKind, Snapshot, VirtualService,
+        gateways::{BoundServer, Served},
+    },
     reason::{Reason, Refusal},
 };
 
 /// One stage, as the `match` of a route sees it.
 pub(super) struct Stage<'a> {
     /// Where.
-    pub(super) gateway: GatewayName,
+    pub(super) gateway: &'a GatewayName,
     /// The port dialled, or the server's.
     pub(super) port: u16,
     /// Namespace of the client in the mesh stage, of the gateway in its own.
@@ -25,7 +28,7 @@ impl Stage<'_> {
         port: Option<u16>,
         source_namespace: Option<&str>,
     ) -> bool {
-        (gateways.is_empty() || gateways.contains(&self.gateway))
+        (gateways.is_empty() || gateways.contains(self.gateway))
             && port.is_none_or(|port| port == self.port)
             && source_namespace.is_none_or(|namespace| namespace == self.namespace)
     }
@@ -37,10 +40,12 @@ pub(super) fn mesh_services<'s>(
     host: &str,
     client: &str,
 ) -> impl Iterator<Item = &'s Arc<VirtualService>> {
-    let visible = |service: &&Arc<VirtualService>| service.export_to.visible(&[client]);
-    let table = &snapshot.mesh_routes;
-    let list = table.candidates(host).find(|list| list.iter().any(|service| visible(&service)));
-    list.into_iter().flatten().filter(move |service| service.export_to.visible(&[client]))
+    let lists = snapshot.mesh_routes.candidates(host).map(|services| services.visible(&[client, client]));
+    lists
+        .map(Iterator::peekable)
+        .find_map(|mut list| list.peek().is_some().then_some(list))
+        .into_iter()
+        .flatten()
 }
 
 /// The refusal for a host whose VirtualService is not valid, unless a valid one is at least as specific.
@@ -62,14 +67,19 @@ pub(super) fn refused(snapshot: &Snapshot, host: &str, valid: &[&Arc<VirtualServ
 
 /// A Gateway that has a server for this port and host, and the VirtualServices bound to it.
 pub(super) struct Bound<'s> {
-    /// The Gateway.
-    pub(super) gateway: &'s ObjectRef,
-    /// Its name, as routes refer to it.
-    pub(super) name: GatewayName,
-    /// What the server takes in.
-    pub(super) kind: ServerKind,
+    /// The server.
+    pub(super) server: &'s BoundServer,
     /// VirtualServices, in the order in which their routes are tried.
-    pub(super) services: Vec<&'s Arc<VirtualService>>,
+    pub(super) services: Few<&'s Arc<VirtualService>>,
+    /// How specific the host is that they are for.
+    specificity: (u8, usize),
+}
+
+impl Bound<'_> {
+    /// The Gateway.
+    pub(super) fn gateway(&self) -> ObjectRef {
+        self.server.gateway.object.clone()
+    }
 }
 
 /// The Gateways whose servers take `host` (`None`: any host, for connections without a name) on `port`; the one with the
@@ -79,57 +89,14 @@ pub(super) fn gateways<'s>(
     port: u16,
     host: Option<&str>,
     kinds: &[ServerKind],
-) -> Result<Vec<Bound<'s>>, Refusal> {
-    let own = &*snapshot.settings.gateway.namespace;
-    let mut found: Vec<((u8, usize), Bound<'s>)> = Vec::new();
-    let mut port_exists = false;
-    for gateway in &snapshot.gateways {
-        for server in gateway.servers.iter().filter(|s| s.port == port && kinds.contains(&s.kind)) {
-            port_exists = true;
-            let named: Vec<_> = server
-                .hosts
-                .iter()
-                .filter(|served| host.is_none_or(|host| served.host.matches(host)))
-                .collect();
-            if named.is_empty() {
-                continue;
-            }
-            let key = (Arc::clone(&gateway.object.namespace), Arc::clone(&gateway.object.name));
-            let bound = |service: &&Arc<VirtualService>| {
-                service.export_to.visible(&[own])
-                    && named.iter().any(|served| {
-                        served.namespace.as_ref().is_none_or(|ns| *ns == service.object.namespace)
-                            && service.hosts.iter().any(|pattern| pattern.overlaps(&served.host))
-                    })
-            };
-            let table = snapshot.gateway_routes.get(&key);
-            let mut services: Vec<&Arc<VirtualService>> = match (table, host) {
-                (None, _) => Vec::new(),
-                (Some(table), Some(host)) => table
-                    .candidates(host)
-                    .map(|list| list.iter().filter(bound).collect::<Vec<_>>())
-                    .find(|list| !list.is_empty())
-                    .unwrap_or_default(),
-                (Some(table), None) => table.values().flatten().filter(bound).collect(),
-            };
-            if host.is_none() {
-                services.sort_by(|a, b| (&a.created, &a.object).cmp(&(&b.created, &b.object)));
-                services.dedup_by(|a, b| a.object == b.object);
-            }
-            let specificity = services
-                .iter()
-                .flat_map(|service| &service.hosts)
-                .filter(|pattern| host.is_none_or(|host| pattern.matches(host)))
-                .map(HostPattern::specificity)
-                .max()
-                .unwrap_or_default();
-            let name = GatewayName::Named { namespace: key.0, name: key.1 };
-            found.push((specificity, Bound { gateway: &gateway.object, name, kind: server.kind, services }));
-        }
-    }
+) -> Result<Few<Bound<'s>>, Refusal> {
+    let mut found = match host {
+        Some(host) => by_name(snapshot, port, host, kinds),
+        None => nameless(snapshot, port, kinds),
+    };
     if found.is_empty() {
         let what = host.map(|host| format!(" that serves {host}")).unwrap_or_default();
-        let detail = if port_exists {
+        let detail = if snapshot.gateways.has(port, kinds) {
             format!(
                 "no Gateway of the egress gateway has a server on port {port}{what}; add the host to its hosts"
             )
@@ -140,6 +107,32 @@ pub(super) fn gateways<'s>(
         };
         return Err(Refusal::new(Reason::NoRoute, detail));
     }
-    found.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-    Ok(found.into_iter().map(|(_, bound)| bound).collect())
+    found.sort_unstable_by_key(|bound| (Reverse(bound.specificity), bound.server.order));
+    Ok(found)
+}
+
+fn by_name<'s>(snapshot: &'s Snapshot, port: u16, host: &str, kinds: &[ServerKind]) -> Few<Bound<'s>> {
+    let own = &*snapshot.settings.gateway.namespace;
+    let mut served: Few<&Served> = snapshot.gateways.serving(port, kinds, host).collect();
+    served.sort_unstable_by_key(|served| served.server.order);
+    let bound = |hosts: &[&'s Served]| {
+        let server: &'s BoundServer = &hosts[0].server;
+        let takes = |service: &&Arc<VirtualService>| hosts.iter().any(|served| served.host().takes(service));
+        let lists = server.routes.ranked(host).map(|(specificity, services)| {
+            let services: Few<_> = services.visible(&[own, own]).filter(takes).collect();
+            Bound { server, services, specificity }
+        });
+        let none = Bound { server, services: Few::new(), specificity: (0, 0) };
+        lists.into_iter().find(|bound| !bound.services.is_empty()).unwrap_or(none)
+    };
+    served.chunk_by(|a, b| a.server.order == b.server.order).map(bound).collect()
+}
+
+fn nameless<'s>(snapshot: &'s Snapshot, port: u16, kinds: &[ServerKind]) -> Few<Bound<'s>> {
+    let servers = snapshot.gateways.servers(port, kinds).filter(|server| !server.hosts().is_empty());
+    let bound = |server: &'s Arc<BoundServer>| {
+        let nameless = server.nameless();
+        Bound { server, services: nameless.services.iter().collect(), specificity: nameless.specificity }
+    };
+    servers.map(bound).collect()
 }

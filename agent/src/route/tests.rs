@@ -2,6 +2,7 @@
 //! connections, weights, effects of two stages.
 
 mod by_name;
+mod gateways;
 
 use std::net::SocketAddr;
 
