@@ -113,7 +113,7 @@ impl Lease {
                     return Err(Unsent { error: SendError::Http1(client::Error::Ended), request });
                 };
                 match connection.send(request).await {
-                    Ok(answer) => Ok(answer.map(Answered::Http1)),
+                    Ok(answer) => Ok(answer.map(|body| Answered::Http1(Box::new(body)))),
                     Err((error, request)) => {
                         Err(Unsent { error: SendError::Http1(error), request: request.map(Box::new) })
                     }

@@ -91,7 +91,7 @@ impl Incoming {
 
 /// An upstream's answer, as it comes.
 pub(in crate::gateway) enum Answered {
-    Http1(Answer),
+    Http1(Box<Answer>),
     Http2(hyper::body::Incoming),
 }
 

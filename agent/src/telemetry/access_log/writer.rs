@@ -47,9 +47,12 @@ struct Queue {
     lost: AtomicU64,
 }
 
+/// Boxed: they are large, and the vector grows.
+type Lines = Vec<Box<Entry>>;
+
 #[derive(Default)]
 struct Waiting {
-    entries: Vec<Box<Entry>>,
+    entries: Lines,
     /// Those who wait until everything before is written.
     flushes: Vec<SyncSender<()>>,
     ended: bool,
@@ -120,7 +123,7 @@ impl Queue {
     }
 
     /// Everything that waits, once it has gathered. `spare` is where the next lines go.
-    fn next(&self, spare: Vec<Box<Entry>>) -> Waiting {
+    fn next(&self, spare: Lines) -> Waiting {
         let mut waiting = self.waiting.lock();
         self.something.wait_while(&mut waiting, |waiting| waiting.is_empty());
         // However it ends, what is there is written.

@@ -142,7 +142,7 @@ fn attributes(finished: &Finished) -> Vec<KeyValue> {
     add("egret.policy", entry.policy.clone().map(Value::from));
     let route = entry.gateway_route.as_ref().or(entry.mesh_route.as_ref());
     add("egret.route", route.cloned().map(Value::from));
-    add("egret.principal", Some(entry.principal.clone().into()));
+    add("egret.principal", Some(Arc::clone(&entry.principal).into()));
     add("egret.workload", workload.clone().map(Value::from));
     all
 }

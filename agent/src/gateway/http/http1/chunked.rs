@@ -137,6 +137,8 @@ impl Chunked {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use bytes::BytesMut;
 
     use super::{Chunked, Piece};
@@ -149,8 +151,9 @@ mod tests {
             match piece {
                 Piece::Data(data) => text.push_str(std::str::from_utf8(&data).unwrap()),
                 Piece::Trailers(map) => {
-                    map.iter()
-                        .for_each(|(name, value)| *text += &format!("|{name}={}", value.to_str().unwrap()));
+                    for (name, value) in &map {
+                        write!(text, "|{name}={}", value.to_str().unwrap()).unwrap();
+                    }
                 }
             }
         }

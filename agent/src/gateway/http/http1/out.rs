@@ -74,9 +74,9 @@ impl Out {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             if self.front.is_empty() {
-                self.piece.advance(n)
+                self.piece.advance(n);
             } else {
-                self.written += n
+                self.written += n;
             }
             (self.taken, self.unflushed) = (true, true);
         }
@@ -126,7 +126,7 @@ mod tests {
                 drop(ours);
             };
             let mut got = Vec::new();
-            let (_, read) = tokio::join!(writing, theirs.read_to_end(&mut got));
+            let ((), read) = tokio::join!(writing, theirs.read_to_end(&mut got));
             read.unwrap();
             assert!(got == [b"head small ", &large[..], b" tail"].concat(), "{room}");
         }

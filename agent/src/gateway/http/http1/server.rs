@@ -111,7 +111,7 @@ impl Asked {
 
 /// What comes next from a workload.
 enum Next {
-    Request(Head),
+    Request(Box<Head>),
     /// It broke the rules.
     Refused(Violation),
     /// Nothing more.
@@ -127,7 +127,7 @@ enum After {
     /// Nothing.
     End,
     /// Other bytes than HTTP.
-    Upgraded(ResponseBody),
+    Upgraded(Box<ResponseBody>),
     /// The connection, or the answer, broke.
     Broken,
 }
@@ -152,7 +152,10 @@ impl Connection {
                     Ok(None) => {}
                     Ok(Some(end)) => {
                         let head = line.input.split_to(end).freeze();
-                        return Poll::Ready(request::parse(&head).map_or_else(Next::Refused, Next::Request));
+                        return Poll::Ready(
+                            request::parse(&head)
+                                .map_or_else(Next::Refused, |head| Next::Request(Box::new(head))),
+                        );
                     }
                     Err(violation) => return Poll::Ready(Next::Refused(violation)),
                 }
@@ -189,7 +192,7 @@ impl Connection {
         let (answer, asked) = match next {
             Next::Request(head) => {
                 let asked = Asked::of(&head);
-                let Head { parts, framing, expects_continue, .. } = head;
+                let Head { parts, framing, expects_continue, .. } = *head;
                 self.line.lock().begin(framing, expects_continue);
                 let incoming = Incoming::new(Arc::clone(&self.line));
                 match self.watched(service(Ok(Request::from_parts(parts, incoming)))).await {
@@ -271,7 +274,7 @@ impl Connection {
             return After::Broken;
         }
         if is_upgrade {
-            return After::Upgraded(body);
+            return After::Upgraded(Box::new(body));
         }
         // Ends the exchange: its record is written, its upstream connection kept.
         drop(body);

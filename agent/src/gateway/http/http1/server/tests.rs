@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::{Request, Response};
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Collected};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ fn server(capacity: usize, drain: CancellationToken) -> (DuplexStream, Seen) {
                 let body = if path == "/unread" {
                     Ok(Bytes::new())
                 } else {
-                    request.into_body().collect().await.map(|body| body.to_bytes())
+                    request.into_body().collect().await.map(Collected::to_bytes)
                 };
                 let text = match body {
                     Ok(body) => format!("{path} {}", String::from_utf8_lossy(&body)),
