@@ -16,7 +16,6 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::{
@@ -33,11 +32,12 @@ use crate::{
 };
 
 /// What an upstream connection can be reused for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     address: SocketAddr,
     http2: bool,
-    tls: Option<(u64, ServerName<'static>)>,
+    /// The generation of the TLS configuration, which has one name.
+    tls: Option<u64>,
 }
 
 impl Key {
@@ -45,7 +45,7 @@ impl Key {
     pub(super) fn new(address: SocketAddr, http2: bool, transport: &Transport) -> Self {
         let tls = match transport {
             Transport::Plain => None,
-            Transport::Tls(_, client) => Some((client.generation, client.server_name.clone())),
+            Transport::Tls(_, client) => Some(client.generation),
         };
         Self { address, http2, tls }
     }
@@ -219,7 +219,7 @@ impl Pool {
             }
             shared.last_used = Instant::now();
             let (sender, peer) = (Sender::Http2(shared.sender.clone()), Arc::clone(&shared.peer));
-            return Some(Lease { sender, key: key.clone(), peer, reused: true, in_flight: None });
+            return Some(Lease { sender, key: *key, peer, reused: true, in_flight: None });
         }
         let idle = connections.http1.get_mut(key)?;
         while let Some(Idle { mut connection, peer, since }) = idle.pop() {
@@ -227,7 +227,7 @@ impl Pool {
             if since.elapsed() < self.idle_timeout && connection.is_open() {
                 return Some(Lease {
                     sender: Sender::Http1(Some(connection)),
-                    key: key.clone(),
+                    key: *key,
                     peer,
                     reused: true,
                     in_flight: None,
@@ -243,7 +243,7 @@ impl Pool {
         if let Sender::Http2(sender) = &lease.sender {
             let (sender, peer) = (sender.clone(), Arc::clone(&lease.peer));
             let mut connections = self.connections.lock();
-            connections.http2.insert(lease.key.clone(), Shared { sender, peer, last_used: Instant::now() });
+            connections.http2.insert(lease.key, Shared { sender, peer, last_used: Instant::now() });
             self.sweep_later(&mut connections);
         }
     }

@@ -239,7 +239,7 @@ async fn open(
     let gateway = &session.gateway;
     let (stream, peer) =
         originate::connect(address, upstream, transport, gateway.settings.handshake_timeout).await?;
-    let lease = Lease::open(key.clone(), stream, peer).await?;
+    let lease = Lease::open(*key, stream, peer).await?;
     gateway.pool().share(&lease);
     Ok(lease)
 }

@@ -44,9 +44,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
     let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_those(headers, |name| HOP_BY_HOP.contains(name));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -71,12 +69,13 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
 
 /// Removes what a workload must not tell an external server on the mesh's behalf.
 pub(super) fn remove_mesh(headers: &mut HeaderMap) {
-    for name in MESH {
-        headers.remove(name);
-    }
-    let envoy: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(ENVOY)).cloned().collect();
-    for name in envoy {
+    remove_those(headers, |name| MESH.contains(&name.as_str()) || name.as_str().starts_with(ENVOY));
+}
+
+/// One look at each field; most messages have none of them.
+fn remove_those(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {
+    let meant: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name)).cloned().collect();
+    for name in meant {
         headers.remove(name);
     }
 }
