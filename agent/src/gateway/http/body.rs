@@ -278,6 +278,11 @@ impl ResponseBody {
         Self { inner: Inner::Joined(Box::new(join)), record: None, progress: Arc::default(), bytes: 0 }
     }
 
+    /// Whether it is one of our own.
+    pub(in crate::gateway) fn is_local(&self) -> bool {
+        matches!(self.inner, Inner::Local(_))
+    }
+
     /// Sends more of the request, where there is more.
     pub(in crate::gateway) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if let Inner::Upstream(upstream) = &mut self.inner

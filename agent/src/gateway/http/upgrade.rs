@@ -78,7 +78,8 @@ pub(super) fn accept(
         Answered::Http2(_) => None,
     };
     let Some(upstream) = upstream else {
-        let detail = "the upstream switched protocols on a connection that carries more than this";
+        let detail =
+            "the upstream switched protocols before it had the request, or on a connection of several";
         return refuse(record, &Refusal::new(Reason::UpstreamReset, detail));
     };
     Response::from_parts(parts, ResponseBody::joined(Join { session, upstream, record, revoked }))

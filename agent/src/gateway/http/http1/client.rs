@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use ::http::{HeaderMap, Method, Request, Response, StatusCode, header::TRAILER};
+use ::http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, TRAILER},
+};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Frame, SizeHint};
 
@@ -76,7 +79,9 @@ impl Connection {
     ) -> Result<Response<Answer>, (Error, Option<Request<RequestBody>>)> {
         let (mut parts, body) = request.into_parts();
         let (exact, trailers) = (body.size_hint().exact(), parts.headers.contains_key(TRAILER));
-        let encoder = (!body.is_end_stream()).then(|| Encoder::new(&mut parts.headers, exact, trailers));
+        // One without a body whose head declares one is found out like any other that is not as long as it says.
+        let framed = !body.is_end_stream() || parts.headers.contains_key(CONTENT_LENGTH);
+        let encoder = framed.then(|| Encoder::new(&mut parts.headers, exact, trailers));
         let mut out = Out::default();
         encode::request(out.bytes(), &parts.method, &parts.uri, &parts.headers);
         let upload = Upload { body, encoder, out, failed: None };
@@ -244,10 +249,11 @@ impl Answer {
         Some(Connection::new(io))
     }
 
-    /// What an upgraded connection says from here on.
+    /// What an upgraded connection says from here on; none where its request is not over.
     pub(in crate::gateway) fn into_upgraded(self) -> Option<Rewind<Stream>> {
-        let Connection { io, input } = self.exchange?.connection;
-        Some(Rewind::new(input.freeze(), io))
+        let Exchange { connection: Connection { io, input }, upload } = self.exchange?;
+        // What is left of a request is none of the bytes that follow.
+        upload.is_over().then(|| Rewind::new(input.freeze(), io))
     }
 
     /// The next piece of the body.

@@ -133,7 +133,7 @@ pub(super) fn parse(head: &Bytes) -> Result<Head, Violation> {
             .iter()
             .position(|&byte| byte == b':')
             .ok_or_else(|| bad("a line of the head has no colon"))?;
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let (name, value) = (&line[..colon], without_blanks(&line[colon + 1..]));
         let name = HeaderName::from_bytes(name)
             .map_err(|_| bad("a field name is empty, folded, or contains a character that no name has"))?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(value))
@@ -167,6 +167,14 @@ pub(super) fn parse(head: &Bytes) -> Result<Head, Violation> {
     let (mut parts, ()) = Request::new(()).into_parts();
     (parts.method, parts.uri, parts.headers) = (method, uri, headers);
     Ok(Head { parts, framing, expects_continue, close })
+}
+
+/// RFC 9110 §5.5: of all whitespace only these two may stand around a value.
+fn without_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// Whether `Connection` names this option.

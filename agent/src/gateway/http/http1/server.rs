@@ -258,7 +258,9 @@ impl Connection {
     async fn answer(&mut self, answer: Response<ResponseBody>, asked: Asked) -> After {
         let (mut parts, mut body) = answer.into_parts();
         let is_upgrade = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let close = !is_upgrade && (asked.close || has_option(&parts.headers, b"close"));
+        // An answer of our own to a request that was not read: who sent it is told that nothing follows.
+        let unread = body.is_local() && !self.rest_is_there();
+        let close = !is_upgrade && (asked.close || unread || has_option(&parts.headers, b"close"));
         if close {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

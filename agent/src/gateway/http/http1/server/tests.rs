@@ -134,6 +134,7 @@ async fn the_smuggling_table() {
         (format!("GET / HTTP/1.1\r\n{host}X: a\r\n folded\r\n\r\n"), 400),
         (format!("GET / HTTP/1.1\r\n X: a\r\n{host}\r\n"), 400),
         (format!("GET / HTTP/1.1\r\n{host}no colon\r\n\r\n"), 400),
+        (format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: \x0cchunked\r\n\r\n"), 400),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
         (format!("GET / HTTP/1.1\r\n{host}{host}\r\n"), 400),
         (format!("GET / HTTP/1.1\r\n{host}Host: b\r\n\r\n"), 400),
@@ -183,9 +184,10 @@ async fn a_body_that_nobody_read_is_never_a_request() {
     // It is there as a whole, so the next request follows it.
     let (_, seen) = through(format!("{}{next}", head(smuggled.len())).as_bytes(), 1000).await;
     assert_eq!(seen, ["/unread ", "/next "]);
-    // It is not, so nothing does.
-    let (_, seen) = through(format!("{}{next}", head(100_000)).as_bytes(), 1000).await;
+    // It is not, so nothing does, and its sender is told.
+    let (answers, seen) = through(format!("{}{next}", head(100_000)).as_bytes(), 1000).await;
     assert_eq!(seen, ["/unread "]);
+    assert!(answers.contains("\r\nconnection: close\r\n"), "{answers}");
 }
 
 #[tokio::test(start_paused = true)]
