@@ -1,6 +1,9 @@
 //! What the demo prints. Colour only where a person looks at it (<https://no-color.org> is honoured).
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -13,12 +16,25 @@ const CYAN: &str = "36";
 /// Standard output.
 pub(crate) struct Terminal {
     colour: bool,
+    began: Instant,
+    /// Sections say when they begin.
+    timed: bool,
 }
 
 impl Terminal {
     pub(crate) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { colour: wanted && io::stdout().is_terminal() }
+        Self { colour: wanted && io::stdout().is_terminal(), began: Instant::now(), timed: false }
+    }
+
+    /// From now on sections say after how many seconds they begin.
+    pub(crate) fn timed(self) -> Self {
+        Self { timed: true, ..self }
+    }
+
+    /// Seconds since it began.
+    pub(crate) fn seconds(&self) -> u64 {
+        self.began.elapsed().as_secs()
     }
 
     fn paint(&self, style: &str, text: &str) -> String {
@@ -39,7 +55,12 @@ impl Terminal {
     /// Opens a section.
     pub(crate) fn section(&mut self, text: &str) -> Result<()> {
         self.line("")?;
-        self.line(&self.paint(BOLD, text))
+        let after = if self.timed {
+            self.paint(DIM, &format!("  after {} s", self.seconds()))
+        } else {
+            String::new()
+        };
+        self.line(&format!("{}{after}", self.paint(BOLD, text)))
     }
 
     /// Something that takes a while begins.

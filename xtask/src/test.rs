@@ -3,7 +3,7 @@
 //! The kernel, end-to-end and cluster tests need root and eBPF, the cluster tests Go too. Where they are missing the rest
 //! runs, and what was left out is said, with the reason; with `CI=true` that is a failure.
 
-use std::{env, time::Instant};
+use std::env;
 
 use anyhow::{Result, bail};
 use egret_tests::privileges;
@@ -18,8 +18,7 @@ use crate::{
 
 /// Runs all tests.
 pub(crate) fn run() -> Result<()> {
-    let began = Instant::now();
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new().timed();
     toolchain::ensure()?;
     terminal.section("Format and rules")?;
     cargo(&["fmt", "--all", "--check"])?;
@@ -74,7 +73,7 @@ pub(crate) fn run() -> Result<()> {
             Some(why) => left_out(&mut terminal, "the cluster tests", &why)?,
         }
     }
-    terminal.good(&format!("All passed, in {} s.", began.elapsed().as_secs()))
+    terminal.good(&format!("All passed, in {} s.", terminal.seconds()))
 }
 
 /// Says that tests were left out, which in CI is an error.

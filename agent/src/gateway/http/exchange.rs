@@ -119,8 +119,8 @@ fn note_request(record: &mut Record, parts: &Parts) {
         record.is_grpc();
     }
     record.note(|entry| {
-        entry.method = Some(parts.method.to_string());
-        entry.path = parts.uri.path_and_query().map(ToString::to_string);
+        entry.method = Some(parts.method.as_str().to_owned());
+        entry.path = parts.uri.path_and_query().map(|target| target.as_str().to_owned());
         entry.protocol = Some(match parts.version {
             Version::HTTP_2 => "HTTP/2",
             _ => "HTTP/1.1",
