@@ -1,9 +1,14 @@
 //! What Egret is installed for: a pod's call goes through the gateway, under the pod's own identity, and a pod that is not
 //! enrolled is left alone.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use egret_tests::{cluster::installed::Caller, external::External};
+use egret_tests::{cluster::installed::Caller, external::External, wait};
 use tempfile::TempDir;
+
+/// How long a line of the access log may take.
+const LOG_DELAY: Duration = Duration::from_secs(10);
 
 #[test]
 fn an_enrolled_pod_goes_through_the_gateway_and_others_do_not() -> Result<()> {
@@ -26,14 +31,16 @@ fn an_enrolled_pod_goes_through_the_gateway_and_others_do_not() -> Result<()> {
             ensure!(answer.status == Some(418), "{namespace}/{node}: {}", answer.summary());
             let seen = external.log().since(mark)?;
             ensure!(seen.len() == 1, "{seen:?}");
-            let logged = egret.access_log()?;
-            let line = logged.iter().find(|line| line["authority"] == format!("{node}.{namespace}.test"));
-            match line {
-                Some(line) => ensure!(
-                    enrolled && line["principal"] == format!("cluster.local/ns/{namespace}/sa/{node}"),
-                    "{line}"
-                ),
-                None => ensure!(!enrolled, "the gateway logged nothing of {namespace}/{node}"),
+            let line = || {
+                let logged = egret.access_log()?;
+                let name = format!("{node}.{namespace}.test");
+                Ok(logged.into_iter().find(|line| line["authority"] == name.as_str()))
+            };
+            if enrolled {
+                let line = wait::until("the gateway to log it", LOG_DELAY, line)?;
+                ensure!(line["principal"] == format!("cluster.local/ns/{namespace}/sa/{node}"), "{line}");
+            } else {
+                ensure!(line()?.is_none(), "the gateway logged something of {namespace}/{node}");
             }
         }
     }

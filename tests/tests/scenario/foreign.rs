@@ -221,7 +221,7 @@ fn a_network_namespace_of_its_own_is_found_and_dialled_from() -> Result<()> {
         ensure!(way != Way::Direct, "it was let out");
         Ok((way == Way::Gateway).then_some(()))
     })?;
-    let lines = world.egret.access_log().since(before)?;
+    let lines = world.egret.access_log().wait_since(before, PATIENCE, |_| true)?;
     assert!(
         lines.iter().all(|line| passed_by(line, &place)),
         "the gateway sees the workload's address: {lines:#?}"
@@ -240,8 +240,8 @@ fn a_network_namespace_of_its_own_is_found_and_dialled_from() -> Result<()> {
         ensure!(way != Way::Direct, "it was let out");
         Ok((way == Way::Gateway).then_some(()))
     })?;
-    let lines = world.egret.access_log().since(before)?;
-    assert!(!lines.is_empty() && lines.iter().all(|line| passed_by(line, &place)), "{lines:#?}");
+    let lines = world.egret.access_log().wait_since(before, PATIENCE, |_| true)?;
+    assert!(lines.iter().all(|line| passed_by(line, &place)), "{lines:#?}");
 
     // Our sockets must not keep it alive: its link goes when the last process has.
     let link = network.host_link().to_owned();

@@ -143,8 +143,10 @@ fn takes_the_client_certificate_and_keeps_connections_alive() -> Result<()> {
             );
         }
     }
-    let log = world.egret.access_log().since(egret_tests::json_log::Mark::default())?;
-    let last = log.last().context("nothing in the access log")?;
+    let log = world.egret.access_log();
+    let is_old = |line: &serde_json::Value| line["path"] == "/old";
+    let lines = log.wait_since(egret_tests::json_log::Mark::default(), PATIENCE, is_old)?;
+    let last = lines.last().context("nothing in the access log")?;
     assert_eq!(last["upstream_cluster"], "outbound|8444||nginx.test");
     assert_eq!(last["upstream_tls_version"], "TLSv1.2");
     Ok(())
