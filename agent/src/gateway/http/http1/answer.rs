@@ -104,3 +104,82 @@ pub(super) fn fields(section: &[u8]) -> Option<HeaderMap> {
 fn field(name: &[u8], value: Bytes) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_maybe_shared(value).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use ::http::Method;
+    use bytes::BytesMut;
+
+    use super::{Framing, Head, take};
+
+    fn read(head: &str, method: &Method) -> Result<Head, String> {
+        let mut input = BytesMut::from(head);
+        let whole = take(&mut input, method).map(|head| head.expect("it is complete"));
+        // In single bytes the outcome must be the same, and what follows stays.
+        let mut input = BytesMut::new();
+        for byte in head.bytes() {
+            assert!(take(&mut input, method).is_ok_and(|head| head.is_none()), "{head:?}");
+            input.extend_from_slice(&[byte]);
+        }
+        input.extend_from_slice(b"next");
+        let single = take(&mut input, method);
+        assert_eq!(whole.is_err(), single.is_err(), "{head:?}");
+        if single.is_ok() {
+            assert_eq!(&input[..], b"next", "{head:?}");
+        }
+        whole
+    }
+
+    #[test]
+    fn says_how_the_body_is_framed_and_whether_another_exchange_may_follow() {
+        let (get, head) = (Method::GET, Method::HEAD);
+        for (answer, method, framing, keep_alive) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &get, Framing::Length(5), true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", &get, Framing::Chunked, true),
+            (
+                "HTTP/1.1 200 \r\nContent-Length: 0\r\nConnection: x, close\r\n\r\n",
+                &get,
+                Framing::Length(0),
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\n\r\n", &get, Framing::UntilEnd, false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", &get, Framing::Length(5), false),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+                &get,
+                Framing::Length(5),
+                true,
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &head, Framing::None, true),
+            ("HTTP/1.1 204 No Content\r\n\r\n", &get, Framing::None, true),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", &get, Framing::None, true),
+        ] {
+            let read = read(answer, method).unwrap();
+            assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for fields in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Content-Length: 5\r\nContent-Length: 5",
+            "Content-Length: +5",
+            "Content-Length: 5, 5",
+            "Content-Length: 18446744073709551616",
+            "Transfer-Encoding: gzip, chunked",
+        ] {
+            assert!(read(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n"), &Method::GET).is_err(), "{fields}");
+        }
+        assert!(read("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &Method::GET).is_err());
+    }
+
+    #[test]
+    fn no_head_is_waited_for_without_end() {
+        for endless in ["x".repeat(70_000), "HTTP/1.1 200 OK\r\nX: y".to_owned() + &"y".repeat(70_000)] {
+            assert!(take(&mut BytesMut::from(&*endless), &Method::GET).is_err());
+        }
+        let fields = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(101));
+        assert!(take(&mut BytesMut::from(&*fields), &Method::GET).is_err());
+    }
+}
