@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use tokio::runtime;
 
-use crate::{app, memory, node::workload::Workload, telemetry::logging};
+use crate::{app, node::workload::Workload, telemetry::logging};
 use args::Command;
 
 /// Runs the command line of this process.
@@ -105,7 +105,6 @@ fn multi_thread() -> std::io::Result<runtime::Runtime> {
 
 /// For what agent and gateway do beside carrying bytes, which has threads of its own (`workers`).
 fn beside_workers() -> std::io::Result<runtime::Runtime> {
-    memory::give_back_at_once();
     runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
 }
 

@@ -17,6 +17,8 @@ use std::{
 use tokio::runtime::{self, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::memory;
+
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
 }
@@ -74,6 +76,7 @@ impl Workers {
             let (handle, stop) = (runtime.handle().clone(), stop.clone());
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 INDEX.set(index);
+                runtime.spawn(memory::give_back());
                 runtime.block_on(stop.cancelled());
             })?;
             Ok(Worker::of(handle))
