@@ -11,3 +11,5 @@ pub mod linger;
 pub mod read_ahead;
 pub mod rewind;
 pub mod scratch;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -3,21 +3,23 @@
 //! A half-close is passed on and the other direction goes on. An idle pair holds no buffer: bytes are read into
 //! scratch memory of the thread and written on at once; only what the other side does not take is kept.
 
+mod direction;
+
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io,
-    pin::Pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite},
     time::Instant,
 };
 
-use super::scratch::Scratch;
+use direction::{Copied, Direction, Lent, Move};
+
 use crate::flow::{FlowHandle, Ledger, Step, Wait};
 
 /// Which of the two streams broke.
@@ -114,7 +116,7 @@ where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    carry(left, right, count, idle, Copied::default()).await
+    carry(left, right, count, idle, Direction::<Copied>::default()).await
 }
 
 /// The same where the right stream lends out what it has received: that is written without a copy, and what the left one does not take
@@ -129,21 +131,22 @@ where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncBufRead + AsyncWrite + Unpin,
 {
-    carry(left, right, count, idle, Lent).await
+    carry(left, right, count, idle, Direction::<Lent>::default()).await
 }
 
-async fn carry<L, R>(
+async fn carry<L, R, M>(
     left: &mut L,
     right: &mut R,
     count: &impl Count,
     idle: Duration,
-    from_right: impl Move<R, L>,
+    mut back: Direction<M>,
 ) -> Result<(), Error>
 where
+    M: Move<R, L>,
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut forth, mut back) = (Direction::new(Copied::default()), Direction::new(from_right));
+    let mut forth = Direction::<Copied>::default();
     // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
     let mut last = Instant::now();
     let (mut ledger, times) = (Ledger::new(last), count.wants_times());
@@ -165,8 +168,8 @@ where
         let step = Step {
             near_spoke: before.0 != forth.moved,
             far_spoke: before.1 != back.moved,
-            near_blocks: back.blocked,
-            far_blocks: forth.blocked,
+            near_blocks: back.by.is_blocked(),
+            far_blocks: Move::<L, R>::is_blocked(&forth.by),
         };
         let moved = step.near_spoke || step.far_spoke;
         if moved || times && !ledger.stands(step.near_blocks, step.far_blocks) {
@@ -189,158 +192,6 @@ where
         Poll::Pending
     })
     .await
-}
-
-/// A failure, and whether it was the reading side's.
-type Failure = (bool, io::Error);
-
-/// Moves bytes from a reader to a writer.
-trait Move<R, W> {
-    /// Moves some. None: the reader has ended.
-    fn poll_some(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        moved: &mut Moved<'_>,
-    ) -> Poll<Result<Option<()>, Failure>>;
-}
-
-/// What a direction is told as bytes move.
-struct Moved<'a> {
-    /// So many were read.
-    read: &'a mut dyn FnMut(u64),
-    /// There are bytes that the writer does not take.
-    blocked: &'a mut bool,
-}
-
-/// By way of scratch memory.
-#[derive(Default)]
-struct Copied {
-    /// Read, and not taken by the writer yet; empty and without memory most of the time.
-    kept: Vec<u8>,
-    start: usize,
-}
-
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Move<R, W> for Copied {
-    fn poll_some(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        moved: &mut Moved<'_>,
-    ) -> Poll<Result<Option<()>, Failure>> {
-        while self.start < self.kept.len() {
-            self.start += ready!(write(cx, writer, &self.kept[self.start..]))?;
-        }
-        (self.kept, self.start, *moved.blocked) = (Vec::new(), 0, false);
-        let mut scratch = Scratch::take();
-        let mut buffer = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(reader).poll_read(cx, &mut buffer)).map_err(|e| (true, e))?;
-        let bytes = buffer.filled();
-        if bytes.is_empty() {
-            return Poll::Ready(Ok(None));
-        }
-        (moved.read)(bytes.len() as u64);
-        let mut written = 0;
-        while written < bytes.len() {
-            match write(cx, writer, &bytes[written..]) {
-                Poll::Ready(result) => written += result?,
-                Poll::Pending => {
-                    (self.kept, *moved.blocked) = (bytes[written..].to_vec(), true);
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(Ok(Some(())))
-    }
-}
-
-/// From where the reader has them.
-struct Lent;
-
-impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Move<R, W> for Lent {
-    fn poll_some(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        moved: &mut Moved<'_>,
-    ) -> Poll<Result<Option<()>, Failure>> {
-        let bytes = ready!(Pin::new(&mut *reader).poll_fill_buf(cx)).map_err(|e| (true, e))?;
-        if bytes.is_empty() {
-            return Poll::Ready(Ok(None));
-        }
-        let written = write(cx, writer, bytes);
-        *moved.blocked = written.is_pending();
-        let written = ready!(written)?;
-        Pin::new(reader).consume(written);
-        (moved.read)(written as u64);
-        Poll::Ready(Ok(Some(())))
-    }
-}
-
-struct Direction<M> {
-    by: M,
-    /// There are bytes that the other side does not take.
-    blocked: bool,
-    ended: bool,
-    done: bool,
-    unflushed: bool,
-    moved: u64,
-}
-
-impl<M> Direction<M> {
-    fn new(by: M) -> Self {
-        Self { by, blocked: false, ended: false, done: false, unflushed: false, moved: 0 }
-    }
-
-    fn poll<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        count: impl Fn(u64),
-    ) -> Poll<Result<(), Failure>>
-    where
-        M: Move<R, W>,
-        W: AsyncWrite + Unpin,
-    {
-        if self.done {
-            return Poll::Ready(Ok(()));
-        }
-        while !self.ended {
-            let Self { by, blocked, unflushed, moved, .. } = self;
-            let mut read = |bytes| {
-                *moved += bytes;
-                *unflushed = true;
-                count(bytes);
-            };
-            match by.poll_some(cx, reader, writer, &mut Moved { read: &mut read, blocked }) {
-                Poll::Ready(result) => self.ended = result?.is_none(),
-                Poll::Pending => {
-                    if self.unflushed && Pin::new(writer).poll_flush(cx).map_err(|e| (false, e))?.is_ready() {
-                        self.unflushed = false;
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        ready!(Pin::new(writer).poll_shutdown(cx)).map_err(|e| (false, e))?;
-        self.done = true;
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn write<W: AsyncWrite + Unpin>(
-    cx: &mut Context<'_>,
-    writer: &mut W,
-    bytes: &[u8],
-) -> Poll<Result<usize, Failure>> {
-    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
-        Ok(0) => Poll::Ready(Err((false, io::ErrorKind::WriteZero.into()))),
-        result => Poll::Ready(result.map_err(|e| (false, e))),
-    }
 }
 
 #[cfg(test)]

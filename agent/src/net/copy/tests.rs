@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{Error, Side, Tally, bidirectional};
+use crate::net::testing::Holding;
 
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -52,6 +53,24 @@ async fn large_transfers_with_back_pressure_arrive_whole() {
     drop(server);
     writer.await.unwrap();
     copy.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_kept_is_flushed_though_nothing_follows_it() {
+    let (mut client, mut left) = duplex(1000);
+    let (right, mut server) = duplex(1000);
+    let mut right = Holding::new(right);
+    let copy =
+        tokio::spawn(async move { bidirectional(&mut left, &mut right, &Tally::default(), IDLE).await });
+    for length in 1..=40 {
+        let sent = vec![length as u8; length];
+        client.write_all(&sent).await.unwrap();
+        let mut received = vec![0; length];
+        let read = tokio::time::timeout(Duration::from_secs(10), server.read_exact(&mut received));
+        read.await.expect("it does not stay behind").unwrap();
+        assert_eq!(received, sent);
+    }
+    copy.abort();
 }
 
 #[tokio::test]

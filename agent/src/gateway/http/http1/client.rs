@@ -85,7 +85,7 @@ impl Connection {
         let mut out = Out::default();
         encode::request(out.bytes(), &parts.method, &parts.uri, &parts.headers);
         let upload = Upload { body, encoder, out, failed: None };
-        let mut exchange = Exchange { connection: self, upload };
+        let mut exchange = Exchange { connection: self, upload, interim: 0 };
         match poll_fn(|cx| exchange.poll_head(cx, &parts.method)).await {
             Ok(Head { parts, framing, keep_alive }) => {
                 let decoder = Decoder::new(framing, Chunked::padded);
@@ -125,7 +125,7 @@ struct Upload {
 
 impl Upload {
     fn is_over(&self) -> bool {
-        self.encoder.is_none() && self.out.is_empty() && self.failed.is_none()
+        self.encoder.is_none() && self.out.is_done() && self.failed.is_none()
     }
 
     /// Goes on until it is over or must wait.
@@ -174,6 +174,8 @@ fn end(encoder: &mut Option<Encoder>, out: &mut Out, trailers: Option<&HeaderMap
 struct Exchange {
     connection: Connection,
     upload: Upload,
+    /// Interim answers so far.
+    interim: usize,
 }
 
 impl Exchange {
@@ -195,15 +197,14 @@ impl Exchange {
         {
             return Poll::Ready(Err(error));
         }
-        let mut interim = 0;
         loop {
             match answer::take(&mut self.connection.input, method).map_err(Error::Answer)? {
                 Some(head)
                     if head.parts.status.is_informational()
                         && head.parts.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
-                    interim += 1;
-                    if interim > MAX_INTERIM {
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
                         return Poll::Ready(Err(Error::Answer("it is announced without end".to_owned())));
                     }
                     continue;
@@ -251,7 +252,7 @@ impl Answer {
 
     /// What an upgraded connection says from here on; none where its request is not over.
     pub(in crate::gateway) fn into_upgraded(self) -> Option<Rewind<Stream>> {
-        let Exchange { connection: Connection { io, input }, upload } = self.exchange?;
+        let Exchange { connection: Connection { io, input }, upload, .. } = self.exchange?;
         // What is left of a request is none of the bytes that follow.
         upload.is_over().then(|| Rewind::new(input.freeze(), io))
     }

@@ -48,8 +48,12 @@ impl Out {
         !self.piece.is_empty() || self.front.len() >= FULL
     }
 
-    /// Everything was written.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Everything was written, and nothing of it waits inside the connection (TLS keeps what its socket did not take).
+    pub(super) fn is_done(&self) -> bool {
+        self.is_empty() && !self.unflushed
+    }
+
+    fn is_empty(&self) -> bool {
         self.written == self.front.len() && self.piece.is_empty() && self.back.is_empty()
     }
 
@@ -105,6 +109,26 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, duplex};
 
     use super::{FULL, Out, SMALL};
+    use crate::net::testing::Holding;
+
+    #[tokio::test]
+    async fn what_the_connection_holds_back_is_not_done() {
+        let (ours, mut theirs) = duplex(1000);
+        let (mut ours, mut out) = (Holding::new(ours), Out::default());
+        // More than one write takes, so that the second one waits, and the flush after it.
+        out.bytes().extend_from_slice(b"a long request");
+        let mut polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            let written = out.poll_write(cx, &mut ours, true);
+            assert_eq!(out.is_done(), written.is_ready(), "poll {polls}");
+            written
+        })
+        .await
+        .unwrap();
+        assert!(polls > 1);
+        theirs.read_exact(&mut [0; 14]).await.unwrap();
+    }
 
     #[tokio::test]
     async fn everything_goes_out_in_order_whatever_the_other_side_takes_at_once() {
@@ -120,7 +144,7 @@ mod tests {
             out.bytes().extend_from_slice(b" tail");
             let writing = async {
                 poll_fn(|cx| out.poll_write(cx, &mut ours, true)).await.unwrap();
-                assert!(out.is_empty() && out.taken && !out.is_full());
+                assert!(out.is_done() && out.taken && !out.is_full());
                 out.bytes().extend_from_slice(&[b'x'; FULL]);
                 assert!(out.is_full());
                 drop(ours);
