@@ -86,7 +86,8 @@ impl Workers {
     }
 
     /// The runtime of the caller alone.
-    pub fn here() -> Self {
+    #[cfg(test)]
+    pub(crate) fn here() -> Self {
         Self { workers: vec![Worker::of(Handle::current())], _stop: None }
     }
 

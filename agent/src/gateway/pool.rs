@@ -53,7 +53,7 @@ impl Key {
 
 enum Sender {
     /// Absent while it carries an exchange: the answer has it then.
-    Http1(Option<Box<Connection>>),
+    Http1(Option<Connection>),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -99,7 +99,7 @@ impl Lease {
             spawn(connection, peer.connection.endpoint);
             Sender::Http2(sender)
         } else {
-            Sender::Http1(Some(Box::new(Connection::new(stream))))
+            Sender::Http1(Some(Connection::new(stream)))
         };
         Ok(Self { sender, key, peer: Arc::new(peer), reused: false, in_flight: None })
     }
@@ -155,7 +155,7 @@ fn spawn(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'st
 }
 
 struct Idle {
-    connection: Box<Connection>,
+    connection: Connection,
     peer: Arc<Peer>,
     since: Instant,
 }
@@ -258,7 +258,6 @@ impl Pool {
         if idle.len() >= self.capacity {
             idle.remove(0);
         }
-        let connection = Box::new(connection);
         idle.push(Idle { connection, peer: lease.peer, since: Instant::now() });
         self.sweep_later(&mut connections);
     }
@@ -290,12 +289,7 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn idle(&self) -> usize {
         let mut connections = self.connections.lock();
-        connections
-            .http1
-            .values_mut()
-            .flatten()
-            .filter_map(|idle| idle.connection.is_open().then_some(()))
-            .count()
+        connections.http1.values_mut().flatten().map(|idle| usize::from(idle.connection.is_open())).sum()
     }
 
     /// Starts the sweeper unless it runs; it ends when there is nothing left to sweep, or no pool.

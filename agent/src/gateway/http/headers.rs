@@ -27,6 +27,18 @@ const ENVOY: &str = "x-envoy-";
 /// Trailers that could change how the message is read (RFC 9110 §6.5.1).
 const NOT_AS_TRAILER: [&str; 5] = ["content-length", "host", "authorization", "trailer", "content-encoding"];
 
+/// Whether `Connection` names this option.
+pub(super) fn has_option(headers: &HeaderMap, name: &[u8]) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name))
+}
+
+/// Whether the sender takes trailers (RFC 9110 §10.1.4).
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Removes what concerns one hop only. `te: trailers` is kept, because gRPC insists on it.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -43,7 +55,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let trailers = takes_trailers(headers);
     remove_those(headers, |name| HOP_BY_HOP.contains(name));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

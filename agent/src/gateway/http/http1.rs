@@ -13,7 +13,7 @@ mod out;
 pub(super) mod request;
 pub(super) mod server;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
 /// The largest head, of a request and of an answer: Envoy's default limit.
@@ -32,6 +32,13 @@ pub(super) enum Framing {
     Chunked,
     /// Whatever comes until the connection ends: answers only.
     UntilEnd,
+}
+
+/// Whether an answer has no body, whatever its fields say (RFC 9112 §6.3).
+fn is_bodiless(status: StatusCode, to_head: bool) -> bool {
+    to_head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// A part of a body.

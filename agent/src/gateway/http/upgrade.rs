@@ -35,11 +35,7 @@ pub(super) enum Kind {
 
 /// The upgrade a request asks for.
 pub(super) fn requested(headers: &HeaderMap) -> Option<Kind> {
-    let named = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let named = headers::has_option(headers, b"upgrade");
     let mut offers = headers.get_all(UPGRADE).iter();
     let offer = offers.next().filter(|_| named)?;
     Some(match (offer.as_bytes(), offers.next()) {

@@ -40,10 +40,8 @@ struct Sender {
 #[derive(Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// There is something to do for the writer that slept.
+    /// The first line has come, or something that does not wait for more of them.
     something: Condvar,
-    /// There is something to do that does not wait for more lines.
-    at_once: Condvar,
     lost: AtomicU64,
 }
 
@@ -88,11 +86,9 @@ impl AccessLog {
             return;
         }
         waiting.entries.push(entry);
-        match waiting.entries.len() {
-            1 => queue.something.notify_one(),
-            BATCH => queue.at_once.notify_one(),
-            _ => false,
-        };
+        if matches!(waiting.entries.len(), 1 | BATCH) {
+            queue.something.notify_one();
+        }
     }
 
     /// Lines lost so far, because the writer was too slow or failed.
@@ -119,7 +115,6 @@ impl Queue {
     fn wake(&self, change: impl FnOnce(&mut Waiting)) {
         change(&mut self.waiting.lock());
         self.something.notify_one();
-        self.at_once.notify_one();
     }
 
     /// Everything that waits, once it has gathered. `spare` is where the next lines go.
@@ -127,7 +122,7 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         self.something.wait_while(&mut waiting, |waiting| waiting.is_empty());
         // However it ends, what is there is written.
-        let _ = self.at_once.wait_while_for(&mut waiting, |waiting| !waiting.is_urgent(), GATHER);
+        let _ = self.something.wait_while_for(&mut waiting, |waiting| !waiting.is_urgent(), GATHER);
         let ended = waiting.ended;
         mem::replace(&mut *waiting, Waiting { entries: spare, flushes: Vec::new(), ended })
     }

@@ -10,7 +10,8 @@ use ::http::{
 use bytes::{Bytes, BytesMut};
 use httparse::{EMPTY_HEADER, Header, Status};
 
-use super::{Framing, MAX_FIELDS, MAX_HEAD, request::has_option};
+use super::{Framing, MAX_FIELDS, MAX_HEAD, is_bodiless};
+use crate::gateway::http::headers::{check_framing, has_option};
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ pub(super) fn take(input: &mut BytesMut, method: &Method) -> Result<Option<Head>
     let is_http11 = minor == Some(1);
     let framing = framing(&headers, status, method, is_http11)?;
     let keep_alive = framing != Framing::UntilEnd
+        && status != StatusCode::SWITCHING_PROTOCOLS
         && !has_option(&headers, b"close")
         && (is_http11 || has_option(&headers, b"keep-alive"));
     let (mut parts, ()) = Response::new(()).into_parts();
@@ -71,11 +73,8 @@ fn framing(
     method: &Method,
     is_http11: bool,
 ) -> Result<Framing, String> {
-    super::super::headers::check_framing(headers)?;
-    if method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-    {
+    check_framing(headers)?;
+    if is_bodiless(status, method == Method::HEAD) {
         return Ok(Framing::None);
     }
     if headers.contains_key(TRANSFER_ENCODING) {

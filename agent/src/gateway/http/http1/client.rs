@@ -89,12 +89,7 @@ impl Connection {
         match poll_fn(|cx| exchange.poll_head(cx, &parts.method)).await {
             Ok(Head { parts, framing, keep_alive }) => {
                 let decoder = Decoder::new(framing, Chunked::padded);
-                let answer = Answer {
-                    exchange: Some(exchange),
-                    decoder,
-                    keep_alive,
-                    is_upgrade: parts.status == StatusCode::SWITCHING_PROTOCOLS,
-                };
+                let answer = Answer { exchange: Some(exchange), decoder, keep_alive };
                 Ok(Response::from_parts(parts, answer))
             }
             Err(error) => {
@@ -105,11 +100,7 @@ impl Connection {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let input = &mut self.input;
-        scratch::poll_read(&mut self.io, cx, |bytes| {
-            input.extend_from_slice(bytes);
-            bytes.len()
-        })
+        scratch::poll_append(&mut self.io, cx, &mut self.input)
     }
 }
 
@@ -229,7 +220,6 @@ pub(in crate::gateway) struct Answer {
     exchange: Option<Exchange>,
     decoder: Decoder,
     keep_alive: bool,
-    is_upgrade: bool,
 }
 
 impl Answer {
@@ -242,7 +232,7 @@ impl Answer {
 
     /// The connection, once the exchange is over on both sides and another one may follow.
     pub(in crate::gateway) fn take_connection(&mut self) -> Option<Connection> {
-        let is_over = self.keep_alive && !self.is_upgrade && self.decoder.is_over();
+        let is_over = self.keep_alive && self.decoder.is_over();
         let exchange = self.exchange.take_if(|exchange| {
             is_over && exchange.upload.is_over() && exchange.connection.input.is_empty()
         })?;

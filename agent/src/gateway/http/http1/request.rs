@@ -4,12 +4,13 @@
 
 use ::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
     request::Parts,
 };
 use bytes::Bytes;
 
 use super::{Framing, MAX_FIELDS, MAX_HEAD};
+use crate::gateway::http::headers::has_option;
 
 /// Methods that are understood: RFC 9110, PATCH, and WebDAV, as in Envoy. Methods are case-sensitive.
 const METHODS: [&str; 34] = [
@@ -175,13 +176,6 @@ fn without_blanks(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
-}
-
-/// Whether `Connection` names this option.
-pub(super) fn has_option(headers: &HeaderMap, name: &[u8]) -> bool {
-    let values = headers.get_all(CONNECTION).iter();
-    let mut options = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name))
 }
 
 fn request_line(head: &Bytes, line: &[u8]) -> Result<(Method, Uri), Violation> {

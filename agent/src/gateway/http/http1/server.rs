@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONNECTION, TE},
-};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
@@ -32,10 +29,17 @@ use super::{
     chunked::Chunked,
     decode::Decoder,
     encode::{self, Encoder},
+    is_bodiless,
     out::Out,
-    request::{self, Head, Violation, find_end, has_option},
+    request::{self, Head, Violation, find_end},
 };
-use crate::{gateway::http::body::ResponseBody, net::rewind::Rewind};
+use crate::{
+    gateway::http::{
+        body::ResponseBody,
+        headers::{has_option, takes_trailers},
+    },
+    net::rewind::Rewind,
+};
 pub(in crate::gateway) use line::Incoming;
 use line::{Line, Stream};
 
@@ -100,10 +104,9 @@ impl Asked {
     const REFUSED: Self = Self { is_head: false, trailers: false, close: true };
 
     fn of(head: &Head) -> Self {
-        let te = head.parts.headers.get(TE);
         Self {
             is_head: head.parts.method == Method::HEAD,
-            trailers: te.is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")),
+            trailers: takes_trailers(&head.parts.headers),
             close: head.close,
         }
     }
@@ -264,9 +267,7 @@ impl Connection {
         if close {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let bodiless = asked.is_head
-            || parts.status.is_informational()
-            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = is_bodiless(parts.status, asked.is_head);
         let exact = body.size_hint().exact();
         let mut encoder = (!bodiless).then(|| Encoder::new(&mut parts.headers, exact, asked.trailers));
         let mut out = Out::default();

@@ -65,11 +65,7 @@ impl Line {
 
     /// Reads once; `ended` tells of the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let input = &mut self.input;
-        let read = ready!(scratch::poll_read(&mut self.io, cx, |bytes| {
-            input.extend_from_slice(bytes);
-            bytes.len()
-        }))?;
+        let read = ready!(scratch::poll_append(&mut self.io, cx, &mut self.input))?;
         self.ended = read == 0;
         Poll::Ready(Ok(()))
     }
