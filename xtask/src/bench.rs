@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Only these paths, by their names in the summary: egret,envoy_pair,…
     #[arg(long, value_delimiter = ',')]
     paths: Vec<String>,
+    /// Only these phases: memory,closed,open,fresh,bulk
+    #[arg(long, value_delimiter = ',')]
+    phases: Vec<String>,
 }
 
 /// Runs it. Results land in `target/bench`.
@@ -65,8 +68,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(rounds) = options.rounds {
         bench.args(["--rounds", &rounds.to_string()]);
     }
-    if !options.paths.is_empty() {
-        bench.args(["--paths", &options.paths.join(",")]);
+    for (name, only) in [("--paths", &options.paths), ("--phases", &options.phases)] {
+        if !only.is_empty() {
+            bench.args([name, &only.join(",")]);
+        }
     }
     command::run(&mut bench)
 }

@@ -49,7 +49,7 @@ use serde_json::{Value, json};
 use self::{
     path::{Ground, Path},
     peers::Peers,
-    plan::Effort,
+    plan::{Effort, Phase},
     results::Results,
     server::Server,
 };
@@ -85,6 +85,9 @@ struct Options {
     /// Only these paths, by their names in the summary
     #[arg(long, value_delimiter = ',')]
     paths: Vec<String>,
+    /// Only these phases
+    #[arg(long, value_delimiter = ',', value_parser = Phase::KEYS)]
+    phases: Vec<String>,
     /// Where the results go [default: target/bench]
     #[arg(long)]
     output: Option<PathBuf>,
@@ -155,8 +158,12 @@ fn rounds(
             if results.has_failed(path) {
                 continue;
             }
+            let phases = effort.phases(path, round).into_iter();
+            let wanted = |phase: &Phase| {
+                options.phases.is_empty() || options.phases.iter().any(|key| key == phase.key())
+            };
             let visit_began = Instant::now();
-            match visit::visit(path, ground, effort, round) {
+            match visit::visit(path, ground, effort, phases.filter(wanted).collect()) {
                 Ok(measured) => {
                     say(&progress(round, rounds, path, &measured, visit_began));
                     figures.insert(path, measured);

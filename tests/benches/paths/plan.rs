@@ -20,6 +20,20 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// What `--phases` takes.
+    pub(crate) const KEYS: [&str; 5] = ["memory", "closed", "open", "fresh", "bulk"];
+
+    /// Its one of [`Self::KEYS`].
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Closed(_) => "closed",
+            Self::Open => "open",
+            Self::Fresh => "fresh",
+            Self::Bulk => "bulk",
+            Self::Memory => "memory",
+        }
+    }
+
     /// For people.
     pub(crate) fn name(self) -> String {
         match self {

@@ -18,10 +18,9 @@ const PER: f64 = 10_000.0;
 const MIB: f64 = 1024.0 * 1024.0;
 const GIB: f64 = 1024.0 * MIB;
 
-/// Visits a path. Memory first, by processes that have done nothing before; then the rest, by others.
-pub(crate) fn visit(path: Path, ground: &Ground, effort: Effort, round: usize) -> Result<Figures> {
+/// Visits a path, for these phases. Memory first, by processes that have done nothing before; then the rest, by others.
+pub(crate) fn visit(path: Path, ground: &Ground, effort: Effort, phases: Vec<Phase>) -> Result<Figures> {
     let mut figures = Figures::new();
-    let phases = effort.phases(path, round);
     let (memory, load): (Vec<Phase>, Vec<Phase>) =
         phases.into_iter().partition(|phase| *phase == Phase::Memory);
     for phases in [memory, load].into_iter().filter(|phases| !phases.is_empty()) {

@@ -14,8 +14,8 @@ use super::{
 
 /// Connections that are made, or used, at a time.
 const AT_A_TIME: usize = 32;
-/// Between the last request and the reading.
-const SETTLE: Duration = Duration::from_millis(500);
+/// Between the last request and the reading: idle is what has been idle for a while.
+const SETTLE: Duration = Duration::from_secs(12);
 
 pub(super) async fn run(options: &Options, target: Target) -> Result<Value> {
     let proxies = options.proxies.as_deref().context("no proxies whose memory could be read")?;

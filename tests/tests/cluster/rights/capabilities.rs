@@ -38,6 +38,7 @@ fn no_capability_is_superfluous() -> Result<()> {
     // Somebody there to be taken over.
     let resident = caller("resident", &[("egret.dev/egress", "enabled")]);
     egret.start_captured(&resident)?;
+    let old = egret.agent_on(NODE)?;
     let tried = (|| {
         // These two have the new agent fail, and the old one go on.
         for (missing, node, words) in [
@@ -46,7 +47,7 @@ fn no_capability_is_superfluous() -> Result<()> {
             // Where there is nobody to take over, it does not.
             ("SYS_PTRACE", Some(NODE), &["capture: the running agent goes on", "cannot be taken over"]),
         ] {
-            cannot_start(&egret, missing, node, words).with_context(|| format!("without {missing}"))?;
+            cannot_start(&egret, missing, node, words, &old).with_context(|| format!("without {missing}"))?;
         }
         for missing in ["NET_ADMIN", "DAC_READ_SEARCH"] {
             set(&egret, &without(missing))?;
@@ -92,8 +93,8 @@ fn the_other_parts_have_no_rights_on_their_nodes() -> Result<()> {
             }
         }
     }
-    for pod in egret.pods(AGENT.account)? {
-        let found = egret.kube().get(&["pod", &pod, "-n", NAMESPACE])?;
+    for node in NODES {
+        let found = egret.kube().get(&["pod", &egret.agent_on(node)?, "-n", NAMESPACE])?;
         let container = &found["spec"]["containers"][0]["securityContext"];
         ensure!(
             container["readOnlyRootFilesystem"] == true && container["privileged"].is_null(),
@@ -157,15 +158,20 @@ fn set(egret: &Installed, capabilities: &[&str]) -> Result<()> {
 }
 
 /// A new agent says what it cannot do, and does not take the old one's place.
-fn cannot_start(egret: &Installed, missing: &str, node: Option<&str>, words: &[&str]) -> Result<()> {
+fn cannot_start(
+    egret: &Installed,
+    missing: &str,
+    node: Option<&str>,
+    words: &[&str],
+    old: &str,
+) -> Result<()> {
     let before: BTreeSet<String> = egret.pods(AGENT.account)?.into_iter().collect();
-    let old = egret.agent_on(NODE)?;
     set(egret, &without(missing))?;
     let new = egret.next(AGENT, node, &before)?;
     egret.wait_for_said(AGENT, &new, false, words)?;
     egret.wait_for_log(AGENT, &[&format!("CAP_{missing}")])?;
     // Updates go on only when the new one is ready: the old ones still serve.
-    ensure!(egret.ready(AGENT, &old)?.ready, "the old agent has ended with it");
+    ensure!(egret.ready(AGENT, old)?.ready, "the old agent has ended with it");
     Ok(())
 }
 
