@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use tokio::runtime;
 
-use crate::{app, node::workload::Workload, telemetry::logging};
+use crate::{app, memory::kept_low, node::workload::Workload, telemetry::logging};
 use args::Command;
 
 /// Runs the command line of this process.
@@ -50,7 +50,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             // The roles die with the thread that starts them (PR_SET_PDEATHSIG), so it has to be the main one.
             let settings = up.settings()?;
             let ready = format!("ready, configuration from {}", settings.source);
-            current_thread()?.block_on(app::up::run(settings, || tracing::info!("{ready}"))).map(done)
+            let up = app::up::run(settings, || tracing::info!("{ready}"));
+            current_thread()?.block_on(kept_low(up)).map(done)
         }
         Command::Agent(role) if role.cleanup => {
             let run_dir = role.instance.run_dir();
@@ -63,15 +64,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Agent(role) => {
             logging::init();
-            beside_workers()?.block_on(app::agent::run(role.settings()?, role.take_over)).map(done)
+            beside_workers()?.block_on(kept_low(app::agent::run(role.settings()?, role.take_over))).map(done)
         }
         Command::Gateway(role) => {
             logging::init();
-            beside_workers()?.block_on(app::gateway::run(role.settings()?)).map(done)
+            beside_workers()?.block_on(kept_low(app::gateway::run(role.settings()?))).map(done)
         }
         Command::Ca(role) => {
             logging::init();
-            current_thread()?.block_on(app::ca::run(role.settings()?, role.network())).map(done)
+            current_thread()?.block_on(kept_low(app::ca::run(role.settings()?, role.network()))).map(done)
         }
         Command::Ready(ready) => current_thread()?.block_on(ready::run(ready)),
         Command::Uninstall(uninstall) => current_thread()?.block_on(uninstall::run(&uninstall)).map(done),

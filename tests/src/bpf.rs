@@ -46,6 +46,10 @@ struct Query {
     prog_cnt: u32,
     padding: u32,
     prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    /// Written to by the kernel (on cgroups since Linux 6.17) whether or not there is room for it.
+    revision: u64,
 }
 
 /// `info` of `union bpf_attr`, for as much of the answer as is wanted.

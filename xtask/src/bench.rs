@@ -50,12 +50,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let product =
         if env::var_os("EGRET_BIN").is_some() { egret::binary()? } else { image::compile(Profile::Release)? };
     terminal.done("egret", &product.display().to_string())?;
-    let build = ["build", "--release", "--package", "egret-tests", "--bin", "egret-bench"];
-    command::run(command::cargo().args(build))?;
-
+    let mut bench = program()?;
     terminal.section("Measuring: leave the machine alone meanwhile")?;
-    let mut bench = Command::new(image::target_directory().join("release/egret-bench"));
-    bench.arg("run").arg("--egret").arg(product.canonicalize()?).arg("--nginx").arg(peers.nginx);
+    bench.arg("--egret").arg(product.canonicalize()?).arg("--nginx").arg(peers.nginx);
     for (name, program) in [("--haproxy", peers.haproxy), ("--envoy", peers.envoy)] {
         if let Some(program) = program {
             bench.arg(name).arg(program);
@@ -76,6 +73,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command::run(&mut bench)
 }
 
+/// Builds the benchmark: a command that measures, as soon as it knows the programs.
+pub(crate) fn program() -> Result<Command> {
+    let build = ["build", "--release", "--package", "egret-tests", "--bin", "egret-bench"];
+    command::run(command::cargo().args(build))?;
+    let mut bench = Command::new(image::target_directory().join("release/egret-bench"));
+    bench.arg("run");
+    Ok(bench)
+}
+
+/// nginx: the server of all paths.
+pub(crate) fn nginx(terminal: &mut Terminal) -> Result<PathBuf> {
+    let nginx = packages::NGINX.get(terminal).context("nginx is the server of all paths")?;
+    let nginx = if nginx.is_absolute() || nginx.components().count() > 1 { nginx } else { found(&nginx)? };
+    terminal.done("nginx", &nginx.display().to_string())?;
+    Ok(nginx.canonicalize()?)
+}
+
 /// Where the programs are. Without nginx there is no server; without the others, their columns are left out.
 struct Peers {
     nginx: PathBuf,
@@ -86,15 +100,12 @@ struct Peers {
 impl Peers {
     fn get(terminal: &mut Terminal) -> Result<Self> {
         packages::ensure(terminal)?;
-        let nginx = packages::NGINX.get(terminal).context("nginx is the server of all paths")?;
-        let nginx =
-            if nginx.is_absolute() || nginx.components().count() > 1 { nginx } else { found(&nginx)? };
-        terminal.done("nginx", &nginx.display().to_string())?;
+        let nginx = nginx(terminal)?;
         let haproxy = package("haproxy", terminal).and_then(|()| found(Path::new("haproxy")));
         let haproxy = or_without(terminal, "haproxy", haproxy)?;
         let envoy = package("iptables", terminal).and_then(|()| packages::envoy(terminal));
         let envoy = or_without(terminal, "envoy", envoy)?;
-        Ok(Self { nginx: nginx.canonicalize()?, haproxy, envoy })
+        Ok(Self { nginx, haproxy, envoy })
     }
 }
 

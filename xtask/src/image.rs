@@ -34,8 +34,10 @@ pub(crate) struct Options {
 /// How the binary is compiled.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As it is released.
+    /// As it is released: across crates, and for the code that `cargo xtask profile` has seen run.
     Release,
+    /// The same, counting what runs.
+    Profiled,
     /// The same without optimisation across crates, which takes most of the time: what tests run.
     Tested,
     /// Quick to compile, slow to run.
@@ -43,10 +45,20 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
+    /// What the compiler is told beside.
+    fn flag(self) -> Option<String> {
+        match self {
+            Self::Release => Some(format!("profile-use={}", counts().display())),
+            Self::Profiled => Some("profile-generate".to_owned()),
+            Self::Tested | Self::Development => None,
+        }
+    }
+
     /// Its name in Cargo.toml, and the directory in which cargo puts what it makes by it.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Release => ("release", "release"),
+            Self::Profiled => ("profiled", "profiled"),
             Self::Tested => ("tested", "tested"),
             Self::Development => ("dev", "debug"),
         }
@@ -125,13 +137,19 @@ pub(crate) fn compile(profile: Profile) -> Result<PathBuf> {
 pub(crate) fn cargo(verb: &str, profile: Profile) -> Command {
     let target = target();
     // Symbols stay, for backtraces that name functions.
-    let flags =
-        format!(r#"target.{target}.rustflags=["-C","target-feature=+crt-static","-C","strip=debuginfo"]"#);
+    let flags = ["target-feature=+crt-static", "strip=debuginfo"].map(str::to_owned).into_iter();
+    let flags: Vec<_> = flags.chain(profile.flag()).map(|flag| format!("-C{flag}")).collect();
+    let flags = format!("target.{target}.rustflags={flags:?}");
     let mut cargo = command::cargo();
     cargo.args([verb, "--profile", profile.names().0, "--target", &target, "--config", &flags]);
     // These would take the place of the flags above.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo
+}
+
+/// How often which code ran: what `cargo xtask profile` writes, in LLVM's format.
+pub(crate) fn counts() -> PathBuf {
+    command::workspace().join("agent/egret.profdata")
 }
 
 /// Where it puts a program.

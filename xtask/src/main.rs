@@ -11,6 +11,7 @@ mod instructions;
 mod manifests;
 mod observability;
 mod packages;
+mod profile;
 mod soak;
 mod terminal;
 mod test;
@@ -38,6 +39,8 @@ enum Task {
     Bench(bench::Options),
     /// Instructions per decision of the engines, in a small and in a large configuration, under valgrind
     Instructions,
+    /// Count which code runs under load, for releases to be optimised by
+    Profile,
     /// Find or install what the kernel programs are built with
     Toolchain,
     /// Build the kernel programs alone and print where the object is
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Soak => soak::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Instructions => instructions::run(),
+        Task::Profile => profile::run(),
         Task::Toolchain => toolchain::ensure(),
         Task::BuildEbpf => ebpf::run(),
         Task::Image(options) => image::run(&options),

@@ -21,7 +21,8 @@ const PACKAGES: [(&str, &str); 4] = [
 ];
 /// The linter for the same compiler; wanted, not needed.
 const CLIPPY: (&str, &str) = ("rust-web-clippy", "/usr/bin/clippy-driver");
-const LLVM: &str = "/usr/lib/llvm-22";
+/// Where they put it.
+pub(crate) const LLVM: &str = "/usr/lib/llvm-22";
 /// The linker reads the output of compilers with this LLVM and older ones.
 const LINKER_LLVM: u32 = 22;
 const LINKER: &str = "bpf-linker";

@@ -24,7 +24,6 @@ use crate::{
     admin::{AgentState, Readiness},
     flow::{FlowTable, Side},
     kubernetes::configuration::Scope,
-    memory,
     node::resolvers,
 };
 
@@ -40,7 +39,6 @@ const LINGER: time::Duration = time::Duration::from_millis(200);
 pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
-    tokio::spawn(memory::give_back());
     match role::cluster(&settings)? {
         Some(cluster) => on_cluster::run(settings, cluster, stop).await,
         None => on_machine(settings, take_over, stop).await,

@@ -30,7 +30,6 @@ use crate::{
     flow::{FlowTable, Side},
     gateway::{self, Gateway, Parts},
     kubernetes::{Cluster, configuration::Scope, events},
-    memory,
     mesh::SpiffeId,
     telemetry::{access_log::AccessLog, traces::Traces},
     tls::store::CertificateStore,
@@ -53,7 +52,6 @@ const LISTENER: &str = "listener";
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     role::raise_open_files();
-    tokio::spawn(memory::give_back());
     let _announced = role::announce(&settings.run_dir, "gateway")?;
     let health = Health::waiting_for(&[CONFIGURATION, CERTIFICATE, LISTENER]);
     // Probes are answered until the very end.

@@ -29,15 +29,29 @@ const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
 
+/// As much as `union bpf_attr` will hardly ever need (144 bytes in Linux 6.18). Some commands write to a field whether or not the
+/// structure they were given reaches that far: `BPF_PROG_QUERY` to `revision`, on devices since 6.6, on cgroups since 6.17.
+const ROOM: usize = 512;
+
 /// Calls `bpf(2)` with one of the attribute structures below.
 ///
 /// # Safety
 /// `attributes` fits `command`, and pointers in it are valid for what the command reads and writes.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+unsafe fn bpf<T: Copy>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    #[repr(C)]
+    union Roomy<T: Copy> {
+        attributes: T,
+        room: [u64; ROOM / 8],
+    }
     let size = size_of::<T>() as libc::c_uint;
-    // SAFETY: the structure lives during the call, with its true size; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size) };
-    libc::c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+    let mut roomy = Roomy { room: [0; ROOM / 8] };
+    roomy.attributes = *attributes;
+    // SAFETY: the structure lives during the call, with its true size and room behind it; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut roomy, size) };
+    let error = io::Error::last_os_error();
+    // SAFETY: it was put there, and the kernel writes numbers to its fields.
+    *attributes = unsafe { roomy.attributes };
+    libc::c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or(error)
 }
 
 /// Takes over a descriptor that the kernel has just made.
@@ -46,6 +60,7 @@ fn owned(fd: libc::c_int) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Element {
     map: u32,
@@ -98,6 +113,7 @@ fn read<K: aya::Pod, V: aya::Pod>(command: libc::c_int, map: &impl AsFd, key: &K
     Ok(unsafe { value.assume_init() })
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Object {
     path: u64,
@@ -113,6 +129,7 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf(OBJ_GET, &mut object) }.map(owned)
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct InfoQuery {
     fd: u32,
@@ -207,6 +224,7 @@ struct RawProgramInfo {
 
 /// Describes a loaded program by its id.
 pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct ById {
         id: u32,
@@ -225,7 +243,7 @@ pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
 }
 
 /// `union bpf_attr`, `query`, up to the program count.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct Query {
     target: u32,
@@ -281,6 +299,7 @@ pub(super) fn map_id(map: &impl AsFd) -> io::Result<u32> {
 
 /// Puts another program behind a link, in one step. Only between programs that refer to the same cgroup storage.
 pub(super) fn link_update(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct Update {
         link: u32,
@@ -303,6 +322,7 @@ pub(super) fn program_log<I>(
 ) -> io::Result<String> {
     /// `BPF_LOG_STATS`.
     const STATISTICS: u32 = 4;
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -343,6 +363,7 @@ pub(super) fn program_log<I>(
 /// Runs a program of the type of those for packets once, on a packet of zeros. `context` is `struct __sk_buff`, before and after,
 /// with room for more.
 pub(super) fn run(program: &impl AsFd, context: &mut [u8]) -> io::Result<()> {
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct Run {
         program: u32,
@@ -391,6 +412,7 @@ pub(super) fn monotonic() -> io::Result<Duration> {
 
 /// Detaches a link at once; removing its pin alone leaves that to a work queue (Linux 5.9).
 pub(super) fn link_detach(link: &impl AsFd) -> io::Result<()> {
+    #[derive(Clone, Copy)]
     #[repr(C)]
     struct Detach {
         link: u32,

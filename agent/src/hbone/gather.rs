@@ -7,19 +7,24 @@
 //! Nothing can hang: whenever bytes stay behind, `poll_drain` has registered the task that will call it again.
 
 use std::{
-    io,
+    io::{self, IoSlice},
+    iter::once,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::flood::FrameMeter;
 
 /// Bytes that wait at most; more makes h2 wait.
 const CAPACITY: usize = 128 << 10;
+
+/// From so many bytes on a write is not gathered: the copy costs more than the system call.
+const LARGE: usize = 32 << 10;
 
 /// What an idle connection may keep allocated.
 const IDLE_CAPACITY: usize = 4 << 10;
@@ -70,6 +75,27 @@ impl<IO: AsyncWrite + Unpin> Shared<IO> {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is gathered, and as much of `bufs` as is taken with it: how much of them, or none when they have to be gathered.
+    fn poll_through(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let gathered = self.buffer.len() - self.written;
+        let taken = {
+            let gathered = IoSlice::new(&self.buffer[self.written..]);
+            let slices: SmallVec<[_; 4]> = once(gathered).chain(bufs.iter().copied()).collect();
+            match Pin::new(&mut self.io).poll_write_vectored(cx, &slices)? {
+                Poll::Ready(taken) => taken,
+                Poll::Pending => return Ok(0),
+            }
+        };
+        self.unflushed |= taken > 0;
+        if taken < gathered {
+            self.written += taken;
+            return Ok(0);
+        }
+        self.buffer.clear();
+        self.written = 0;
+        Ok(taken - gathered)
     }
 
     /// Room for more bytes, made by writing when there is none.
@@ -147,9 +173,16 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.lock();
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() >= LARGE {
+            let taken = shared.poll_through(cx, bufs)?;
+            if taken > 0 {
+                shared.count_sent(taken);
+                return Poll::Ready(Ok(taken));
+            }
+        }
         let room = ready!(shared.poll_room(cx))?;
         let mut taken = 0;
         for buf in bufs {

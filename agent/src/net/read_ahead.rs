@@ -6,28 +6,32 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
-use super::scratch;
+use super::scratch::{SIZE, Scratch};
 
-/// An I/O object that is read in pieces of up to 64 KiB. Holds no buffer while nothing arrives.
+/// An I/O object that is read in pieces of up to 64 KiB. Holds no memory while nothing arrives.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {
     io: IO,
-    /// What was read and did not fit; once there was such, what follows is read into it at once.
-    buffer: Vec<u8>,
-    /// Bytes of `buffer` that were handed out already.
+    ahead: Option<Ahead>,
+}
+
+/// What was read and did not fit: the memory it was read into, until it is handed out.
+#[derive(Debug)]
+struct Ahead {
+    memory: Scratch,
     taken: usize,
+    end: usize,
 }
 
 impl<IO> ReadAhead<IO> {
     /// Wraps `io`.
     pub fn new(io: IO) -> Self {
-        Self { io, buffer: Vec::new(), taken: 0 }
+        Self { io, ahead: None }
     }
 
     /// The object below.
@@ -43,44 +47,24 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.taken < this.buffer.len() {
-            let n = put(buf, &this.buffer[this.taken..]);
-            this.taken += n;
-            return Poll::Ready(Ok(()));
-        }
-        this.taken = 0;
-        this.buffer.clear();
-        if buf.remaining() >= scratch::SIZE {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
-        if this.buffer.capacity() == 0 {
-            // Nearly always its reader takes all of it at once.
-            let rest = &mut this.buffer;
-            return scratch::poll_read(&mut this.io, cx, |bytes| {
-                let n = put(buf, bytes);
-                if n < bytes.len() {
-                    rest.reserve_exact(scratch::SIZE);
-                    rest.extend_from_slice(&bytes[n..]);
-                }
-            });
-        }
-        match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.buffer) {
-            Poll::Ready(result) => result?,
-            Poll::Pending => {
-                this.buffer = Vec::new();
-                return Poll::Pending;
+        let mut ahead = match this.ahead.take() {
+            Some(ahead) => ahead,
+            None if buf.remaining() >= SIZE => return Pin::new(&mut this.io).poll_read(cx, buf),
+            None => {
+                let mut memory = Scratch::take();
+                let mut read = ReadBuf::new(&mut memory);
+                ready!(Pin::new(&mut this.io).poll_read(cx, &mut read))?;
+                let end = read.filled().len();
+                Ahead { memory, taken: 0, end }
             }
         };
-        this.taken = put(buf, &this.buffer);
+        let n = buf.remaining().min(ahead.end - ahead.taken);
+        buf.put_slice(&ahead.memory[ahead.taken..ahead.taken + n]);
+        ahead.taken += n;
+        // Nearly always its reader takes all of it at once.
+        this.ahead = (ahead.taken < ahead.end).then_some(ahead);
         Poll::Ready(Ok(()))
     }
-}
-
-/// Hands out what fits.
-fn put(buf: &mut ReadBuf<'_>, bytes: &[u8]) -> usize {
-    let n = bytes.len().min(buf.remaining());
-    buf.put_slice(&bytes[..n]);
-    n
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
@@ -106,5 +90,31 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_lost_between_pieces_and_nothing_is_held_at_the_end() {
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+        let (mut writer, reader) = tokio::io::duplex(SIZE * 4);
+        writer.write_all(&sent).await.unwrap();
+        drop(writer);
+        let mut ahead = ReadAhead::new(reader);
+        let (mut received, mut piece, mut was_held) = (Vec::new(), [0; 4_096], false);
+        loop {
+            let n = ahead.read(&mut piece).await.unwrap();
+            if n == 0 {
+                break;
+            }
+            received.extend_from_slice(&piece[..n]);
+            was_held |= ahead.ahead.is_some();
+        }
+        assert!(received == sent && was_held && ahead.ahead.is_none());
     }
 }

@@ -144,7 +144,8 @@ pub(super) async fn accept(
         let gone = presence.gone.clone();
         let (agent, enrolled, presence) = (Arc::clone(&agent), Arc::clone(&enrolled), Arc::clone(&presence));
         let connections = agent.connections.clone();
-        let served = connection::serve(agent, enrolled, presence, stream, peer, port);
+        // Boxed: a task that waits for two things holds what it waits for twice.
+        let served = Box::pin(connection::serve(agent, enrolled, presence, stream, peer, port));
         connections.spawn(async move { gone.run_until_cancelled(served).await });
     };
     loop {
