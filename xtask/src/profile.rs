@@ -62,7 +62,7 @@ pub(crate) fn run() -> Result<()> {
     merge(&raw)?;
     fs::remove_dir_all(&raw).with_context(|| raw.display().to_string())?;
     let size = fs::metadata(image::counts())?.len();
-    terminal.good(&format!("{} ({} KiB)", image::counts().display(), size >> 10))
+    terminal.good(&format!("agent/egret.profdata: {} KiB", size >> 10))
 }
 
 /// Adds up what all the processes have counted.
