@@ -146,9 +146,9 @@ fn rounds(
 ) -> Result<()> {
     let (rounds, patience) = effort.rounds();
     let rounds = options.rounds.unwrap_or(rounds);
-    let mut longest = Duration::ZERO;
+    let mut last = Duration::ZERO;
     for round in 0..rounds {
-        if round > 0 && options.rounds.is_none() && began.elapsed() + longest > patience {
+        if round > 0 && options.rounds.is_none() && began.elapsed() + last > patience {
             say(&format!("no time for round {}", round + 1));
             break;
         }
@@ -176,7 +176,7 @@ fn rounds(
             }
         }
         results.add(figures);
-        longest = longest.max(round_began.elapsed());
+        last = round_began.elapsed();
     }
     Ok(())
 }

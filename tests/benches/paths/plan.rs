@@ -59,7 +59,7 @@ impl Effort {
     /// Rounds, and the time after which no other one begins that may not fit.
     pub(crate) fn rounds(self) -> (usize, Duration) {
         match self {
-            Self::Quick => (5, Duration::from_secs(270)),
+            Self::Quick => (5, Duration::from_secs(295)),
             Self::Full => (5, Duration::from_mins(40)),
         }
     }
@@ -82,6 +82,14 @@ impl Effort {
             (_, Self::Quick) if round > 0 => vec![Closed(32), Open, Fresh, Bulk],
             (_, Self::Quick) => vec![Memory, Closed(32), Open, Fresh, Bulk],
             (_, Self::Full) => vec![Memory, Closed(1), Closed(32), Closed(256), Open, Fresh, Bulk],
+        }
+    }
+
+    /// How many idle flows memory is measured with.
+    pub(crate) fn idle_flows(self) -> &'static str {
+        match self {
+            Self::Quick => "0,10000",
+            Self::Full => "0,1000,10000",
         }
     }
 

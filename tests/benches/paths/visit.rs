@@ -76,7 +76,7 @@ fn measure(running: &Running, phase: Phase, effort: Effort, figures: &mut Figure
             }
         }
         Phase::Memory => {
-            let report = load(&["--kind", "idle", "--flows", "0,1000,10000"])?;
+            let report = load(&["--kind", "idle", "--flows", effort.idle_flows()])?;
             for level in report["levels"].as_array().into_iter().flatten() {
                 let flows = number(level, "/flows")?;
                 set(&format!("rss_mib_at_{flows}_flows"), number(level, "/rss_mib")?);
