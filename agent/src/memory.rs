@@ -61,10 +61,12 @@ async fn forget_program_at_rest() {
         let now = processor_time();
         let is_busy = now - before >= BUSY;
         before = now;
-        if was_busy && !is_busy && !is_written_to() {
-            if let Err(e) = forget_program() {
-                tracing::debug!(error = %e, "the program's pages stay in memory");
-            }
+        if was_busy
+            && !is_busy
+            && !is_written_to()
+            && let Err(e) = forget_program()
+        {
+            tracing::debug!(error = %e, "the program's pages stay in memory");
         }
         was_busy = is_busy;
     }
