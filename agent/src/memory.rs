@@ -52,6 +52,12 @@ pub async fn give_back() -> Infallible {
     }
 }
 
+/// Gives back what this thread has free: for those of the runtime's pool, one of which has loaded the kernel programs.
+pub fn give_back_here() {
+    // SAFETY: as above.
+    unsafe { libmimalloc_sys::mi_collect(false) };
+}
+
 /// Lets go of the program's own pages whenever a busy spell, such as the start, is over: what is still needed comes back from the page
 /// cache as it is used. Not between the requests of a role that has a little to do all the time.
 async fn forget_program_at_rest() {

@@ -27,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
         bail!("nothing can be counted here: {why}");
     }
     signals::handle()?;
+    let tool = tool()?;
     let mut terminal = Terminal::new();
     packages::ensure(&mut terminal)?;
     let nginx = bench::nginx(&mut terminal)?;
@@ -59,22 +60,14 @@ pub(crate) fn run() -> Result<()> {
     tests.args(["--package", "egret-tests", "--test", "scenario", "--", "--test-threads=1"]);
     command::run(tests.env("EGRET_BIN", &product).env("LLVM_PROFILE_FILE", &into))?;
 
-    merge(&raw)?;
+    merge(&tool, &raw)?;
     fs::remove_dir_all(&raw).with_context(|| raw.display().to_string())?;
     let size = fs::metadata(image::counts())?.len();
     terminal.good(&format!("agent/egret.profdata: {} KiB", size >> 10))
 }
 
 /// Adds up what all the processes have counted.
-fn merge(raw: &Path) -> Result<()> {
-    let tool = env::var_os("LLVM_PROFDATA")
-        .map_or_else(|| PathBuf::from(toolchain::LLVM).join("bin/llvm-profdata"), PathBuf::from);
-    if !tool.is_file() {
-        bail!(
-            "no {}: run `apt-get install llvm-22` as root, or name a llvm-profdata in LLVM_PROFDATA",
-            tool.display()
-        );
-    }
+fn merge(tool: &Path, raw: &Path) -> Result<()> {
     let counted = fs::read_dir(raw)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     if counted.is_empty() {
         bail!("nothing was counted: {} is empty", raw.display());
@@ -82,4 +75,23 @@ fn merge(raw: &Path) -> Result<()> {
     command::run(
         Command::new(tool).args(["merge", "--sparse", "--output"]).arg(image::counts()).args(counted),
     )
+}
+
+/// Checks that what is in the repository can be read: the compiler only warns of what it cannot, and is slow by it.
+pub(crate) fn check(tool: &Path) -> Result<()> {
+    command::run_quietly(Command::new(tool).arg("show").arg(image::counts()))
+        .context("run `cargo xtask profile`, or get agent/egret.profdata from the repository again")
+}
+
+/// The program that reads and writes LLVM's profiles.
+pub(crate) fn tool() -> Result<PathBuf> {
+    let named = env::var_os("LLVM_PROFDATA").map(PathBuf::from);
+    let tool = named.unwrap_or_else(|| Path::new(toolchain::LLVM).join("bin/llvm-profdata"));
+    if !tool.is_file() {
+        bail!(
+            "no {}: run `apt-get install llvm-22` as root, or name a llvm-profdata in LLVM_PROFDATA",
+            tool.display()
+        );
+    }
+    Ok(tool)
 }

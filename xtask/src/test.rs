@@ -11,7 +11,7 @@ use egret_tests::privileges;
 use crate::{
     clippy, cluster, command,
     image::{self, Profile},
-    manifests, observability, packages,
+    manifests, observability, packages, profile,
     terminal::Terminal,
     tidy, toolchain,
 };
@@ -23,6 +23,12 @@ pub(crate) fn run() -> Result<()> {
     terminal.section("Format and rules")?;
     cargo(&["fmt", "--all", "--check"])?;
     tidy::run()?;
+    match profile::tool() {
+        Ok(tool) => profile::check(&tool)?,
+        Err(why) => {
+            left_out(&mut terminal, "whether the profile for releases can be read", &why.to_string())?
+        }
+    }
     terminal.section("Lints, the kernel programs on their own target")?;
     clippy::run()?;
     terminal.section("Unit and in-process tests")?;

@@ -20,7 +20,7 @@ use super::{
     locks::Lock,
     presence::{Examined, Presence, Presences},
 };
-use crate::datapath::WorkloadPolicy;
+use crate::{datapath::WorkloadPolicy, memory};
 
 /// How often it is checked that a workload is still captured.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -58,6 +58,7 @@ impl Agent {
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
                 move || {
                     agent.check(&enrolled, programs);
+                    memory::give_back_here();
                     acting
                 }
             });
