@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     match profile::tool() {
         Ok(tool) => profile::check(&tool)?,
         Err(why) => {
-            left_out(&mut terminal, "whether the profile for releases can be read", &why.to_string())?
+            left_out(&mut terminal, "whether the profile for releases can be read", &why.to_string())?;
         }
     }
     terminal.section("Lints, the kernel programs on their own target")?;
