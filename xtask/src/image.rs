@@ -46,11 +46,15 @@ pub(crate) enum Profile {
 
 impl Profile {
     /// What the compiler is told beside.
-    fn flag(self) -> Option<String> {
+    fn flags(self) -> Vec<String> {
         match self {
-            Self::Release => Some(format!("profile-use={}", counts().display())),
-            Self::Profiled => Some("profile-generate".to_owned()),
-            Self::Tested | Self::Development => None,
+            // Without a warning for each function that has changed since.
+            Self::Release => vec![
+                format!("profile-use={}", counts().display()),
+                "llvm-args=-no-pgo-warn-mismatch".to_owned(),
+            ],
+            Self::Profiled => vec!["profile-generate".to_owned()],
+            Self::Tested | Self::Development => Vec::new(),
         }
     }
 
@@ -138,7 +142,7 @@ pub(crate) fn cargo(verb: &str, profile: Profile) -> Command {
     let target = target();
     // Symbols stay, for backtraces that name functions.
     let flags = ["target-feature=+crt-static", "strip=debuginfo"].map(str::to_owned).into_iter();
-    let flags: Vec<_> = flags.chain(profile.flag()).map(|flag| format!("-C{flag}")).collect();
+    let flags: Vec<_> = flags.chain(profile.flags()).map(|flag| format!("-C{flag}")).collect();
     let flags = format!("target.{target}.rustflags={flags:?}");
     let mut cargo = command::cargo();
     cargo.args([verb, "--profile", profile.names().0, "--target", &target, "--config", &flags]);
