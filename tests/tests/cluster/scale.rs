@@ -29,11 +29,11 @@ struct Agent {
     pid: u32,
 }
 
-/// What it has used.
+/// What it has used. Memory of its own: the pages of the program come and go with what it does.
 #[derive(Clone, Copy)]
 struct Used {
     cpu: Duration,
-    resident_kib: i64,
+    own_kib: i64,
 }
 
 impl Agent {
@@ -65,10 +65,10 @@ impl Agent {
             .take(2)
             .filter_map(|field| field.parse::<u64>().ok())
             .sum();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|text| text.split_whitespace().next()).context("VmRSS")?;
+        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let own = own.and_then(|text| text.split_whitespace().next()).context("RssAnon")?;
         // Linux counts a hundred a second.
-        Ok(Used { cpu: Duration::from_millis(ticks * 10), resident_kib: resident.parse()? })
+        Ok(Used { cpu: Duration::from_millis(ticks * 10), own_kib: own.parse()? })
     }
 
     /// Parts of a CPU it takes where nothing happens, and how big it is.
@@ -80,7 +80,7 @@ impl Agent {
         let both = agents.iter().zip(before);
         both.map(|(agent, before)| {
             let now = agent.used()?;
-            Ok(((now.cpu - before.cpu).as_secs_f64() / taken.as_secs_f64(), now.resident_kib))
+            Ok(((now.cpu - before.cpu).as_secs_f64() / taken.as_secs_f64(), now.own_kib))
         })
         .collect()
     }
@@ -102,9 +102,9 @@ fn what_is_on_other_nodes_costs_an_agent_nothing() -> Result<()> {
 
     println!("{NAMESPACES} namespaces and {} pods in {took:?}", NAMESPACES * PODS_OF_EACH);
     for (index, agent) in agents.iter().enumerate() {
-        let ((cpu, resident), (cpu_after, resident_after)) = (before[index], after[index]);
+        let ((cpu, own), (cpu_after, own_after)) = (before[index], after[index]);
         let numbers = format!(
-            "the agent of {}: {resident} KiB and {:.2} % of a CPU before, {:.0} ms of CPU meanwhile, {resident_after} KiB and \
+            "the agent of {}: {own} KiB and {:.2} % of a CPU before, {:.0} ms of CPU meanwhile, {own_after} KiB and \
              {:.2} % after",
             agent.node,
             cpu * 100.0,
@@ -112,7 +112,7 @@ fn what_is_on_other_nodes_costs_an_agent_nothing() -> Result<()> {
             cpu_after * 100.0
         );
         println!("{numbers}");
-        ensure!(resident_after - resident < GROWTH_KIB, "it grew; {numbers}");
+        ensure!(own_after - own < GROWTH_KIB, "it grew; {numbers}");
         ensure!(cpu_after - cpu < BUSIER, "it is busier; {numbers}");
     }
     Ok(())
