@@ -101,6 +101,7 @@ fn is_written_to() -> bool {
     written.is_none_or(|written| written.trim() != "0 kB")
 }
 
+/// Instructions, constants and tables; not what the start has relocated.
 fn forget_program() -> io::Result<()> {
     let (start, end) = (&raw const __executable_start, &raw const etext);
     let start = start.cast_mut().map_addr(|start| start.next_multiple_of(PAGE));

@@ -78,7 +78,7 @@ impl<IO: AsyncWrite + Unpin> Shared<IO> {
     }
 
     /// Writes what is gathered, and as much of `bufs` as is taken with it: how much of them, or none when they have to be gathered.
-    fn poll_through(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write_through(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let gathered = self.buffer.len() - self.written;
         let taken = {
             let gathered = IoSlice::new(&self.buffer[self.written..]);
@@ -177,7 +177,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.lock();
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() >= LARGE {
-            let taken = shared.poll_through(cx, bufs)?;
+            let taken = shared.write_through(cx, bufs)?;
             if taken > 0 {
                 shared.count_sent(taken);
                 return Poll::Ready(Ok(taken));
