@@ -2,7 +2,7 @@
 //!
 //! The allocator (mimalloc, chosen in `main`) gives free pages back a little later, when it is called next: a role that has just loaded its
 //! programs, or lost ten thousand connections, may not call it for hours. `workers` runs [`give_back`] on each of its threads, `cli` every
-//! role beside it. (To have pages given back as they become free costs a tenth of the processor time of a request, and a fifth in bulk:
+//! role beside it, and `node::check` [`give_back_here`] on those that load programs. (To have pages given back as they become free costs a tenth of the processor time of a request, and a fifth in bulk:
 //! measured and dropped.)
 //!
 //! The program itself is 40 MiB, of which a role that has started, or has little to do, needs a few: it lets go of the rest when it comes to rest.

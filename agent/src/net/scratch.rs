@@ -1,5 +1,5 @@
 //! Memory for one read, lent by the thread: what lands in it is used or copied before the next read, so that a connection on which
-//! nothing moves holds none.
+//! nothing moves holds none. Only `read_ahead` keeps it for longer, until its reader has taken what was read.
 
 use std::{
     cell::RefCell,
@@ -15,8 +15,11 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Bytes of one. A TLS record is 16 KiB; four of them per system call is where larger reads stopped to pay.
 pub const SIZE: usize = 64 << 10;
 
+/// How many a thread keeps that nobody has: one per layer that reads by way of another. More come back where many readers were slow.
+const KEPT: usize = 4;
+
 thread_local! {
-    /// Those that nobody has. As many as are nested: one per layer that reads by way of another.
+    /// Those that nobody has.
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -33,7 +36,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        FREE.with_borrow_mut(|free| free.push(mem::take(&mut self.0)));
+        FREE.with_borrow_mut(|free| {
+            if free.len() < KEPT {
+                free.push(mem::take(&mut self.0));
+            }
+        });
     }
 }
 
@@ -73,4 +80,16 @@ pub fn poll_append<IO: AsyncRead + Unpin>(
         input.extend_from_slice(bytes);
         bytes.len()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_had_at_a_time_is_not_kept() {
+        let many: Vec<_> = (0..KEPT * 3).map(|_| Scratch::take()).collect();
+        drop(many);
+        assert_eq!(FREE.with_borrow(Vec::len), KEPT);
+    }
 }
