@@ -12,7 +12,7 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::{bpf_get_prandom_u32, bpf_set_retval},
+    helpers::{bpf_get_prandom_u32, bpf_set_retval, bpf_setsockopt},
     programs::SockAddrContext,
 };
 
@@ -25,6 +25,9 @@ use crate::{
 
 pub(crate) const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
 pub(crate) const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Of setsockopt(2), tcp(7).
+const SOL_TCP: i32 = 6;
+const TCP_CONGESTION: i32 = 13;
 /// Return values of the hook: refuse, or go on.
 const REFUSE: i32 = 0;
 pub(crate) const PASS: i32 = 1;
@@ -151,6 +154,7 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
             if !CAPTURED.set(socket, captured.by(process::current())) {
                 return (Decision::RefusedNoMemory, 0);
             }
+            unpaced(ctx);
             return (decision, listener);
         }
         Decision::BypassedRange | Decision::BypassedResolver | Decision::BypassedAgentDown => {
@@ -162,6 +166,18 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
         _ => {}
     }
     (decision, 0)
+}
+
+/// Has a connection that goes to the listener not paced: its way is loopback's, whatever the application or the machine prefers for the
+/// network. BBR's timers cost the agent as much as the bytes, which come in small pieces (`agent/src/net/pacing.rs`).
+#[inline(always)]
+fn unpaced(ctx: &SockAddrContext) {
+    const LENGTH: i32 = 4;
+    let mut name: [u8; LENGTH as usize] = *b"reno";
+    // SAFETY: the kernel's context, and as many bytes as are said. Should it fail, the connection is as the application wants it.
+    let _ = unsafe {
+        bpf_setsockopt(ctx.sock_addr.cast(), SOL_TCP, TCP_CONGESTION, name.as_mut_ptr().cast(), LENGTH)
+    };
 }
 
 /// Marks a socket for the backstop: nobody listens for it, and its policy says that it goes out directly then.

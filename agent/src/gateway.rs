@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -50,7 +51,7 @@ use crate::{
     flow::{FlowTable, TunnelConnection},
     hbone::{self, tunnel::Carrier},
     mesh::{Snapshot, SpiffeId},
-    net::{gauge::Gauged, read_ahead::ReadAhead},
+    net::{gauge::Gauged, pacing, read_ahead::ReadAhead},
     source::directory::Loaded,
     telemetry::{
         access_log::AccessLog,
@@ -224,7 +225,8 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Cancella
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => {
                 let (gateway, drain) = (Arc::clone(&gateway), drain.clone());
-                let place = gateway.parts.workers.place();
+                let cpu = SockRef::from(&stream).cpu_affinity().ok();
+                let place = gateway.parts.workers.place(cpu);
                 let runtime = place.runtime.clone();
                 let served = async move {
                     let _place = place;
@@ -253,6 +255,7 @@ async fn serve_connection(
 ) -> io::Result<()> {
     let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
+    pacing::settle(&stream);
     // A listener on all addresses of both families shows IPv4 as a part of IPv6, which no policy means.
     let (peer, local) = (canonical(peer), canonical(stream.local_addr()?));
     let certificate = gateway.parts.certificates.fetch(&gateway.parts.identity).await.map_err(|error| {

@@ -8,6 +8,7 @@ pub mod counted;
 pub mod endpoints;
 pub mod gauge;
 pub mod linger;
+pub mod pacing;
 pub mod read_ahead;
 pub mod rewind;
 pub mod scratch;

@@ -24,6 +24,7 @@ use crate::{
     mesh::Snapshot,
     net::{
         gauge::{Gauge, Gauged},
+        pacing,
         read_ahead::ReadAhead,
     },
     reason::{Reason, Refusal},
@@ -130,6 +131,7 @@ pub(super) async fn connect(
     })?;
     let tcp = connected.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
+    pacing::settle(&tcp);
     let (connected, local, tcp) = (Instant::now(), tcp.local_addr().ok(), Gauged::new(tcp));
     let gauge = tcp.gauge().clone();
     let mut connection = UpstreamConnection {

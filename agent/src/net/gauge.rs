@@ -99,7 +99,7 @@ impl<IO> Deref for Gauged<IO> {
 /// `struct tcp_info` up to `tcpi_sndbuf_limited` (include/uapi/linux/tcp.h); Linux has all of it since 4.10.
 type TcpInfo = [u8; 192];
 
-fn figures(socket: RawFd) -> io::Result<TcpFigures> {
+pub(super) fn figures(socket: RawFd) -> io::Result<TcpFigures> {
     let mut info: TcpInfo = [0; 192];
     let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `info`. The descriptor is a number to it.

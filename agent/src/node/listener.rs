@@ -17,6 +17,7 @@ use super::{
     netns::{self, Namespace},
     port_block,
 };
+use crate::net::pacing::unpaced;
 
 /// Long enough that a burst of connects is not turned away while the agent is busy (`net.core.somaxconn` caps it).
 const BACKLOG: i32 = 4096;
@@ -120,8 +121,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_mss(MAX_SEGMENT)?;
-    // Always there. What the machine prefers for the network may pace (BBR), which on loopback is a timer for nothing.
-    socket.set_tcp_congestion(b"reno")?;
+    unpaced(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -10,6 +10,7 @@
 //! - `storm COUNT ADDRESS`: connects and closes so often; answers with how many worked, and the errno of the first that did not.
 //! - `play STEPS ADDRESS`: connects, takes the steps, and closes: `s5` sends so many bytes, `r5` receives so many, `e` receives to the
 //!   end, `f` sends no more, `l` has the close be a reset. Answers with how many bytes came.
+//! - `congestion ADDRESS`: connects, and answers with the congestion control of the connection.
 //! - `hasty TEXT ADDRESS`: connects, writes and closes at once.
 //! - `fastopen TEXT ADDRESS`: connects by sending (`MSG_FASTOPEN`), without a call of `connect()`.
 //! - `datagram ADDRESS`: connects a UDP socket.
@@ -49,8 +50,8 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{
         AddressFamily, Backlog, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, connect,
-        getpeername, listen, sendmmsg, sendto, setsockopt, socket,
-        sockopt::{BindToDevice, Linger, ReuseAddr, ReusePort, SocketError},
+        getpeername, getsockopt, listen, sendmmsg, sendto, setsockopt, socket,
+        sockopt::{BindToDevice, Linger, ReuseAddr, ReusePort, SocketError, TcpCongestion},
     },
 };
 
@@ -122,6 +123,12 @@ fn run(words: &[&str]) -> Outcome {
             Ok((format!("{} errno {first}", worked.len()), None))
         }
         ["play", steps @ .., address] => play(TcpStream::connect(*address).map_err(errno)?, steps),
+        ["congestion", address] => {
+            let stream = TcpStream::connect(*address).map_err(errno)?;
+            let name = getsockopt(&stream, TcpCongestion)?;
+            let name = name.to_string_lossy().trim_end_matches('\0').to_owned();
+            Ok((name, Some(stream.into())))
+        }
         ["hasty", text, address] => {
             let mut stream = TcpStream::connect(*address).map_err(errno)?;
             stream.write_all(text.as_bytes()).map_err(errno)?;
@@ -501,7 +508,7 @@ fn finish(socket: &OwnedFd) -> Result<(), Errno> {
     let mut poll = nix::libc::pollfd { fd: socket.as_raw_fd(), events: nix::libc::POLLOUT, revents: 0 };
     // SAFETY: one structure, which lives during the call.
     Errno::result(unsafe { nix::libc::poll(&raw mut poll, 1, 5000) })?;
-    match nix::sys::socket::getsockopt(socket, SocketError)? {
+    match getsockopt(socket, SocketError)? {
         0 => Ok(()),
         number => Err(Errno::from_raw(number)),
     }

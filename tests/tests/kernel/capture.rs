@@ -1,6 +1,6 @@
 //! What is captured and what is left alone, and that both sides see the right addresses.
 
-use std::io::Read as _;
+use std::{fs, io::Read as _};
 
 use crate::lab::{
     Application, Lab, OUTSIDE_V4, OUTSIDE_V6, assert_idle, errno, listen, port, wait_for_time_wait,
@@ -32,6 +32,22 @@ fn every_kind_of_connect_keeps_its_destination() {
     assert_eq!(lab.count("captured"), 5);
     assert_eq!(lab.count("published"), 5);
     assert_eq!(lab.count("peer_restored"), 5);
+}
+
+/// Its way is loopback's. What is left alone has what the machine prefers.
+#[test]
+fn only_what_is_captured_is_not_paced() {
+    let Some(lab) = Lab::new("only_what_is_captured_is_not_paced") else { return };
+    let server = listen(&format!("{OUTSIDE_V4}:0"));
+    let direct = server.local_addr().unwrap();
+    lab.capture.set_bypass(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    lab.enrol();
+    let mut application = lab.inside();
+    for address in ["203.0.113.7:80", "[2001:db8:7::7]:443"] {
+        assert_eq!(application.run(&format!("congestion {address}")), "ok reno", "{address}");
+    }
+    let preferred = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    assert_eq!(application.run(&format!("congestion {direct}")), format!("ok {}", preferred.trim()));
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::{
         },
         tunnel::{Carrier, Place, Tunnel},
     },
-    net::{gauge::Gauged, read_ahead::ReadAhead},
+    net::{gauge::Gauged, pacing, read_ahead::ReadAhead},
     tls::{
         certificate::{WorkloadCertificate, explain},
         session,
@@ -196,6 +196,7 @@ pub(super) async fn establish(
     if let Err(e) = SockRef::from(&tcp).set_tcp_user_timeout(Some(USER_TIMEOUT)) {
         tracing::debug!(gateway = %address, error = %e, "TCP_USER_TIMEOUT could not be set on a tunnel connection");
     }
+    pacing::settle(&tcp);
     let tcp = Gauged::new(tcp);
     let gauge = tcp.gauge().clone();
     let connector = TlsConnector::from(certificate.client_config(&gateway.identity));
