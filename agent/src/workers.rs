@@ -83,7 +83,8 @@ impl Workers {
     /// CPUs, each is kept on one of its own, as far as that does no harm (`affinity`).
     pub fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let cpus = affinity::allowed()?;
+        // Not known where there are more than a thousand.
+        let cpus = affinity::allowed().unwrap_or_default();
         let own = count > 1 && count == cpus.len();
         let start = |index| {
             let anywhere = cpus.clone();
@@ -92,7 +93,7 @@ impl Workers {
                 .on_thread_park(affinity::look)
                 // The pool's threads inherit where the worker happens to be kept.
                 .on_thread_start(move || {
-                    if own && let Err(error) = affinity::on_any(&anywhere) {
+                    if own && let Err(error) = affinity::run_on(&anywhere) {
                         tracing::debug!(%error, "a thread stays on one CPU");
                     }
                 })
@@ -144,6 +145,8 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Workers, index};
 
     #[tokio::test]
@@ -165,5 +168,21 @@ mod tests {
         let _first = workers.place(None);
         let freed = workers.place(None);
         assert_eq!(freed.runtime.spawn(async { index() }).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_where_bytes_come_in_unless_that_is_crowded() {
+        let mut workers = Workers::start(2).unwrap();
+        for (number, worker) in workers.workers.iter_mut().enumerate() {
+            worker.cpu = Some(number);
+        }
+        let mut places = Vec::new();
+        let mut at = |cpu| {
+            places.push(workers.place(cpu));
+            let busy = &places.last().unwrap().busy;
+            workers.workers.iter().position(|worker| Arc::ptr_eq(&worker.busy, busy)).unwrap()
+        };
+        assert_eq!([Some(1), Some(1), Some(1), Some(1)].map(&mut at), [1, 1, 1, 0]);
+        assert_eq!([Some(7), None].map(at), [0, 0], "nobody is kept there");
     }
 }

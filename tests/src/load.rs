@@ -48,7 +48,8 @@ impl Load {
                 let mut done = 0;
                 let mut connection = || {
                     let mut stream = self.connect()?;
-                    while done < per_connection && !ends() {
+                    // A connection that was made is used: whoever counts them counts requests.
+                    while done < per_connection && (done == 0 || !ends()) {
                         self.request(&mut stream, done + 1 == per_connection)?;
                         done += 1;
                         requests.fetch_add(1, Relaxed);

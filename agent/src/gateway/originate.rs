@@ -30,7 +30,7 @@ use crate::{
     reason::{Reason, Refusal},
     route::{TlsMode, TlsOrigination, Upstream},
     tls::{
-        originate::{Client, Originator},
+        originate::{Alpn, Client, Originator},
         session,
     },
 };
@@ -39,7 +39,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) enum Transport {
     Plain,
-    Tls(Arc<TlsOrigination>, Client),
+    Tls(Arc<TlsOrigination>, Arc<Client>),
 }
 
 impl Transport {
@@ -50,7 +50,7 @@ impl Transport {
         snapshot: &Snapshot,
         upstream: &Upstream,
         host: Option<&str>,
-        alpn: &[&[u8]],
+        alpn: Alpn,
     ) -> Result<Self, Refusal> {
         let TlsMode::Originate(origination) = &upstream.tls else { return Ok(Self::Plain) };
         let registered = &*upstream.host;

@@ -47,22 +47,24 @@ pub struct Originator {
     generations: AtomicU64,
 }
 
+/// What an upstream is offered to speak, such as `http/1.1`.
+pub type Alpn = &'static [&'static [u8]];
+
 /// What a configuration depends on, besides the contents of Secrets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    origination: TlsOrigination,
+    origination: Arc<TlsOrigination>,
     host: Box<str>,
-    alpn: Vec<Vec<u8>>,
+    alpn: Alpn,
 }
 
 struct Entry {
     secrets: Secrets,
     material: Material,
-    client: Client,
+    client: Arc<Client>,
 }
 
 /// A client configuration together with the name it sends as SNI.
-#[derive(Clone)]
 pub struct Client {
     /// For `tokio_rustls::TlsConnector`.
     pub config: Arc<ClientConfig>,
@@ -110,21 +112,17 @@ impl Originator {
     }
 
     /// The client configuration for `origination` to `host`. Verifies chain and name (design D14: `subject_alt_names`,
-    /// else `sni`, else `host`). `alpn` is what the upstream is offered, such as `http/1.1`.
+    /// else `sni`, else `host`).
     ///
     /// Fails with [`Reason::Credential`] and a sentence that names Secret and key.
     pub fn client(
         &self,
         snapshot: &Snapshot,
-        origination: &TlsOrigination,
+        origination: &Arc<TlsOrigination>,
         host: &str,
-        alpn: &[&[u8]],
-    ) -> Result<Client, Refusal> {
-        let key = Key {
-            origination: origination.clone(),
-            host: host.into(),
-            alpn: alpn.iter().map(|protocol| protocol.to_vec()).collect(),
-        };
+        alpn: Alpn,
+    ) -> Result<Arc<Client>, Refusal> {
+        let key = Key { origination: Arc::clone(origination), host: host.into(), alpn };
         let secrets = Secrets::find(snapshot, origination)?;
         let now = SystemTime::now();
         if let Some(entry) = self.cache.lock().get_mut(&key)
@@ -133,7 +131,7 @@ impl Originator {
             // Keeps the newer snapshot's Secrets, so that the older one's memory can go.
             entry.secrets = secrets;
             entry.material.check_validity(now)?;
-            return Ok(entry.client.clone());
+            return Ok(Arc::clone(&entry.client));
         }
         // Parsed and built outside the lock. Two threads may do it at once; the last one's stays, and both are right.
         let material = Material::parse(&secrets, origination)?;
@@ -141,7 +139,7 @@ impl Originator {
         let (config, server_name) = self.configure(&key, &material)?;
         let generation = self.generations.fetch_add(1, Relaxed);
         let certificate = material.key.as_ref().and_then(|key| session::name(key.cert.first()?));
-        let client = Client { config: Arc::new(config), server_name, certificate, generation };
+        let client = Arc::new(Client { config: Arc::new(config), server_name, certificate, generation });
         let mut cache = self.cache.lock();
         if cache.len() >= MAX_CACHED
             && !cache.contains_key(&key)
@@ -149,7 +147,7 @@ impl Originator {
         {
             cache.remove(&other);
         }
-        cache.insert(key, Entry { secrets, material, client: client.clone() });
+        cache.insert(key, Entry { secrets, material, client: Arc::clone(&client) });
         Ok(client)
     }
 
@@ -196,7 +194,7 @@ impl Originator {
             Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key)))),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols.clone_from(&key.alpn);
+        config.alpn_protocols = key.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok((config, server_name))
     }
 

@@ -42,8 +42,8 @@ pub(super) fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
 
-/// Lets the calling thread run on all of them.
-pub(super) fn on_any(cpus: &[usize]) -> io::Result<()> {
+/// Lets the calling thread run on these.
+pub(super) fn run_on(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
@@ -63,7 +63,7 @@ pub(super) fn keep(cpu: usize, allowed: Vec<usize>) -> io::Result<()> {
         course: Course::START,
         last: None,
     };
-    on_any(&[cpu])?;
+    run_on(&[cpu])?;
     KEPT.set(Some(kept));
     Ok(())
 }
@@ -77,7 +77,9 @@ pub(super) fn look() {
             if let Some(affinity) = kept
                 && let Err(error) = affinity.look(Instant::now())
             {
-                tracing::debug!(%error, cpu = affinity.cpu, "a worker's CPU is not looked after any more");
+                tracing::debug!(%error, cpu = affinity.cpu, "a worker is not kept on its CPU any more");
+                // Nobody would let it go later; what fails here is what failed already.
+                let _ = run_on(&affinity.allowed);
                 *kept = None;
             }
         });
@@ -156,8 +158,8 @@ impl Affinity {
         let Some((then, before)) = self.last.replace((now, counts)) else { return Ok(()) };
         let next = self.course.next(now, counts.since(before, now - then));
         match (self.course.at, next.at) {
-            (At::Own, At::Any(_)) => on_any(&self.allowed)?,
-            (At::Any(_), At::Own) => on_any(&[self.cpu])?,
+            (At::Own, At::Any(_)) => run_on(&self.allowed)?,
+            (At::Any(_), At::Own) => run_on(&[self.cpu])?,
             _ => {}
         }
         self.course = next;

@@ -29,6 +29,7 @@ use crate::{
     },
     reason::{Reason, Refusal},
     route::{AppProtocol, Forward, Upstream},
+    tls::originate::Alpn,
 };
 
 /// Forwards `exchange` as `forward` says.
@@ -46,7 +47,7 @@ pub(super) async fn send(exchange: Exchange, forward: Forward) -> Response<Respo
         let why = "a WebSocket needs an HTTP/1 upstream, and this port is declared HTTP2";
         return refuse_with(record, &Violation { status: 403, why });
     }
-    let alpn: &[&[u8]] = if http2 { &[b"h2"] } else { &[b"http/1.1"] };
+    let alpn: Alpn = if http2 { &[b"h2"] } else { &[b"http/1.1"] };
     let transport = upstream::require_tls(&upstream).and_then(|()| {
         Transport::prepare(&session.gateway, &snapshot, &upstream, Some(&head.host.host), alpn)
     });

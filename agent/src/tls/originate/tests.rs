@@ -109,7 +109,7 @@ impl Server {
 
 async fn attempt(server: &Server, snapshot: &Snapshot, rule: &TlsOrigination) -> Result<String, Refusal> {
     let originator = Originator::with_system_roots(RootCertStore::empty());
-    let client = originator.client(snapshot, rule, "test.com", &[b"http/1.1"])?;
+    let client = originator.client(snapshot, &Arc::new(rule.clone()), "test.com", &[b"http/1.1"])?;
     server.talk(&client).await.map_err(|e| Originator::explain(rule, &e))
 }
 
@@ -271,7 +271,7 @@ async fn an_address_is_verified_as_an_address() {
     let originator = Originator::with_system_roots(RootCertStore::empty());
     for (names, good) in [(&["192.0.2.1"][..], true), (&["test.com"][..], false)] {
         let server = Server::start(&servers.issue(&dns(names)), None).await;
-        let client = originator.client(&snapshot, &origination(false), "192.0.2.1", &[]).unwrap();
+        let client = originator.client(&snapshot, &Arc::new(origination(false)), "192.0.2.1", &[]).unwrap();
         assert_eq!(server.talk(&client).await.is_ok(), good, "{names:?}");
     }
 }
@@ -306,7 +306,7 @@ async fn tls_12_13_expired_and_unfit_servers_are_refused() {
 #[tokio::test]
 async fn without_a_credential_the_systems_anchors_decide() {
     let (servers, system) = (TestAuthority::new(), TestAuthority::new());
-    let rule = TlsOrigination { credential_name: None, ..origination(false) };
+    let rule = Arc::new(TlsOrigination { credential_name: None, ..origination(false) });
     let mut roots = RootCertStore::empty();
     roots.add(system.root()).unwrap();
     let originator = Originator::with_system_roots(roots);
@@ -382,19 +382,19 @@ fn what_is_wrong_with_a_credential_is_said_precisely() {
     ];
     let originator = Originator::with_system_roots(RootCertStore::empty());
     for (credential, part) in cases {
-        let result = originator.client(&snapshot(credential), &origination(true), "test.com", &[]);
+        let result = originator.client(&snapshot(credential), &Arc::new(origination(true)), "test.com", &[]);
         assert_refused(
             result.map(|_| "a configuration".to_owned()),
             Reason::Credential,
             &["Secret istio-system/test.client: ", part],
         );
     }
-    assert!(originator.client(&snapshot(good), &origination(true), "test.com", &[]).is_ok());
+    assert!(originator.client(&snapshot(good), &Arc::new(origination(true)), "test.com", &[]).is_ok());
 }
 
 #[test]
 fn mutual_without_a_name_is_refused() {
-    let rule = TlsOrigination { credential_name: None, ..origination(true) };
+    let rule = Arc::new(TlsOrigination { credential_name: None, ..origination(true) });
     let originator = Originator::with_system_roots(RootCertStore::empty());
     let refusal = originator.client(&Snapshot::default(), &rule, "test.com", &[]).unwrap_err();
     assert_eq!(refusal.reason, Reason::Credential);
@@ -412,7 +412,7 @@ fn the_ca_may_be_in_a_secret_of_its_own() {
     let mut snapshot = snapshot(Credential { ca: None, ..good });
     snapshot.credentials.insert("test.client-cacert".to_owned(), Arc::new(ca));
     let originator = Originator::with_system_roots(RootCertStore::empty());
-    assert!(originator.client(&snapshot, &origination(true), "test.com", &[]).is_ok());
+    assert!(originator.client(&snapshot, &Arc::new(origination(true)), "test.com", &[]).is_ok());
 }
 
 #[tokio::test]
@@ -420,7 +420,7 @@ async fn tls_20_a_rotated_secret_is_used_at_once_and_an_equal_one_changes_nothin
     let world = World::new().await;
     let originator = Originator::with_system_roots(RootCertStore::empty());
     let good = world.credential();
-    let rule = origination(true);
+    let rule = Arc::new(origination(true));
     let client = |credential: &Credential| {
         originator.client(&snapshot(credential.clone()), &rule, "test.com", &[]).unwrap()
     };
