@@ -34,7 +34,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -225,8 +224,7 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: Cancella
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => {
                 let (gateway, drain) = (Arc::clone(&gateway), drain.clone());
-                let cpu = SockRef::from(&stream).cpu_affinity().ok();
-                let place = gateway.parts.workers.place(cpu);
+                let place = gateway.parts.workers.place();
                 let runtime = place.runtime.clone();
                 let served = async move {
                     let _place = place;

@@ -21,8 +21,8 @@ const PACE: Duration = Duration::from_secs(10);
 /// Between two looks at how much was done.
 const SPELL: Duration = Duration::from_secs(5);
 
-/// Microseconds of processor time in a spell, from which on it was a busy one.
-const BUSY: i64 = 50_000;
+/// Microseconds of processor time in a spell, from which on it was a busy one: the checks of a workload take up to 80,000 on a slow machine.
+const BUSY: i64 = 250_000;
 
 /// A page, or several where the machine has smaller ones.
 const PAGE: usize = 64 << 10;
