@@ -169,7 +169,7 @@ fn decide(ctx: &SockAddrContext, attempt: &Attempt, fields: &Fields) -> (Decisio
 }
 
 /// Has a connection that goes to the listener not paced: its way is loopback's, whatever the application or the machine prefers for the
-/// network. BBR's timers cost the agent as much as the bytes, which come in small pieces (`agent/src/net/pacing.rs`).
+/// network. Paced, its bytes come to the agent in small pieces, each of which wakes it (`agent/src/net/pacing.rs`).
 #[inline(always)]
 fn unpaced(ctx: &SockAddrContext) {
     const LENGTH: i32 = 4;

@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_secs(10);
 /// Between two looks at how much was done.
 const SPELL: Duration = Duration::from_secs(5);
 
-/// Microseconds of processor time in a spell, from which on it was a busy one: the checks of a workload take up to 80,000 on a slow machine.
+/// Microseconds of processor time in a spell, from which on it was a busy one: the checks of a workload took up to 85,000 on a slow machine.
 const BUSY: i64 = 250_000;
 
 /// A page, or several where the machine has smaller ones.
