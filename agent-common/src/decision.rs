@@ -149,4 +149,7 @@ decisions! {
     /// A bypassed connection was opened or is over, or a call was refused, and there was no room to tell the agent: its ring was
     /// full, or nobody reads it.
     EventLost = 67 "event_lost",
+    /// `bind()`: a socket other than TCP's, in the node's network namespace, of a workload that is not in it: a tunnel device would
+    /// send by it; refused.
+    RefusedNodeSocket = 68 "refused_node_socket",
 }

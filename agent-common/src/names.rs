@@ -93,6 +93,8 @@ pub const CLASSES_CAPACITY: usize = 16 * 1024;
 pub const OLDER_CAPACITY: usize = 64 * 1024;
 /// Constant of the programs, one byte; 0: this kernel does not let them ask for the current process.
 pub const PROCESSES: &str = "EGRET_PROCESSES";
+/// Constant of the programs, 8 bytes: the cookie of the node's network namespace, which is the agent's; 0 is none.
+pub const NODE: &str = "EGRET_NODE";
 /// Bytes of the ring of events: a power of two, and whole pages. 8,192 events with the kernel's 8 bytes before each: 4,096
 /// bypassed connections, opened and over, where the agent reads every 50 milliseconds.
 pub const EVENTS_BYTES: usize = 1 << 20;
@@ -109,6 +111,10 @@ pub const GETPEERNAME4: &str = "egret_peer4";
 pub const GETPEERNAME6: &str = "egret_peer6";
 /// Making a socket.
 pub const SOCK_CREATE: &str = "egret_create";
+/// `bind()` of an IPv4 socket, also where the kernel binds its own.
+pub const BIND4: &str = "egret_bind4";
+/// The same of an IPv6 socket.
+pub const BIND6: &str = "egret_bind6";
 /// `sendto()` and `sendmsg()` of UDP to an IPv4 address.
 pub const SENDMSG4: &str = "egret_send4";
 /// The same to an IPv6 address.

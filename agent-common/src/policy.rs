@@ -5,6 +5,7 @@ const NO_ROUTE_V6: u32 = 1 << 1;
 const DROPS_OLDER: u32 = 1 << 2;
 const BYPASSED_WHEN_DOWN: u32 = 1 << 3;
 const DNS: u32 = 1 << 4;
+const OWN_NETWORK: u32 = 1 << 5;
 
 /// The policy of one workload. The kernel hands out zeros until user space has written it: zero refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,13 @@ impl Policy {
         self
     }
 
+    /// The same; if `yes`, of a workload that is in network namespaces of its own only, not in the node's.
+    #[must_use]
+    pub const fn in_own_network(mut self, yes: bool) -> Self {
+        self.flags |= if yes { OWN_NETWORK } else { 0 };
+        self
+    }
+
     /// The same, with DNS captured: the listener for the first resolver of a family has this port (host order; 0: there is
     /// none), that for the next one the next port.
     #[must_use]
@@ -123,5 +131,11 @@ impl Policy {
     #[inline(always)]
     pub const fn drops_older(&self) -> bool {
         self.flags & DROPS_OLDER != 0
+    }
+
+    /// No process of the workload is in the node's network namespace.
+    #[inline(always)]
+    pub const fn own_network(&self) -> bool {
+        self.flags & OWN_NETWORK != 0
     }
 }

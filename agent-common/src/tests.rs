@@ -72,6 +72,7 @@ fn policy_keeps_families_apart() {
     assert!(!policy.bypass_when_down() && !policy.bypassed_when_down(false).bypass_when_down());
     let chosen = policy.bypassed_when_down(true);
     assert!(chosen.bypass_when_down() && chosen.no_route(false) && !chosen.no_route(true));
+    assert!(!policy.own_network() && policy.in_own_network(true).own_network());
     assert!(!policy.dns());
     let policy = policy.with_dns(3000, 4000);
     assert!(policy.dns() && policy.no_route(false));

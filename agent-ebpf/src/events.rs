@@ -16,7 +16,7 @@ use crate::{
     process,
 };
 
-/// Ring. Written by connect, sendmsg, `sock_create`, egress, ingress and `sock_release`; read by the agent that has loaded the programs.
+/// Ring. Written by connect, sendmsg, `sock_create`, bind, egress, ingress and `sock_release`; read by the agent that has loaded the programs.
 #[btf_map(name = "egret_events")]
 static EVENTS: RingBuf<Event, { names::EVENTS_BYTES }> = RingBuf::new();
 

@@ -15,6 +15,8 @@
 #[cfg(target_arch = "bpf")]
 mod ancestor;
 #[cfg(target_arch = "bpf")]
+mod bind;
+#[cfg(target_arch = "bpf")]
 mod bypassed;
 #[cfg(target_arch = "bpf")]
 mod connect;
@@ -53,7 +55,7 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
     };
 
-    use crate::{ancestor, bypassed, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
+    use crate::{ancestor, bind, bypassed, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {
@@ -93,6 +95,16 @@ mod hooks {
     #[cgroup_sock_addr(recvmsg6)]
     fn egret_recv6(ctx: SockAddrContext) -> i32 {
         recvmsg::v6(&ctx)
+    }
+
+    #[cgroup_sock_addr(bind4)]
+    fn egret_bind4(ctx: SockAddrContext) -> i32 {
+        bind::run(&ctx)
+    }
+
+    #[cgroup_sock_addr(bind6)]
+    fn egret_bind6(ctx: SockAddrContext) -> i32 {
+        bind::run(&ctx)
     }
 
     #[cgroup_sock(sock_create)]

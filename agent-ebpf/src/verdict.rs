@@ -30,6 +30,7 @@ pub const fn is_told(decision: Decision) -> bool {
             | Decision::RefusedRawSocket
             | Decision::RefusedPingSocket
             | Decision::RefusedSocketClass
+            | Decision::RefusedNodeSocket
             | Decision::RefusedBoundDevice
             | Decision::RefusedNoListener
             | Decision::RefusedNoMemory
@@ -82,6 +83,7 @@ pub const fn verdict(decision: Decision) -> Verdict {
         // A raw socket: as the kernel answers who lacks CAP_NET_RAW. Those after the drops are no decisions about something that
         // can be refused. They are named, so that a new decision does not compile before it is here.
         Decision::RefusedRawSocket
+        | Decision::RefusedNodeSocket
         | Decision::RefusedBoundDevice
         | Decision::RefusedNoMemory
         | Decision::DroppedUnclassified

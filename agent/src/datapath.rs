@@ -81,6 +81,8 @@ pub struct WorkloadPolicy {
     pub no_route_v4: bool,
     /// The same for IPv6.
     pub no_route_v6: bool,
+    /// No process of it is in the agent's network namespace: it binds nothing but TCP there.
+    pub own_network: bool,
     /// While nobody listens at the listener, connections go out directly instead of being refused.
     pub bypass_when_down: bool,
     /// Connections that no program saw begin do not leave, unless [`Capture::judge_older`] says so.

@@ -56,10 +56,12 @@ impl Hook {
 
 /// In the order of attachment. Ingress remembers what egress lets pass; the sockets that egress would drop everything of are
 /// refused after it is there. recvmsg comes before what sends to the listeners whose answers it shows as the resolvers'.
-pub(super) const HOOKS: [Hook; 12] = [
+pub(super) const HOOKS: [Hook; 14] = [
     Hook { program: names::INGRESS, name: "ingress", attach_type: 0 },
     Hook { program: names::EGRESS, name: "egress", attach_type: 1 },
     Hook { program: names::SOCK_CREATE, name: "sock_create", attach_type: 2 },
+    Hook { program: names::BIND4, name: "bind4", attach_type: 8 },
+    Hook { program: names::BIND6, name: "bind6", attach_type: 9 },
     Hook { program: names::SOCK_RELEASE, name: "sock_release", attach_type: 34 },
     Hook { program: names::RECVMSG4, name: "recvmsg4", attach_type: 19 },
     Hook { program: names::RECVMSG6, name: "recvmsg6", attach_type: 20 },

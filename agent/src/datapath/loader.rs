@@ -11,6 +11,7 @@ use super::{
     attach::{all_hooks, program_mut},
     levels, link,
     pins::{self, Pins},
+    syscall,
 };
 
 /// Built by `agent/build.rs`.
@@ -63,7 +64,10 @@ fn load_with(pins: &Pins, callers: Callers) -> Result<Ebpf, Error> {
 
 /// The object with its maps made; no program is loaded yet.
 pub(super) fn object_with(loader: &mut EbpfLoader<'_>, callers: Callers) -> Result<Ebpf, Error> {
+    let node = syscall::network_cookie()
+        .map_err(|error| Error::new("the cookie of the agent's network namespace", hint(&error)))?;
     loader
+        .override_global(names::NODE, &node, true)
         .override_global(names::PROCESSES, if callers == Callers::Asked { &1_u8 } else { &0_u8 }, true)
         .load(OBJECT)
         .map_err(|error| Error::new("loading the kernel programs", object(&error)))

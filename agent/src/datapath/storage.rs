@@ -19,6 +19,7 @@ fn value(policy: &WorkloadPolicy) -> Policy {
     let value = Policy::new(policy.workload, policy.listener_v4, policy.listener_v6)
         .with_ports(policy.listener_ports)
         .without_route(policy.no_route_v4, policy.no_route_v6)
+        .in_own_network(policy.own_network)
         .bypassed_when_down(policy.bypass_when_down)
         .dropping_older(policy.drops_older);
     match policy.dns {

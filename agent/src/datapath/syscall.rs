@@ -1,5 +1,5 @@
 //! The `bpf(2)` commands that aya does not offer for what is needed here: cgroup storage by its 8-byte key,
-//! lookup-and-delete on hashes, and links. Called by the rest of `datapath`.
+//! lookup-and-delete on hashes, and links; and the one socket option that is asked for. Called by the rest of `datapath`.
 //!
 //! Layouts are those of `union bpf_attr` and `struct bpf_*_info` in `include/uapi/linux/bpf.h`, which are stable. The kernel
 //! takes shorter structures than its own and reads zeros for the rest.
@@ -7,6 +7,7 @@
 use std::{
     ffi::{CStr, CString},
     io, mem,
+    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -52,6 +53,19 @@ unsafe fn bpf<T: Copy>(command: libc::c_int, attributes: &mut T) -> io::Result<l
     // SAFETY: it was put there, and the kernel writes numbers to its fields.
     *attributes = unsafe { roomy.attributes };
     libc::c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or(error)
+}
+
+/// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14): never 0, and no other's as long as the machine
+/// runs.
+pub(super) fn network_cookie() -> io::Result<u64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+    // SAFETY: the cookie and its length live during the call, and are as large as is said.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut cookie).cast(), &raw mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Takes over a descriptor that the kernel has just made.

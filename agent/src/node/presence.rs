@@ -120,6 +120,7 @@ impl Presences {
             listener_ports: self.ports.count,
             no_route_v4: !self.families.v4,
             no_route_v6: !self.families.v6,
+            own_network: self.own_network(workload),
             drops_older: self.drops_older,
             dns: self.dns.ports(),
             ..WorkloadPolicy::default()
@@ -182,6 +183,12 @@ impl Presences {
     /// Whether a process of it is in the agent's own namespace.
     pub(super) fn in_agents(&self) -> bool {
         self.in_agents && !self.is_empty
+    }
+
+    /// Whether it is in namespaces of its own only. A pod's first process is about to enter its sandbox's; of another's nobody knows
+    /// where it will be.
+    fn own_network(&self, workload: &Workload) -> bool {
+        if workload.pod().is_some() { !self.in_agents() } else { !self.in_agents }
     }
 
     /// The namespaces its processes are in, for people: `host` for the agent's own.

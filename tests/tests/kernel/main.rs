@@ -23,6 +23,7 @@ mod part;
 mod ports;
 mod refusal;
 mod start;
+mod tunnels;
 mod upgrade;
 mod verifier;
 mod warden;

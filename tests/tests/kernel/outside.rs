@@ -32,8 +32,7 @@ impl Outside {
         .join()
         .expect("a namespace");
         let outside = Self { namespace };
-        let path = format!("/proc/{}/fd/{}", std::process::id(), outside.namespace.as_raw_fd());
-        ip(&format!("link add inner type veth peer name outer netns {path}"));
+        ip(&format!("link add inner type veth peer name outer netns {}", outside.path()));
         set_up("inner", INSIDE);
         outside.run(|| set_up("outer", OUTSIDE));
         let [v4, v6] = OUTSIDE;
@@ -45,6 +44,11 @@ impl Outside {
     /// The network namespace of a process, joined to nothing yet.
     pub(crate) fn of_process(id: u32) -> Self {
         Self { namespace: File::open(format!("/proc/{id}/ns/net")).expect("its namespace") }
+    }
+
+    /// Where others find it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
     }
 
     /// Runs `f` there and waits for it.

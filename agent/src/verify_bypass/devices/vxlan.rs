@@ -57,6 +57,8 @@ fn send(probe: &Probe<'_>, sender: Option<i32>) -> Result<Attempt, Attempt> {
         Some(libc::EOPNOTSUPP) => Attempt::not_available("VXLAN is not in this kernel"),
         _ => Attempt::not_available(format_args!("VXLAN device: {error}")),
     })?;
+    // The socket by which it sends is made and bound here.
+    netlink::change(index, Vec::new()).map_err(|error| Attempt::refused(&error))?;
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, None).map_err(|error| Attempt::refused(&error))?;
     let inner = packet::datagram(target, target, probe.token.as_bytes());
     link::send(&socket, index, ETH_P_IP, EVERYBODY, &inner).map_err(|error| Attempt::refused(&error))?;
@@ -96,9 +98,7 @@ fn make(remote: Ipv4Addr, sender: Option<i32>) -> io::Result<u32> {
         message.attributes.push(LinkAttribute::NetNsFd(own.as_raw_fd()));
         netlink::send(&here, RouteNetlinkMessage::NewLink(message), create)?;
     }
-    let index = if_nametoindex(name.as_str())?;
-    netlink::change(index, Vec::new())?;
-    Ok(index)
+    Ok(if_nametoindex(name.as_str())?)
 }
 
 /// Moves the calling thread to a new network namespace.
