@@ -23,7 +23,8 @@ pub(crate) fn run(ctx: &SockAddrContext) -> i32 {
     let policy = POLICY.get();
     let addr = ctx.sock_addr;
     // SAFETY: the kernel's context, at its fixed offset, and a constant of the object, which user space changes only before it is loaded.
-    let (kind, node) = unsafe { (read_volatile(addr_of!((*addr).type_)), read_volatile(&raw const EGRET_NODE)) };
+    let (kind, node) =
+        unsafe { (read_volatile(addr_of!((*addr).type_)), read_volatile(&raw const EGRET_NODE)) };
     // SAFETY: the kernel's context: the namespace that the socket is in.
     let in_node = unsafe { bpf_get_netns_cookie(addr.cast()) } == node;
     // What may be bound is not counted: it is almost everything.

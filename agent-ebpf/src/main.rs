@@ -55,7 +55,9 @@ mod hooks {
         programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
     };
 
-    use crate::{ancestor, bind, bypassed, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create};
+    use crate::{
+        ancestor, bind, bypassed, connect, lock, packet, parent, peername, recvmsg, sendmsg, sock_create,
+    };
 
     #[cgroup_sock_addr(connect4)]
     fn egret_connect4(ctx: SockAddrContext) -> i32 {

@@ -79,7 +79,7 @@ pub fn attached(cgroup: &Path) -> Result<BTreeSet<Attachment>> {
 pub const LAYOUT: &str = "v2";
 
 /// How many programs Egret has on the cgroup of a workload.
-pub const WORKLOAD_PROGRAMS: usize = 12;
+pub const WORKLOAD_PROGRAMS: usize = 14;
 
 /// Programs that run for processes in this cgroup, wherever they are attached.
 pub fn effective(cgroup: &Path) -> Result<BTreeSet<Attachment>> {

@@ -42,11 +42,7 @@ pub(super) fn load(pins: &Pins) -> Result<Ebpf, Error> {
 
 fn load_with(pins: &Pins, callers: Callers) -> Result<Ebpf, Error> {
     pins.check_shapes()?;
-    let mut loader = EbpfLoader::new();
-    for name in pins::map_names() {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let mut programs = object_with(&mut loader, callers)?;
+    let mut programs = object_with(Some(pins), callers)?;
     // Also what was made just now: the table of shapes and the object must not drift apart.
     pins.check_shapes()?;
     for hook in all_hooks().chain([&levels::PROGRAM]) {
@@ -62,10 +58,16 @@ fn load_with(pins: &Pins, callers: Callers) -> Result<Ebpf, Error> {
     Ok(programs)
 }
 
-/// The object with its maps made; no program is loaded yet.
-pub(super) fn object_with(loader: &mut EbpfLoader<'_>, callers: Callers) -> Result<Ebpf, Error> {
+/// The object with its maps made, or those under `pins`; no program is loaded yet.
+pub(super) fn object_with(pins: Option<&Pins>, callers: Callers) -> Result<Ebpf, Error> {
     let node = syscall::network_cookie()
         .map_err(|error| Error::new("the cookie of the agent's network namespace", hint(&error)))?;
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for name in pins::map_names() {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
     loader
         .override_global(names::NODE, &node, true)
         .override_global(names::PROCESSES, if callers == Callers::Asked { &1_u8 } else { &0_u8 }, true)

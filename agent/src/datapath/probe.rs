@@ -3,10 +3,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use aya::{
-    EbpfLoader,
-    programs::{LsmAttachType, ProgramInfo, ProgramType},
-};
+use aya::programs::{LsmAttachType, ProgramInfo, ProgramType};
 
 use super::{
     Error,
@@ -42,7 +39,7 @@ pub struct Neighbour {
 /// Loads every program of Egret by itself, on maps of its own. An error: not even the maps can be made.
 pub fn load_each(callers: Callers) -> Result<Vec<Trial>, Error> {
     let what = "loading the kernel programs";
-    let mut object = loader::object_with(&mut EbpfLoader::new(), callers)?;
+    let mut object = loader::object_with(None, callers)?;
     let refused = |hook: &Hook, error| {
         Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))
     };
@@ -84,7 +81,7 @@ pub fn lsm_cgroup() -> Result<bool, Error> {
 /// Whether the kernel takes a lock on the device of that name: attached and taken away again. For a device that carries
 /// nothing.
 pub fn lock(device: &str) -> Result<(), Error> {
-    let mut object = loader::object_with(&mut EbpfLoader::new(), Callers::NotAsked)?;
+    let mut object = loader::object_with(None, Callers::NotAsked)?;
     for hook in &link::HOOKS {
         link::classifier(&mut object, hook)?.load().map_err(|error| {
             Error::new(format_args!("kernel program {}", hook.program), loader::program(&error))

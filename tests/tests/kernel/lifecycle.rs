@@ -117,7 +117,7 @@ fn what_an_older_agent_did_not_attach_is_attached_by_its_successor() {
     for entry in fs::read_dir(&links).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if ["gress", "create", "release", "send", "recv"].iter().any(|new| name.contains(new)) {
+        if ["gress", "create", "bind", "release", "send", "recv"].iter().any(|new| name.contains(new)) {
             fs::remove_file(&path).unwrap();
         }
     }
