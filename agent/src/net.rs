@@ -7,10 +7,12 @@ pub mod copy;
 pub mod counted;
 pub mod endpoints;
 pub mod gauge;
+pub mod input;
 pub mod linger;
 pub mod pacing;
 pub mod read_ahead;
 pub mod rewind;
 pub mod scratch;
+pub mod take;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -30,7 +30,7 @@ use crate::{
     authz,
     flow::shared,
     mesh::Snapshot,
-    net::{counted::Counted, linger::Linger},
+    net::{counted::Counted, linger::Linger, take::TakeBytes},
 };
 use body::Incoming;
 use http1::server::{self, Patience};
@@ -49,7 +49,7 @@ impl<F> Decide for F where F: Fn(&Snapshot, &authz::Request<'_>) -> Decided + Cl
 /// Serves HTTP/1.1 until the workload is done or, after `drain`, its current request is.
 pub(super) async fn serve_http1<IO, D>(io: IO, session: Arc<Session>, drain: CancellationToken, decide: D)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + TakeBytes + Unpin + Send + 'static,
     D: Decide,
 {
     session.flow.update(|flow| flow.protocol = Some(shared("http")));

@@ -26,6 +26,7 @@ use crate::{
         gauge::{Gauge, Gauged},
         pacing,
         read_ahead::ReadAhead,
+        take::TakeBytes,
     },
     reason::{Reason, Refusal},
     route::{TlsMode, TlsOrigination, Upstream},
@@ -182,6 +183,9 @@ impl AsyncRead for Stream {
         }
     }
 }
+
+/// TLS and the kernel copy.
+impl TakeBytes for Stream {}
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::{io::AsyncRead, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,7 +32,7 @@ use crate::{
         tunnel::Carrier,
     },
     mesh::SpiffeId,
-    net::rewind::Rewind,
+    net::{rewind::Rewind, take::TakeBytes},
     reason::{Reason, Refusal},
     route::{self, AppProtocol, Connection, HttpRequest},
     telemetry::traces::context,
@@ -234,7 +231,7 @@ async fn tell_apart<IO>(
     drain: CancellationToken,
 ) -> Option<Carried>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + TakeBytes + Unpin + Send + 'static,
 {
     let began = Instant::now();
     session.flow.waits(Wait::SilentNear, began);

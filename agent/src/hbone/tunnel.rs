@@ -12,7 +12,10 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::StreamPermit;
-use crate::{flow::TunnelConnection, net::gauge::Gauge};
+use crate::{
+    flow::TunnelConnection,
+    net::{gauge::Gauge, take::TakeBytes},
+};
 
 /// The most that one write takes, so that a single copy never exceeds what h2 would buffer anyway.
 const MAX_WRITE: usize = 64 << 10;
@@ -73,6 +76,39 @@ impl Tunnel {
     /// The pooled connection that carries it, and whether it was there when the tunnel was wanted. A gateway's tunnels have none.
     pub fn carrier(&self) -> Option<(&Carrier, bool)> {
         self.place.as_ref().map(|place| (&place.carrier, place.reused))
+    }
+
+    /// How many bytes of so many can be sent now.
+    fn poll_room(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
+        if self.sent_end {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let wanted = bytes.min(MAX_WRITE);
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.send.reserve_capacity(wanted);
+        // `poll_capacity` tells of changes only, so what is there already is taken first.
+        let mut capacity = self.send.capacity();
+        while capacity == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(granted)) => capacity = granted,
+                Some(Err(_)) | None => return Poll::Ready(Err(self.send_error(cx))),
+            }
+        }
+        Poll::Ready(Ok(wanted.min(capacity)))
+    }
+
+    /// Sends bytes for which there is room.
+    fn send(&mut self, cx: &mut Context<'_>, bytes: Bytes) -> Poll<io::Result<usize>> {
+        let sent = bytes.len();
+        if sent == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        match self.send.send_data(bytes, false) {
+            Ok(()) => Poll::Ready(Ok(sent)),
+            Err(_) => Poll::Ready(Err(self.send_error(cx))),
+        }
     }
 
     /// Why nothing more can be sent.
@@ -151,27 +187,8 @@ impl AsyncRead for Tunnel {
 
 impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.sent_end {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let wanted = buf.len().min(MAX_WRITE);
-        if wanted == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        self.send.reserve_capacity(wanted);
-        // `poll_capacity` tells of changes only, so what is there already is taken first.
-        let mut capacity = self.send.capacity();
-        while capacity == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(granted)) => capacity = granted,
-                Some(Err(_)) | None => return Poll::Ready(Err(self.send_error(cx))),
-            }
-        }
-        let n = wanted.min(capacity);
-        match self.send.send_data(Bytes::copy_from_slice(&buf[..n]), false) {
-            Ok(()) => Poll::Ready(Ok(n)),
-            Err(_) => Poll::Ready(Err(self.send_error(cx))),
-        }
+        let room = ready!(self.poll_room(cx, buf.len()))?;
+        self.send(cx, Bytes::copy_from_slice(&buf[..room]))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -197,6 +214,17 @@ impl AsyncWrite for Tunnel {
                 e => Poll::Ready(Err(e)),
             },
         }
+    }
+}
+
+impl TakeBytes for Tunnel {
+    fn poll_take(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx, bytes.len()))?;
+        self.send(cx, bytes.split_to(room))
     }
 }
 

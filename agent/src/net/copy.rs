@@ -18,8 +18,9 @@ use tokio::{
     time::Instant,
 };
 
-use direction::{Copied, Direction, Lent, Move};
+use direction::{Copied, Direction, Given, Lent, Move};
 
+use super::take::TakeBytes;
 use crate::flow::{FlowHandle, Ledger, Step, Wait};
 
 /// Which of the two streams broke.
@@ -116,12 +117,12 @@ where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    carry(left, right, count, idle, Direction::<Copied>::default()).await
+    carry(left, right, count, idle, Direction::<Copied>::default(), Direction::<Copied>::default()).await
 }
 
-/// The same where the right stream lends out what it has received: that is written without a copy, and what the left one does not take
-/// stays where it is.
-pub async fn bidirectional_lent<L, R>(
+/// The same where the right stream is a tunnel: what it has received it lends out, which is written without a copy, and what the left one
+/// does not take stays where it is; and it takes over what is read of the left one.
+pub async fn bidirectional_tunnel<L, R>(
     left: &mut L,
     right: &mut R,
     count: &impl Count,
@@ -129,24 +130,25 @@ pub async fn bidirectional_lent<L, R>(
 ) -> Result<(), Error>
 where
     L: AsyncRead + AsyncWrite + Unpin,
-    R: AsyncBufRead + AsyncWrite + Unpin,
+    R: AsyncBufRead + TakeBytes + Unpin,
 {
-    carry(left, right, count, idle, Direction::<Lent>::default()).await
+    carry(left, right, count, idle, Direction::<Given>::default(), Direction::<Lent>::default()).await
 }
 
-async fn carry<L, R, M>(
+async fn carry<L, R, F, B>(
     left: &mut L,
     right: &mut R,
     count: &impl Count,
     idle: Duration,
-    mut back: Direction<M>,
+    mut forth: Direction<F>,
+    mut back: Direction<B>,
 ) -> Result<(), Error>
 where
-    M: Move<R, L>,
+    F: Move<L, R>,
+    B: Move<R, L>,
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut forth = Direction::<Copied>::default();
     // The timer is only moved when it fires: an active pair pays for reading the clock, not for the timer wheel.
     let mut last = Instant::now();
     let (mut ledger, times) = (Ledger::new(last), count.wants_times());
@@ -169,7 +171,7 @@ where
             near_spoke: before.0 != forth.moved,
             far_spoke: before.1 != back.moved,
             near_blocks: back.by.is_blocked(),
-            far_blocks: Move::<L, R>::is_blocked(&forth.by),
+            far_blocks: forth.by.is_blocked(),
         };
         let moved = step.near_spoke || step.far_spoke;
         if moved || times && !ledger.stands(step.near_blocks, step.far_blocks) {

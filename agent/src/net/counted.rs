@@ -10,12 +10,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
-use super::copy::Count;
+use super::{copy::Count, take::TakeBytes};
 use crate::flow::{Ledger, Step};
 
 /// `io`, with what is read counted as coming from the left and what is written as coming from the right.
@@ -125,6 +126,18 @@ impl<IO: AsyncWrite + Unpin, C: Count> AsyncWrite for Counted<IO, C> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+impl<IO: TakeBytes + Unpin, C: Count> TakeBytes for Counted<IO, C> {
+    fn poll_take(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_take(cx, bytes)?;
+        self.said(taken(&written));
+        written.map(Ok)
     }
 }
 

@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
     time::timeout,
 };
 
-use super::scratch;
+use super::{scratch, take::TakeBytes};
 
 /// How long the peer gets.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,6 +99,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Linger<
 
     fn is_write_vectored(&self) -> bool {
         self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+}
+
+impl<IO: AsyncRead + TakeBytes + Unpin + Send + 'static> TakeBytes for Linger<IO> {
+    fn poll_take(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        self.io()?.poll_take(cx, bytes)
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::take::TakeBytes;
+
 /// `io` with `prefix` in front of what is read from it.
 #[derive(Debug)]
 pub struct Rewind<IO> {
@@ -62,6 +64,16 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewind<IO> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+impl<IO: TakeBytes + Unpin> TakeBytes for Rewind<IO> {
+    fn poll_take(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_take(cx, bytes)
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Bytes of one. A TLS record is 16 KiB; four of them per system call is where larger reads stopped to pay.
@@ -68,18 +67,6 @@ pub fn poll_read<IO: AsyncRead + Unpin, T>(
     let mut read = ReadBuf::new(&mut scratch);
     ready!(Pin::new(io).poll_read(cx, &mut read))?;
     Poll::Ready(Ok(take(read.filled())))
-}
-
-/// One read of `io`, appended to `input`; how many bytes it brought.
-pub fn poll_append<IO: AsyncRead + Unpin>(
-    io: &mut IO,
-    cx: &mut Context<'_>,
-    input: &mut BytesMut,
-) -> Poll<io::Result<usize>> {
-    poll_read(io, cx, |bytes| {
-        input.extend_from_slice(bytes);
-        bytes.len()
-    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
+use super::take::TakeBytes;
+
 /// A stream that, like TLS, keeps what it took until it is flushed; every second write and every second flush has to wait.
 pub(crate) struct Holding {
     io: DuplexStream,
@@ -68,3 +70,5 @@ impl AsyncWrite for Holding {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+impl TakeBytes for Holding {}

@@ -26,7 +26,7 @@ use crate::{datapath::WorkloadPolicy, memory};
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How soon it is looked for the namespaces of a foreign workload, after it was enrolled or its processes came or went: a
-/// container enters its namespace some time after its cgroup was made, and nothing tells.
+/// container enters its namespace some time after its cgroup was made, and nothing tells. A look that finds them where they were costs little.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 
 /// Later looks come after this part of the time since then, up to [`CHECK_INTERVAL`]: who took a while to enter its namespace
@@ -48,7 +48,8 @@ impl Agent {
             } else {
                 CHECK_INTERVAL
             };
-            if time::timeout(pause, enrolled.changed.notified()).await.is_ok() {
+            let told = time::timeout(pause, enrolled.changed.notified()).await.is_ok();
+            if told {
                 changed = Instant::now();
             }
             let Some(acting) = self.acting().await else { return };
@@ -57,8 +58,10 @@ impl Agent {
             let checked = task::spawn_blocking({
                 let (agent, enrolled) = (Arc::clone(self), Arc::clone(enrolled));
                 move || {
-                    agent.check(&enrolled, programs);
-                    memory::give_back_here();
+                    if programs || told || enrolled.presences.lock().has_moved(&enrolled.workload) {
+                        agent.check(&enrolled, programs);
+                        memory::give_back_here();
+                    }
                     acting
                 }
             });

@@ -82,7 +82,7 @@ pub(super) async fn serve(
 
 /// Moves the bytes until both sides have ended. False: the workload's connection is to be reset.
 async fn carry(stream: &mut Gauged<TcpStream>, tunnel: &mut Tunnel, flow: &FlowHandle) -> bool {
-    let failure = match copy::bidirectional_lent(stream, tunnel, flow, IDLE_TIMEOUT).await {
+    let failure = match copy::bidirectional_tunnel(stream, tunnel, flow, IDLE_TIMEOUT).await {
         Ok(()) => return true,
         Err(copy::Error::Io(copy::Side::Left, e)) => {
             flow.fail(&Refusal::new(Reason::ClientGone, format!("the workload's connection broke: {e}")));

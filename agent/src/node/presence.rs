@@ -4,7 +4,13 @@
 //! those that somebody else made may be in several, enter one late (containers), and leave. A namespace in which we are not
 //! yet has no listener, so the kernel refuses there. Writes no policy and attaches nothing.
 
-use std::{collections::BTreeMap, io, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::TcpListener,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -195,6 +201,21 @@ impl Presences {
     pub(super) fn names(&self) -> Vec<String> {
         let host = self.in_agents.then(|| "host".to_owned());
         host.into_iter().chain(self.own_namespaces().map(|namespace| namespace.id().to_string())).collect()
+    }
+
+    /// Whether the processes of a foreign workload are elsewhere than [`Presences::examine`] last found them, or nobody knows.
+    pub(super) fn has_moved(&self, workload: &Workload) -> bool {
+        let moved = || {
+            let inhabited = processes::namespaces(&workload.cgroup)?;
+            let of_agent = NamespaceId::of_agent()?;
+            let known: BTreeSet<_> = self.own_namespaces().map(|namespace| namespace.id()).collect();
+            let found: BTreeSet<_> = inhabited.keys().copied().filter(|id| *id != of_agent).collect();
+            let in_agents = inhabited.contains_key(&of_agent) || inhabited.is_empty();
+            io::Result::Ok(
+                known != found || (self.in_agents, self.is_empty) != (in_agents, inhabited.is_empty()),
+            )
+        };
+        moved().unwrap_or(true)
     }
 
     /// Finds where the workload is now: enters namespaces, leaves those without a process of it. Makes the DNS listeners in all

@@ -1,6 +1,6 @@
 //! The byte stream: volume, half-close, resets, back-pressure.
 
-use std::{io::ErrorKind, sync::Arc};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -8,7 +8,10 @@ use tokio::{
 };
 
 use super::{Mesh, echo, soon};
-use crate::hbone::server::Incoming;
+use crate::{
+    hbone::server::Incoming,
+    net::copy::{self, Tally},
+};
 
 /// A prime, so that a block lost or repeated by any power of two shows.
 const PATTERN: usize = 65_521;
@@ -64,6 +67,34 @@ async fn copying_without_a_buffer_keeps_the_bytes() {
     assert!(got == pattern().repeat(100));
     assert_eq!(copied, got.len() as u64);
     tunnel.shutdown().await.unwrap();
+}
+
+/// The way of an agent: what is read in bulk is given to the tunnel, which takes no more than its window lets it.
+#[tokio::test]
+async fn what_is_given_to_a_tunnel_arrives_whole_and_comes_back() {
+    let mesh = Mesh::start(echo).await;
+    let (mut tunnel, (mut client, mut near)) = (mesh.open().await.unwrap(), tokio::io::duplex(200_000));
+    let copied = tokio::spawn(async move {
+        let count = Tally::default();
+        copy::bidirectional_tunnel(&mut near, &mut tunnel, &count, Duration::from_mins(1)).await.unwrap();
+        count.bytes()
+    });
+    client.write_all(b"hello").await.unwrap();
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"hello");
+    let sent = pattern().repeat(100);
+    let (mut read, mut write) = tokio::io::split(client);
+    let writing = async {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let ((), read) = soon("the transfer", async { tokio::join!(writing, read.read_to_end(&mut got)) }).await;
+    read.unwrap();
+    assert!(got == sent);
+    let bytes = sent.len() as u64 + 5;
+    assert_eq!(copied.await.unwrap(), (bytes, bytes));
 }
 
 #[tokio::test]
@@ -191,9 +222,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
     let block = vec![7; 64 << 10];
     let mut written = 0;
     // More than the stream's window and send buffer must not be taken.
-    while let Ok(result) =
-        tokio::time::timeout(std::time::Duration::from_millis(200), stalled.write(&block)).await
-    {
+    while let Ok(result) = tokio::time::timeout(Duration::from_millis(200), stalled.write(&block)).await {
         written += result.unwrap();
         assert!(written < 4 << 20, "no back-pressure");
     }

@@ -1,6 +1,6 @@
 //! One of the two directions of a pair of streams.
 //!
-//! `copy` polls it. What differs is how bytes are moved: by way of scratch memory, or from where the reader has them.
+//! `copy` polls it. What differs is how bytes are moved: by way of scratch memory, given to the writer, or from where the reader has them.
 
 use std::{
     io,
@@ -8,9 +8,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
-use crate::net::scratch::Scratch;
+use crate::net::{
+    scratch::{self, SIZE, Scratch},
+    take::TakeBytes,
+};
 
 /// A failure, and whether it was the reading side's.
 pub(super) type Failure = (bool, io::Error);
@@ -67,6 +72,50 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Move<R, W> for Copied {
 
     fn is_blocked(&self) -> bool {
         !self.kept.is_empty()
+    }
+}
+
+/// Given to a writer that takes bytes over. Where they come in bulk they are read to where they stay.
+#[derive(Default)]
+pub(super) struct Given {
+    /// Read, and not taken by the writer yet.
+    rest: Bytes,
+    in_bulk: bool,
+}
+
+/// A read that brought so much is followed by one in bulk.
+const BULK: usize = SIZE / 2;
+
+impl<R: AsyncRead + Unpin, W: TakeBytes + Unpin> Move<R, W> for Given {
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<Result<u64, Failure>> {
+        while !self.rest.is_empty() {
+            ready!(give(cx, writer, &mut self.rest))?;
+        }
+        self.rest = if self.in_bulk {
+            let mut bytes = BytesMut::with_capacity(SIZE);
+            ready!(poll_read_buf(Pin::new(reader), cx, &mut bytes)).map_err(|e| (true, e))?;
+            bytes.freeze()
+        } else {
+            ready!(scratch::poll_read(reader, cx, Bytes::copy_from_slice)).map_err(|e| (true, e))?
+        };
+        let read = self.rest.len();
+        self.in_bulk = read >= BULK;
+        while !self.rest.is_empty() {
+            match give(cx, writer, &mut self.rest) {
+                Poll::Ready(given) => given?,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(read as u64))
+    }
+
+    fn is_blocked(&self) -> bool {
+        !self.rest.is_empty()
     }
 }
 
@@ -147,6 +196,17 @@ impl<M> Direction<M> {
         ready!(Pin::new(writer).poll_shutdown(cx)).map_err(|e| (false, e))?;
         self.done = true;
         Poll::Ready(Ok(()))
+    }
+}
+
+fn give<W: TakeBytes + Unpin>(
+    cx: &mut Context<'_>,
+    writer: &mut W,
+    bytes: &mut Bytes,
+) -> Poll<Result<(), Failure>> {
+    match ready!(Pin::new(writer).poll_take(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err((false, io::ErrorKind::WriteZero.into()))),
+        result => Poll::Ready(result.map(drop).map_err(|e| (false, e))),
     }
 }
 

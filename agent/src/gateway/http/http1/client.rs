@@ -14,7 +14,7 @@ use ::http::{
     HeaderMap, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, TRAILER},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::{
@@ -30,7 +30,7 @@ use crate::{
         http::body::{Error as BodyError, RequestBody},
         originate::Stream,
     },
-    net::{rewind::Rewind, scratch},
+    net::{input::Input, rewind::Rewind, scratch},
 };
 
 /// Interim answers (100, 102, 103) that are passed over.
@@ -57,19 +57,19 @@ pub(in crate::gateway) enum Error {
 pub(in crate::gateway) struct Connection {
     io: Stream,
     /// Read, and not looked at.
-    input: BytesMut,
+    input: Input,
 }
 
 impl Connection {
     /// Speaks HTTP/1.1 over `io`.
     pub(in crate::gateway) fn new(io: Stream) -> Self {
-        Self { io, input: BytesMut::new() }
+        Self { io, input: Input::default() }
     }
 
     /// Whether it can carry another exchange: the upstream has neither closed it nor said anything that nobody asked for.
     pub(in crate::gateway) fn is_open(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.input.is_empty() && scratch::poll_read(&mut self.io, &mut cx, |_| ()).is_pending()
+        self.input.is_spent() && scratch::poll_read(&mut self.io, &mut cx, |_| ()).is_pending()
     }
 
     /// Sends a request. The error gives it back where not a byte of it was taken.
@@ -100,7 +100,7 @@ impl Connection {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        scratch::poll_append(&mut self.io, cx, &mut self.input)
+        self.input.poll_fill(&mut self.io, cx)
     }
 }
 
@@ -234,7 +234,7 @@ impl Answer {
     pub(in crate::gateway) fn take_connection(&mut self) -> Option<Connection> {
         let is_over = self.keep_alive && self.decoder.is_over();
         let exchange = self.exchange.take_if(|exchange| {
-            is_over && exchange.upload.is_over() && exchange.connection.input.is_empty()
+            is_over && exchange.upload.is_over() && exchange.connection.input.is_spent()
         })?;
         let Connection { io, .. } = exchange.connection;
         Some(Connection::new(io))
@@ -244,7 +244,7 @@ impl Answer {
     pub(in crate::gateway) fn into_upgraded(self) -> Option<Rewind<Stream>> {
         let Exchange { connection: Connection { io, input }, upload, .. } = self.exchange?;
         // What is left of a request is none of the bytes that follow.
-        upload.is_over().then(|| Rewind::new(input.freeze(), io))
+        upload.is_over().then(|| Rewind::new(input.into_bytes().freeze(), io))
     }
 
     /// The next piece of the body.

@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::AsyncWrite;
+use bytes::Bytes;
+
+use crate::net::take::TakeBytes;
 
 /// Pieces up to this size are copied together: a write costs more.
 const SMALL: usize = 8 * 1024;
@@ -58,7 +59,7 @@ impl Out {
     }
 
     /// Writes everything, and flushes where nothing follows at once.
-    pub(super) fn poll_write<IO: AsyncWrite + Unpin>(
+    pub(super) fn poll_write<IO: TakeBytes + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut IO,
@@ -72,15 +73,15 @@ impl Out {
             if self.front.is_empty() && self.piece.is_empty() {
                 std::mem::swap(&mut self.front, &mut self.back);
             }
-            let next = if self.front.is_empty() { &self.piece[..] } else { &self.front[self.written..] };
-            let n = ready!(Pin::new(&mut *io).poll_write(cx, next))?;
+            let n = if self.front.is_empty() {
+                ready!(Pin::new(&mut *io).poll_take(cx, &mut self.piece))?
+            } else {
+                let n = ready!(Pin::new(&mut *io).poll_write(cx, &self.front[self.written..]))?;
+                self.written += n;
+                n
+            };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            if self.front.is_empty() {
-                self.piece.advance(n);
-            } else {
-                self.written += n;
             }
             (self.taken, self.unflushed) = (true, true);
         }

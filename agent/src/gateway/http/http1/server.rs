@@ -19,7 +19,7 @@ use ::http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECT
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite as _},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ use crate::{
         body::ResponseBody,
         headers::{has_option, takes_trailers},
     },
-    net::rewind::Rewind,
+    net::{rewind::Rewind, take::TakeBytes},
 };
 pub(in crate::gateway) use line::Incoming;
 use line::{Line, Stream};
@@ -67,7 +67,7 @@ pub(in crate::gateway) async fn serve<IO, S, F>(
     drain: CancellationToken,
     service: S,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + TakeBytes + Unpin + Send + 'static,
     S: Fn(Result<Request<Incoming>, Violation>) -> F,
     F: Future<Output = Response<ResponseBody>> + Send,
 {
@@ -355,7 +355,7 @@ impl Connection {
     fn into_upgraded(self) -> Upgraded {
         let mut line = self.line.lock();
         let io = mem::replace(&mut line.io, Box::new(tokio::io::empty()));
-        Rewind::new(mem::take(&mut line.input).freeze(), io)
+        Rewind::new(mem::take(&mut line.input).into_bytes().freeze(), io)
     }
 }
 

@@ -7,28 +7,28 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite as _};
 
 use super::{Chunked, Decoder, Framing};
 use crate::{
     gateway::http::{body::Error, http1::Piece},
-    net::scratch,
+    net::{input::Input, take::TakeBytes},
 };
 
 const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection, whatever is behind it.
-pub(in crate::gateway) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(in crate::gateway) trait Stream: AsyncRead + TakeBytes + Unpin + Send {}
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Stream for IO {}
+impl<IO: AsyncRead + TakeBytes + Unpin + Send> Stream for IO {}
 
 pub(super) struct Line {
     pub(super) io: Box<dyn Stream>,
     /// Read, and not looked at.
-    pub(super) input: BytesMut,
+    pub(super) input: Input,
     /// The body of the current request.
     pub(super) decoder: Decoder,
     /// The workload has ended its side.
@@ -42,7 +42,7 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn new(io: Box<dyn Stream>) -> Self {
         let decoder = Decoder::new(Framing::None, Chunked::strict);
-        Self { io, input: BytesMut::new(), decoder, ended: false, go_on: &[], server: None }
+        Self { io, input: Input::default(), decoder, ended: false, go_on: &[], server: None }
     }
 
     /// A head was read; its body follows.
@@ -60,12 +60,12 @@ impl Line {
 
     /// Between two requests it holds no memory.
     pub(super) fn release_memory(&mut self) {
-        self.input = BytesMut::new();
+        self.input = Input::default();
     }
 
     /// Reads once; `ended` tells of the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(scratch::poll_append(&mut self.io, cx, &mut self.input))?;
+        let read = ready!(self.input.poll_fill(&mut self.io, cx))?;
         self.ended = read == 0;
         Poll::Ready(Ok(()))
     }
