@@ -7,10 +7,9 @@
 use std::{
     ffi::{CStr, CString},
     io, mem,
-    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
+        unix::{ffi::OsStrExt as _, net::UnixDatagram},
     },
     path::Path,
     time::Duration,
@@ -58,7 +57,7 @@ unsafe fn bpf<T: Copy>(command: libc::c_int, attributes: &mut T) -> io::Result<l
 /// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14): never 0, and no other's as long as the machine
 /// runs.
 pub(super) fn network_cookie() -> io::Result<u64> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = UnixDatagram::unbound()?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     let (level, option) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
     // SAFETY: the cookie and its length live during the call, and are as large as is said.
