@@ -7,10 +7,11 @@ use agent_common::Endpoint;
 use agent_ebpf::socket_class::bound_in;
 use aya_ebpf::{helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
 
-use crate::{connect::answer, events, maps::POLICY};
-
-/// Return value of the hooks: go on.
-const PASS: i32 = 1;
+use crate::{
+    connect::{PASS, answer},
+    events,
+    maps::POLICY,
+};
 
 /// Cookie of the node's network namespace. User space sets it before it loads the programs; no namespace has the cookie 0. Its name is
 /// `agent_common::names::NODE`.

@@ -7,10 +7,11 @@ use agent_common::Endpoint;
 use agent_ebpf::socket_class::socket_class;
 use aya_ebpf::programs::SockContext;
 
-use crate::{connect::answer, events, maps::POLICY};
-
-/// Return value of the hook: go on.
-const PASS: i32 = 1;
+use crate::{
+    connect::{PASS, answer},
+    events,
+    maps::POLICY,
+};
 
 /// `socket()`.
 #[inline(always)]
