@@ -25,7 +25,7 @@ mod verifier;
 mod versions;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -111,12 +111,19 @@ pub struct Capture {
     pins: Pins,
     /// Only for attaching.
     programs: Mutex<Ebpf>,
+    /// The kernel's ids of the programs that are attached, by name.
+    loaded: HashMap<&'static str, u32>,
+    /// The cgroups on which nothing of another version is attached any more, by inode. Whether that is so takes a look at the links of
+    /// all workloads, and every workload is checked every few seconds.
+    settled: Mutex<HashSet<u64>>,
     policies: OwnedFd,
     guards: OwnedFd,
     classes: OwnedFd,
     originals: OwnedFd,
     accepted: OwnedFd,
     older: OwnedFd,
+    links: OwnedFd,
+    sources: OwnedFd,
 }
 
 impl fmt::Debug for Capture {
@@ -143,7 +150,7 @@ impl Capture {
 
     fn load_at(root: PathBuf, ours: &Path) -> Result<Self, Error> {
         let pins = Pins::open(ours)?;
-        let programs = loader::load(&pins)?;
+        let mut programs = loader::load(&pins)?;
         Ok(Self {
             root,
             policies: pins.open_map(names::POLICY)?,
@@ -152,6 +159,10 @@ impl Capture {
             originals: pins.open_map(names::ORIGINAL)?,
             accepted: pins.open_map(names::ACCEPTED)?,
             older: pins.open_map(names::OLDER)?,
+            links: pins.open_map(names::LINKS)?,
+            sources: pins.open_map(names::SOURCES)?,
+            loaded: loader::ids(&mut programs)?,
+            settled: Mutex::default(),
             programs: Mutex::new(programs),
             pins,
         })
@@ -165,10 +176,19 @@ impl Capture {
     pub fn attach(&self, cgroup: &Path, policy: &WorkloadPolicy) -> Result<usize, Error> {
         let missing = attach::attach(self, cgroup, policy)?;
         let (_, inode) = attach::open_cgroup(cgroup)?;
-        versions::step_down(&self.root, &inode.to_string()).map_err(|error| {
-            Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
-        })?;
+        if !self.is_settled(inode) {
+            let others = versions::step_down(&self.root, &inode.to_string()).map_err(|error| {
+                Error::new(format_args!("programs of another version on cgroup {}", cgroup.display()), error)
+            })?;
+            if !others {
+                self.settled.lock().insert(inode);
+            }
+        }
         Ok(missing)
+    }
+
+    fn is_settled(&self, cgroup_inode: u64) -> bool {
+        self.settled.lock().contains(&cgroup_inode)
     }
 
     /// Removes what other layout versions have pinned and no workload needs any more. To be called a moment after every workload
@@ -192,6 +212,7 @@ impl Capture {
     /// Detaches every program from the cgroup with this inode. Its directory may be gone already; nothing attached is not
     /// an error.
     pub fn detach(&self, cgroup_inode: u64) -> Result<(), Error> {
+        self.settled.lock().remove(&cgroup_inode);
         versions::detach(&self.root, &cgroup_inode.to_string())
             .map_err(|error| Error::new(format_args!("detaching from cgroup {cgroup_inode}"), error))?;
         self.forget(cgroup_inode)
@@ -296,6 +317,11 @@ impl Capture {
     /// Addresses that are the workload's own at this device.
     pub fn sources(&self, device: u32) -> Result<Vec<IpAddr>, Error> {
         link::sources(&self.pins, device)
+    }
+
+    /// Whether an address is one of them.
+    pub fn is_source(&self, device: u32, address: IpAddr) -> Result<bool, Error> {
+        link::is_source(self, device, address)
     }
 
     /// Makes an address the workload's own.

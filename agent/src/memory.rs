@@ -16,7 +16,7 @@ use nix::sys::{
 use tokio::time::sleep;
 
 /// Between two looks for free memory.
-const PACE: Duration = Duration::from_secs(10);
+const PACE: Duration = Duration::from_secs(4);
 
 /// Between two looks at how much was done.
 const SPELL: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub async fn give_back() -> Infallible {
 /// Gives back what this thread has free: for those of the runtime's pool, one of which has loaded the kernel programs.
 pub fn give_back_here() {
     // SAFETY: as above.
-    unsafe { libmimalloc_sys::mi_collect(false) };
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// Lets go of the program's own pages whenever a busy spell, such as the start, is over: what is still needed comes back from the page

@@ -3,6 +3,8 @@
 //! `gateway` puts every tunnel connection on one of them, `node` every listener, with everything that follows: streams, requests,
 //! upstream connections. Everything else (configuration, certificates, questions of operators) runs elsewhere and never holds them up.
 
+mod affinity;
+
 use std::{
     cell::Cell,
     io,
@@ -67,15 +69,49 @@ impl Drop for Place {
     }
 }
 
+/// Where the other end of the tunnels is, which wakes workers and is woken by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnels {
+    /// A process of this machine.
+    Local,
+    /// Nobody knows.
+    Anywhere,
+}
+
+/// Where a thread runs is a matter of cost alone.
+fn noted(placed: io::Result<()>) {
+    if let Err(error) = placed {
+        tracing::debug!(%error, "threads run where the scheduler puts them");
+    }
+}
+
 impl Workers {
-    /// Starts `count` of them, one at least. They end when this is dropped, with what still runs on them.
-    pub fn start(count: usize) -> io::Result<Self> {
+    /// Starts `count` of them, one at least. They end when this is dropped, with what still runs on them. With [`Tunnels::Local`] they
+    /// share a CPU with the other end's as long as that does no harm (`affinity`).
+    pub fn start(count: usize, tunnels: Tunnels) -> io::Result<Self> {
         let stop = CancellationToken::new();
+        // Not known where there are more than a thousand.
+        let allowed = affinity::allowed().unwrap_or_default();
+        // The same for both ends; the first is everybody's.
+        let shared = allowed.last().copied().filter(|_| tunnels == Tunnels::Local && allowed.len() > 1);
         let start = |index| {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let (handle, stop) = (runtime.handle().clone(), stop.clone());
+            let anywhere = allowed.clone();
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(affinity::look)
+                // The pool's threads inherit where the worker happens to be kept.
+                .on_thread_start(move || {
+                    if shared.is_some() {
+                        noted(affinity::run_on(&anywhere));
+                    }
+                })
+                .build()?;
+            let (handle, stop, allowed) = (runtime.handle().clone(), stop.clone(), allowed.clone());
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 INDEX.set(index);
+                if let Some(cpu) = shared {
+                    noted(affinity::keep(cpu, allowed));
+                }
                 runtime.spawn(memory::give_back());
                 runtime.block_on(stop.cancelled());
             })?;
@@ -112,11 +148,11 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use super::{Workers, index};
+    use super::{Tunnels, Workers, index};
 
     #[tokio::test]
     async fn what_is_put_on_a_worker_stays_there_and_places_are_spread() {
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, Tunnels::Anywhere).unwrap();
         let places: Vec<_> = (0..4).map(|_| workers.place()).collect();
         let mut at = Vec::new();
         for place in &places {

@@ -129,7 +129,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         access_log,
         traces,
         denials: denials(&settings, cluster.as_ref(), &ended),
-        workers: Workers::start(workers::cpus()).context("the gateway's threads")?,
+        workers: Workers::start(workers::cpus(), settings.source.tunnels())
+            .context("the gateway's threads")?,
     };
     let gateway = Gateway::new(gateway::Settings::default(), parts);
     // Nobody else sets it, and once is all.

@@ -6,6 +6,7 @@ use super::run_dir::RunDir;
 use crate::{
     mesh::{IdentityError, MeshSettings, SpiffeId},
     telemetry::traces::Tracing,
+    workers::Tunnels,
 };
 
 /// The service account of agents, in Egret's own namespace.
@@ -77,6 +78,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// Where the other end of an agent's, or a gateway's, tunnels is.
+    pub(super) fn tunnels(&self) -> Tunnels {
+        match self {
+            Self::Directory(_) => Tunnels::Local,
+            Self::Kubernetes => Tunnels::Anywhere,
+        }
+    }
+
     /// The arguments by which a role is told.
     pub(super) fn arguments(&self) -> Vec<&OsStr> {
         match self {

@@ -29,11 +29,7 @@ use nix::{
     sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs},
 };
 
-use super::{
-    Capture, Class, Error, WorkloadPolicy, guard,
-    pins::{self, Pins},
-    storage, syscall,
-};
+use super::{Capture, Class, Error, WorkloadPolicy, guard, pins, storage, syscall};
 
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 
@@ -84,8 +80,10 @@ pub(super) fn attach(capture: &Capture, cgroup: &Path, policy: &WorkloadPolicy) 
         Error::new(format_args!("policy of cgroup {}", cgroup.display()), super::loader::hint(&error))
     })?;
     attachment.ensure(rest)?;
-    let others = capture.pins.remove_other_links(&target.key);
-    others.map_err(|error| Error::new(format_args!("links of cgroup {}", cgroup.display()), error))?;
+    if !capture.is_settled(inode) {
+        let others = capture.pins.remove_other_links(&target.key);
+        others.map_err(|error| Error::new(format_args!("links of cgroup {}", cgroup.display()), error))?;
+    }
     // Last: from here on a guard on a parent lets it pass.
     guard::classify(capture, inode, Class::Enrolled)?;
     Ok(attachment.done())
@@ -111,7 +109,7 @@ impl<'a> Attachment<'a> {
         let Self { capture, storage, target, missing, rollback } = self;
         let mut programs = capture.programs.lock();
         for hook in hooks {
-            let was_attached = ensure_link(&capture.pins, storage, &mut programs, hook, target, rollback)?;
+            let was_attached = ensure_link(capture, storage, &mut programs, hook, target, rollback)?;
             *missing += usize::from(!was_attached);
         }
         Ok(())
@@ -148,13 +146,14 @@ pub(super) struct Target<'a> {
 /// Makes sure that our version of a program is attached, by the pinned link if there is one. Returns whether the cgroup
 /// had one of ours already.
 fn ensure_link(
-    pins: &Pins,
+    capture: &Capture,
     storage: &OwnedFd,
     programs: &mut Ebpf,
     hook: &Hook,
     target: &Target<'_>,
     rollback: &mut Rollback,
 ) -> Result<bool, Error> {
+    let pins = &capture.pins;
     let path = pins.link(&target.key, hook);
     let fail = |why: String| {
         Error::new(format_args!("attaching {} to cgroup {}", hook.program, target.cgroup.display()), why)
@@ -171,6 +170,10 @@ fn ensure_link(
         let ours = info.kind == BPF_LINK_TYPE_CGROUP
             && info.cgroup == target.inode
             && info.attach_type == hook.attach_type;
+        // As nearly always, it is the very program that this process has loaded.
+        if ours && capture.loaded.get(hook.program) == Some(&info.program) {
+            return Ok(true);
+        }
         if ours {
             let behind = syscall::program_info(info.program).map_err(|error| fail(error.to_string()))?;
             let storage = syscall::map_id(storage).map_err(|error| fail(error.to_string()))?;

@@ -72,16 +72,11 @@ pub(super) fn lock(
     workload: u32,
     older: impl FnOnce() -> io::Result<Vec<Connection>>,
 ) -> Result<usize, Error> {
-    let fail = |error: MapError| capture.pins.map_error(names::LINKS, error);
-    let mut links: HashMap<MapData, u32, u32> = typed(&capture.pins, names::LINKS)?;
-    let known = match links.get(&device.index, 0) {
-        Ok(of) => Some(of),
-        Err(MapError::KeyNotFound) => None,
-        Err(error) => return Err(fail(error)),
-    };
+    let fail = |error: io::Error| capture.pins.map_error(names::LINKS, error);
+    let known: Option<u32> = if_any(syscall::lookup(&capture.links, &device.index)).map_err(fail)?;
     let mut programs = capture.programs.lock();
     let [learns, drops] = &HOOKS;
-    let mut missing = usize::from(!ensure(&capture.pins, &mut programs, learns, device)?);
+    let mut missing = usize::from(!ensure(capture, &mut programs, learns, device)?);
     if known.is_none() {
         let older = older().map_err(|error| {
             Error::new(format_args!("connections of the workload behind {}", device.name), error)
@@ -89,9 +84,9 @@ pub(super) fn lock(
         seed(&capture.pins, device, &older)?;
     }
     if known != Some(workload) {
-        links.insert(device.index, workload, 0).map_err(fail)?;
+        syscall::update(&capture.links, &device.index, &workload).map_err(fail)?;
     }
-    match ensure(&capture.pins, &mut programs, drops, device) {
+    match ensure(capture, &mut programs, drops, device) {
         Ok(was_there) => missing += usize::from(!was_there),
         Err(error) if known.is_none() => {
             // Not half a lock. The first error is the one that matters.
@@ -142,6 +137,12 @@ pub(super) fn sources(pins: &Pins, device: u32) -> Result<Vec<IpAddr>, Error> {
     Ok(of_device.map(|source| Ipv6Addr::from(source.address()).to_canonical()).collect())
 }
 
+/// Whether an address is one of them.
+pub(super) fn is_source(capture: &Capture, device: u32, address: IpAddr) -> Result<bool, Error> {
+    let known: io::Result<Option<u8>> = if_any(syscall::lookup(&capture.sources, &source(device, address)));
+    Ok(known.map_err(|error| capture.pins.map_error(names::SOURCES, error))?.is_some())
+}
+
 /// Adds one.
 pub(super) fn add_source(pins: &Pins, device: u32, address: IpAddr) -> Result<(), Error> {
     let mut sources: HashMap<MapData, LinkSource, u8> = typed(pins, names::SOURCES)?;
@@ -150,6 +151,14 @@ pub(super) fn add_source(pins: &Pins, device: u32, address: IpAddr) -> Result<()
 
 fn source(device: u32, address: IpAddr) -> LinkSource {
     LinkSource::new(device, Endpoint::from(SocketAddr::new(address, 0)).address())
+}
+
+/// What was looked up; None: there is nothing.
+fn if_any<V>(found: io::Result<V>) -> io::Result<Option<V>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 fn typed<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &'static str) -> Result<HashMap<MapData, K, V>, Error> {
@@ -183,7 +192,8 @@ fn seed(pins: &Pins, device: &Device, older: &[Connection]) -> Result<(), Error>
 }
 
 /// Makes sure that our version of a program is attached to the device, before any other. Returns whether it was.
-fn ensure(pins: &Pins, programs: &mut Ebpf, hook: &Hook, device: &Device) -> Result<bool, Error> {
+fn ensure(capture: &Capture, programs: &mut Ebpf, hook: &Hook, device: &Device) -> Result<bool, Error> {
+    let pins = &capture.pins;
     let path = pins.lock(device.index, hook);
     let fail = |error: io::Error| failed(hook, &device.name, loader::hint(&error));
     let old = match syscall::open_pin(&path) {
@@ -197,7 +207,9 @@ fn ensure(pins: &Pins, programs: &mut Ebpf, hook: &Hook, device: &Device) -> Res
             && info.device == device.index
             && info.attach_type == hook.attach_type;
         if ours {
-            bring_up_to_date(pins, programs, hook, device, link)?;
+            if capture.loaded.get(hook.program) != Some(&info.program) {
+                bring_up_to_date(pins, programs, hook, device, link)?;
+            }
             let info = syscall::device_link_info(link).map_err(fail)?;
             if syscall::first_on_device(device.index, hook.attach_type).map_err(fail)? == info.program {
                 return Ok(true);

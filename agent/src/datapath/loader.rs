@@ -1,6 +1,6 @@
 //! Loads the embedded object: maps from their pins or new, programs through the verifier. Called by `Capture::load`.
 
-use std::{io, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
 use agent_common::names;
 use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
@@ -56,6 +56,21 @@ fn load_with(pins: &Pins, callers: Callers) -> Result<Ebpf, Error> {
             .map_err(|error| Error::new(format_args!("kernel program {}", hook.program), program(&error)))?;
     }
     Ok(programs)
+}
+
+/// The kernel's ids of loaded programs, by name.
+pub(super) fn ids(programs: &mut Ebpf) -> Result<HashMap<&'static str, u32>, Error> {
+    let fail = |name, error: ProgramError| Error::new(format_args!("kernel program {name}"), program(&error));
+    let mut ids = HashMap::new();
+    for hook in all_hooks() {
+        let info = program_mut(programs, hook)?.info().map_err(|error| fail(hook.program, error))?;
+        ids.insert(hook.program, info.id());
+    }
+    for hook in &link::HOOKS {
+        let info = link::classifier(programs, hook)?.info().map_err(|error| fail(hook.program, error))?;
+        ids.insert(hook.program, info.id());
+    }
+    Ok(ids)
 }
 
 /// The object with its maps made, or those under `pins`; no program is loaded yet.

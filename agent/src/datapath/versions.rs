@@ -50,14 +50,15 @@ pub(super) fn replace(root: &Path, key: &str) -> io::Result<()> {
 
 /// Takes away what other versions have on a cgroup on which our set is attached, in two calls. The first: what captures
 /// connections. The next, a while later: the rest, which a `connect()` that was under way still needed, to publish where it
-/// goes.
-pub(super) fn step_down(root: &Path, key: &str) -> io::Result<()> {
-    for other in others(root)? {
+/// goes. Returns whether there are other versions, so that more may be left.
+pub(super) fn step_down(root: &Path, key: &str) -> io::Result<bool> {
+    let others = others(root)?;
+    for other in &others {
         if other.remove_capturing_links(key)? == 0 {
             other.remove_links(Some(key))?;
         }
     }
-    Ok(())
+    Ok(!others.is_empty())
 }
 
 /// Removes the directories of other versions that refuse nobody any more: those whose links are of cgroups that are gone, or on

@@ -35,7 +35,7 @@ pub struct WorkloadLeg {
     pub connect_us: Option<u64>,
     /// The kernel's figures of the agent's end of it; of a bypassed one, of the workload's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<TcpFigures>,
+    pub tcp: Option<Box<TcpFigures>>,
 }
 
 /// One CONNECT stream, and the connection that carries it with others.
@@ -55,7 +55,7 @@ pub struct TunnelLeg {
     pub setup_us: Option<u64>,
     /// The kernel's figures of the connection: of all tunnels over it together, since it was made.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub tcp: Option<TcpFigures>,
+    pub tcp: Option<Box<TcpFigures>>,
 }
 
 /// A tunnel connection: HTTP/2 over mutual TLS over TCP.
@@ -108,7 +108,7 @@ pub struct UpstreamLeg {
     pub first_byte_us: Option<u64>,
     /// The kernel's figures of the connection, also from before where it was reused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub tcp: Option<TcpFigures>,
+    pub tcp: Option<Box<TcpFigures>>,
 }
 
 /// A connection to an external server.

@@ -67,9 +67,9 @@ pub(super) struct Gauges {
 impl Gauges {
     /// Reads them into the legs.
     fn read(&self, legs: &mut Legs) {
-        let read = |gauge: &Option<Gauge>| gauge.as_ref().and_then(Gauge::read);
+        let read = |gauge: &Option<Gauge>| gauge.as_ref().and_then(Gauge::read).map(Box::new);
         if let (Some(leg), Some(gauge)) = (&mut legs.workload, &self.workload) {
-            leg.tcp = gauge.read();
+            leg.tcp = gauge.read().map(Box::new);
         }
         if let Some(leg) = &mut legs.tunnel {
             leg.tcp = read(&self.tunnel);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    CertificateName, FlowHandle, FlowId, FlowTable, TcpFigures, TlsSession, TunnelConnection, TunnelLeg,
+    CertificateName, FlowHandle, FlowId, FlowTable, TlsSession, TunnelConnection, TunnelLeg,
     UpstreamConnection, UpstreamLeg, WorkloadLeg,
 };
 
@@ -23,7 +23,7 @@ pub(crate) fn tunnel(setup_us: Option<u64>) -> TunnelLeg {
         reused: Some(true),
         certificate_us: Some(3),
         setup_us,
-        tcp: Some(TcpFigures::default()),
+        tcp: Some(Box::default()),
     }
 }
 
@@ -47,7 +47,7 @@ fn upstream(endpoint: SocketAddr) -> UpstreamLeg {
         reused: false,
         dns_us: Some(100),
         first_byte_us: Some(30_000),
-        tcp: Some(TcpFigures::default()),
+        tcp: Some(Box::default()),
     }
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn full(table: &FlowTable, id: FlowId, host: Option<&str>) -> FlowHan
         record.protocol = Some("http".into());
         record.upstream_cluster = Some("outbound|443||api.example.com".into());
         record.legs.workload =
-            Some(Box::new(WorkloadLeg { tcp: Some(TcpFigures::default()), ..WorkloadLeg::default() }));
+            Some(Box::new(WorkloadLeg { tcp: Some(Box::default()), ..WorkloadLeg::default() }));
         record.legs.tunnel = Some(Box::new(tunnel(Some(700))));
         record.legs.upstream = Some(Box::new(upstream(destination)));
     });

@@ -58,8 +58,14 @@ struct Outcome {
 /// Which workloads are behind a device: several may share a network namespace, and the lock goes with the last of them.
 pub(super) type Users = HashMap<u32, HashSet<u32>>;
 
-/// Locks every link of the workload that can be locked, in all the namespaces it is in. `older`: its connections go on, by links
-/// that had no lock before. Not by links that appear later: nothing has gone by them, whatever its table of sockets says.
+/// The devices that a workload is behind.
+fn of(users: &Users, workload: u32) -> Vec<u32> {
+    users.iter().filter(|(_, of)| of.contains(&workload)).map(|(device, _)| *device).collect()
+}
+
+/// Locks every link of the workload that can be locked, in all the namespaces it is in. `first`: this process has not looked before; an
+/// earlier one may have locked links, and connections go on by those that had no lock. Not by links that appear later: nothing has gone
+/// by them, whatever its table of sockets says.
 ///
 /// Not in a namespace that is somebody else's: a process of the workload may be there, but the lock would be for all of them.
 fn check(
@@ -68,13 +74,13 @@ fn check(
     workload: u32,
     presences: &Presences,
     is_enrolled: impl Fn(&Path) -> bool,
-    older: bool,
+    first: bool,
 ) -> Result<Outcome, Error> {
     let (mut open, mut missing, mut found) = (Vec::new(), 0, Vec::new());
     if presences.in_agents() {
         open.push("host network".to_owned());
     }
-    let locked = capture.locked(workload)?;
+    let locked = if first { capture.locked(workload)? } else { of(users, workload) };
     for namespace in presences.own_namespaces() {
         let inside = Inside::of(namespace)?;
         let mut devices = Vec::new();
@@ -99,7 +105,7 @@ fn check(
         for (index, link) in devices {
             // None: it is just going, and its other end with it.
             let Some(host) = netlink::link(index)? else { continue };
-            let older = || if older { namespace.inside(sockets::connections) } else { Ok(Vec::new()) };
+            let older = || if first { namespace.inside(sockets::connections) } else { Ok(Vec::new()) };
             match capture.lock(&Device { index, name: host.name.clone() }, workload, older) {
                 Ok(were_missing) => missing += were_missing,
                 Err(e) => {
@@ -139,9 +145,18 @@ fn check(
 /// Lets packets out that come from the workload's addresses. What it has when it is first seen is its own. What it adds later is
 /// so only where this machine's own routes lead to it by this link: with CAP_NET_ADMIN it can give itself anybody's.
 fn own(capture: &Capture, host: &Link, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+    let mut new = Vec::new();
+    for address in addresses {
+        if !capture.is_source(host.index, address)? {
+            new.push(address);
+        }
+    }
+    if new.is_empty() {
+        return Ok(());
+    }
     let known = capture.sources(host.index)?;
     let mut count = known.len();
-    for address in addresses.filter(|address| !known.contains(address)) {
+    for address in new {
         if count < MAX_ADDRESSES && (known.is_empty() || belongs(netlink::route(address)?, host)) {
             capture.add_source(host.index, address)?;
             count += 1;
@@ -225,7 +240,7 @@ impl Agent {
     pub(super) fn release_links(&self, workload: u32) -> Result<(), datapath::Error> {
         let mut users = self.links.lock();
         let mut devices: HashSet<u32> = self.capture.locked(workload)?.into_iter().collect();
-        devices.extend(users.iter().filter(|(_, of)| of.contains(&workload)).map(|(device, _)| *device));
+        devices.extend(of(&users, workload));
         devices.into_iter().try_for_each(|device| {
             let others = users.get_mut(&device).is_some_and(|of| {
                 of.remove(&workload);
@@ -239,25 +254,20 @@ impl Agent {
         })
     }
 
-    /// Checks the lock of a workload once, and notes what holds. `older`: connections that it has go on.
-    pub(super) fn check_link(&self, enrolled: &Enrolled, presences: &Presences, older: bool) {
+    /// Checks the lock of a workload once, and notes what holds. `first`: see [`check`].
+    pub(super) fn check_link(&self, enrolled: &Enrolled, presences: &Presences, first: bool) {
         let Workload { id, identity, .. } = &enrolled.workload;
         let mut users = self.links.lock();
         if enrolled.stop.is_cancelled() {
             return;
         }
         let root = self.hierarchy.root();
-        let enrolled_cgroups: Vec<_> = self
-            .all_enrolled()
-            .iter()
-            .map(|other| other.workload.cgroup.clone())
-            .chain([enrolled.workload.cgroup.clone()])
-            .collect();
         let is_enrolled = |cgroup: &Path| {
             let cgroup = root.join(cgroup);
-            enrolled_cgroups.iter().any(|enrolled| cgroup.starts_with(enrolled))
+            let is_in = |workload: &Workload| cgroup.starts_with(&workload.cgroup);
+            is_in(&enrolled.workload) || self.all_enrolled().iter().any(|other| is_in(&other.workload))
         };
-        let lock = match check(&self.capture, &mut users, *id, presences, is_enrolled, older) {
+        let lock = match check(&self.capture, &mut users, *id, presences, is_enrolled, first) {
             Ok(Outcome { lock, missing }) => {
                 if missing > 0 {
                     self.counters.programs_reattached.add(missing as u64);

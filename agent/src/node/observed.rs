@@ -213,7 +213,7 @@ impl Observed {
 fn leg(connect_time: Option<Duration>, figures: &Figures) -> WorkloadLeg {
     WorkloadLeg {
         connect_us: connect_time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
-        tcp: Some(TcpFigures {
+        tcp: Some(Box::new(TcpFigures {
             rtt_us: figures.rtt_us,
             retransmits: figures.retransmits,
             bytes_acked: figures.sent,
@@ -221,7 +221,7 @@ fn leg(connect_time: Option<Duration>, figures: &Figures) -> WorkloadLeg {
             segments_sent: figures.segments_sent,
             segments_received: figures.segments_received,
             ..TcpFigures::default()
-        }),
+        })),
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!((flow.first_byte_us, flow.pod.as_deref()), (None, Some("sleep-1")));
         assert_eq!(flow.process.as_deref().unwrap().to_string(), "curl (pid 42)");
         let leg = flow.legs.workload.as_deref().unwrap();
-        assert_eq!((leg.connect_us, leg.tcp.unwrap().rtt_us), (Some(250), 300));
+        assert_eq!((leg.connect_us, leg.tcp.as_ref().unwrap().rtt_us), (Some(250), 300));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
 
 use egret::{
     flow::{
-        CertificateName, DecidedBy, FlowId, FlowTable, Part, Side, TcpFigures, TlsSession, TunnelConnection,
-        TunnelLeg, UpstreamConnection, UpstreamLeg, WorkloadLeg,
+        CertificateName, DecidedBy, FlowId, FlowTable, Part, Side, TlsSession, TunnelConnection, TunnelLeg,
+        UpstreamConnection, UpstreamLeg, WorkloadLeg,
     },
     mesh::{Kind, ObjectRef, SpiffeId},
     reason::{Reason, Refusal},
@@ -58,7 +58,7 @@ fn flow(table: &FlowTable, id: FlowId, number: usize, near: bool) {
         if near {
             record.pod = Some(format!("sleep-{}", number % 50).into());
             record.legs.workload =
-                Some(Box::new(WorkloadLeg { tcp: Some(TcpFigures::default()), ..WorkloadLeg::default() }));
+                Some(Box::new(WorkloadLeg { tcp: Some(Box::default()), ..WorkloadLeg::default() }));
         }
         record.legs.tunnel = tunnelled.then(|| Box::new(tunnel(near)));
         if !near {
@@ -107,7 +107,7 @@ fn tunnel(near: bool) -> TunnelLeg {
         reused: near.then_some(true),
         certificate_us: near.then_some(3),
         setup_us: near.then_some(700),
-        tcp: Some(TcpFigures::default()),
+        tcp: Some(Box::default()),
     }
 }
 
@@ -127,7 +127,7 @@ fn upstream(endpoint: SocketAddr, host: &str) -> UpstreamLeg {
         reused: false,
         dns_us: Some(100),
         first_byte_us: Some(30_000),
-        tcp: Some(TcpFigures::default()),
+        tcp: Some(Box::default()),
     }
 }
 

@@ -23,6 +23,7 @@ mod nginx;
 mod nothing_left;
 mod observed;
 mod older;
+mod placement;
 mod plaintext;
 mod repair;
 mod soak;

@@ -81,7 +81,8 @@ pub(super) async fn start(
         run_dir: settings.run_dir.clone(),
         hierarchy: Hierarchy::find()?,
         sockets,
-        workers: Workers::start(workers::cpus().min(MAX_WORKERS)).context("the agent's threads")?,
+        workers: Workers::start(workers::cpus().min(MAX_WORKERS), settings.source.tunnels())
+            .context("the agent's threads")?,
     });
     // Until the role is ours, nothing is released or repaired.
     let frozen = agent.freeze().await;

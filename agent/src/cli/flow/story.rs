@@ -200,10 +200,10 @@ fn legs(story: &mut Story, placed: &PlacedFlow) {
     if let Some(leg) = legs.tunnel.as_deref() {
         story.line("agent → gateway", tunnel_connection(leg));
         let theirs = joined.agent.is_some().then_some(joined.gateway.as_ref()).flatten();
-        let theirs = theirs.and_then(|record| record.legs.tunnel.as_ref()?.tcp);
-        for (end, tcp) in [("", leg.tcp), ("gateway's end", theirs)] {
+        let theirs = theirs.and_then(|record| record.legs.tunnel.as_ref()?.tcp.as_deref());
+        for (end, tcp) in [("", leg.tcp.as_deref()), ("gateway's end", theirs)] {
             if let Some(tcp) = tcp {
-                story.line(end, format!("{} (all its tunnels together)", kernel(&tcp)));
+                story.line(end, format!("{} (all its tunnels together)", kernel(tcp)));
             }
         }
     }

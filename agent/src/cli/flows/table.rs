@@ -67,7 +67,7 @@ pub(in crate::cli) fn cells(flow: &PlacedFlow, wide: bool, places: bool) -> Vec<
     }
     if wide {
         let FlowRecord { legs, first_byte_us, upstream_host, decided_by, .. } = &joined.flow;
-        let rtt = legs.tunnel.as_ref().and_then(|leg| leg.tcp).map(|tcp| tcp.rtt_us.into());
+        let rtt = legs.tunnel.as_ref().and_then(|leg| leg.tcp.as_deref()).map(|tcp| tcp.rtt_us.into());
         cells.extend([
             joined.time.slowest().map_or_else(dash, |leg| leg.to_string()),
             first_byte_us.map_or_else(dash, output::microseconds),

@@ -20,8 +20,9 @@ use super::Entry;
 /// Lines waiting for the writer; beyond that they are lost and counted.
 const QUEUE: usize = 16 * 1024;
 
-/// A line waits for so long at most for others to be written with.
-const GATHER: Duration = Duration::from_millis(100);
+/// A line waits for so long at most for others to be written with. The thread that writes them may be on a worker's CPU: the more there
+/// are, the longer requests wait for it.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// So many are not made to wait.
 const BATCH: usize = QUEUE / 4;
