@@ -132,7 +132,13 @@ pub(crate) fn build(options: &Options) -> Result<Image> {
 /// Builds the static binary.
 pub(crate) fn compile(profile: Profile) -> Result<PathBuf> {
     toolchain::ensure()?;
-    command::run(cargo("build", profile).args(["--package", "egret", "--bin", "egret"]))?;
+    let mut build = cargo("build", profile);
+    build.args(["--package", "egret", "--bin", "egret"]);
+    if profile == Profile::Tested {
+        // With the features that the tests have its dependencies built with, whose library is the same one.
+        build.args(["--package", "egret-tests"]);
+    }
+    command::run(&mut build)?;
     Ok(binary(profile, "egret"))
 }
 
