@@ -98,7 +98,6 @@ impl Workers {
             let anywhere = allowed.clone();
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
-                .on_thread_park(affinity::look)
                 // The pool's threads inherit where the worker happens to be kept.
                 .on_thread_start(move || {
                     if shared.is_some() {
@@ -112,6 +111,7 @@ impl Workers {
                 if let Some(cpu) = shared {
                     noted(affinity::keep(cpu, allowed));
                 }
+                runtime.spawn(affinity::watch());
                 runtime.spawn(memory::give_back());
                 runtime.block_on(stop.cancelled());
             })?;

@@ -5,10 +5,10 @@
 //! each other twice per request: on one CPU that costs next to nothing (`agent/ARCHITECTURE.md` has the figures).
 //!
 //! What the scheduler does well is not taken from it: a worker that has much to do, or that waits for its CPU because somebody else
-//! has it, may run anywhere. `workers` asks for a [`look`] whenever a worker has nothing to do.
+//! has it, may run anywhere. `workers` runs [`watch`] on each of its threads.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     fs::File,
     io,
     os::unix::fs::FileExt as _,
@@ -19,12 +19,10 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
+use tokio::time::sleep;
 
 /// Between two looks at what a worker did.
 const WINDOW: Duration = Duration::from_millis(200);
-
-/// The clock is read every so many times that a worker has nothing to do.
-const PAUSES: u32 = 32;
 
 /// Who waits so long for a CPU, whenever it could run, waits for somebody else. (Being woken takes 20 µs.)
 const LONG: Duration = Duration::from_micros(200);
@@ -55,7 +53,6 @@ pub(super) fn run_on(cpus: &[usize]) -> io::Result<()> {
 
 thread_local! {
     static KEPT: RefCell<Option<Affinity>> = const { RefCell::new(None) };
-    static PAUSED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Keeps the calling thread on `cpu`, one of the CPUs it may use. Not where the kernel does not tell how long it waits.
@@ -72,22 +69,25 @@ pub(super) fn keep(cpu: usize, allowed: Vec<usize>) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks, now and then, whether the calling thread should stay where it is. Cheap otherwise.
-pub(super) fn look() {
-    let paused = PAUSED.get().wrapping_add(1);
-    PAUSED.set(paused);
-    if paused.is_multiple_of(PAUSES) {
-        KEPT.with_borrow_mut(|kept| {
-            if let Some(affinity) = kept
-                && let Err(error) = affinity.look(Instant::now())
-            {
-                tracing::debug!(%error, cpu = affinity.cpu, "a worker is not kept on its CPU any more");
-                // Nobody would let it go later; what fails here is what failed already.
-                let _ = run_on(&affinity.allowed);
-                *kept = None;
-            }
-        });
+/// Looks again and again whether the calling thread should stay where it is, also while it never rests.
+pub(super) async fn watch() {
+    while KEPT.with_borrow(Option::is_some) {
+        sleep(WINDOW).await;
+        look();
     }
+}
+
+fn look() {
+    KEPT.with_borrow_mut(|kept| {
+        if let Some(affinity) = kept
+            && let Err(error) = affinity.look(Instant::now())
+        {
+            tracing::debug!(%error, cpu = affinity.cpu, "a worker is not kept on its CPU any more");
+            // Nobody would let it go later; what fails here is what failed already.
+            let _ = run_on(&affinity.allowed);
+            *kept = None;
+        }
+    });
 }
 
 /// Where a thread may run.
