@@ -111,8 +111,8 @@ pub struct Capture {
     pins: Pins,
     /// Only for attaching.
     programs: Mutex<Ebpf>,
-    /// The kernel's ids of the programs that are attached, by name.
-    loaded: HashMap<&'static str, u32>,
+    /// The kernel's ids of these programs, by name.
+    program_ids: HashMap<&'static str, u32>,
     /// The cgroups on which nothing of another version is attached any more, by inode. Whether that is so takes a look at the links of
     /// all workloads, and every workload is checked every few seconds.
     settled: Mutex<HashSet<u64>>,
@@ -161,7 +161,7 @@ impl Capture {
             older: pins.open_map(names::OLDER)?,
             links: pins.open_map(names::LINKS)?,
             sources: pins.open_map(names::SOURCES)?,
-            loaded: loader::ids(&mut programs)?,
+            program_ids: loader::ids(&mut programs)?,
             settled: Mutex::default(),
             programs: Mutex::new(programs),
             pins,
@@ -185,6 +185,11 @@ impl Capture {
             }
         }
         Ok(missing)
+    }
+
+    /// Whether a program is the one that this process has loaded for a hook: up to date, and on our maps.
+    fn is_loaded(&self, hook: &attach::Hook, program: u32) -> bool {
+        self.program_ids.get(hook.program) == Some(&program)
     }
 
     fn is_settled(&self, cgroup_inode: u64) -> bool {

@@ -135,7 +135,7 @@ pub(crate) fn compile(profile: Profile) -> Result<PathBuf> {
     let mut build = cargo("build", profile);
     build.args(["--package", "egret", "--bin", "egret"]);
     if profile == Profile::Tested {
-        // With the features that the tests have its dependencies built with, whose library is the same one.
+        // The same features of its dependencies as for the tests, which would have the library compiled again otherwise.
         build.args(["--package", "egret-tests"]);
     }
     command::run(&mut build)?;

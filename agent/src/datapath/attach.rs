@@ -8,7 +8,6 @@
 use std::{
     fmt::Display,
     fs::{self, File},
-    io,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -158,20 +157,15 @@ fn ensure_link(
     let fail = |why: String| {
         Error::new(format_args!("attaching {} to cgroup {}", hook.program, target.cgroup.display()), why)
     };
-    let old = match syscall::open_pin(&path) {
-        Ok(link) => Some(link),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Err(fail(format!("pinned link {}: {}", path.display(), super::loader::hint(&error))));
-        }
-    };
+    let old = syscall::if_any(syscall::open_pin(&path))
+        .map_err(|error| fail(format!("pinned link {}: {}", path.display(), super::loader::hint(&error))))?;
     if let Some(link) = &old {
         let info = syscall::link_info(link).map_err(|error| fail(error.to_string()))?;
         let ours = info.kind == BPF_LINK_TYPE_CGROUP
             && info.cgroup == target.inode
             && info.attach_type == hook.attach_type;
-        // As nearly always, it is the very program that this process has loaded.
-        if ours && capture.loaded.get(hook.program) == Some(&info.program) {
+        // As nearly always.
+        if ours && capture.is_loaded(hook, info.program) {
             return Ok(true);
         }
         if ours {

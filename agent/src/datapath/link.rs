@@ -73,7 +73,7 @@ pub(super) fn lock(
     older: impl FnOnce() -> io::Result<Vec<Connection>>,
 ) -> Result<usize, Error> {
     let fail = |error: io::Error| capture.pins.map_error(names::LINKS, error);
-    let known: Option<u32> = if_any(syscall::lookup(&capture.links, &device.index)).map_err(fail)?;
+    let known: Option<u32> = syscall::if_any(syscall::lookup(&capture.links, &device.index)).map_err(fail)?;
     let mut programs = capture.programs.lock();
     let [learns, drops] = &HOOKS;
     let mut missing = usize::from(!ensure(capture, &mut programs, learns, device)?);
@@ -139,7 +139,8 @@ pub(super) fn sources(pins: &Pins, device: u32) -> Result<Vec<IpAddr>, Error> {
 
 /// Whether an address is one of them.
 pub(super) fn is_source(capture: &Capture, device: u32, address: IpAddr) -> Result<bool, Error> {
-    let known: io::Result<Option<u8>> = if_any(syscall::lookup(&capture.sources, &source(device, address)));
+    let known: io::Result<Option<u8>> =
+        syscall::if_any(syscall::lookup(&capture.sources, &source(device, address)));
     Ok(known.map_err(|error| capture.pins.map_error(names::SOURCES, error))?.is_some())
 }
 
@@ -151,14 +152,6 @@ pub(super) fn add_source(pins: &Pins, device: u32, address: IpAddr) -> Result<()
 
 fn source(device: u32, address: IpAddr) -> LinkSource {
     LinkSource::new(device, Endpoint::from(SocketAddr::new(address, 0)).address())
-}
-
-/// What was looked up; None: there is nothing.
-fn if_any<V>(found: io::Result<V>) -> io::Result<Option<V>> {
-    match found {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some),
-    }
 }
 
 fn typed<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &'static str) -> Result<HashMap<MapData, K, V>, Error> {
@@ -196,22 +189,20 @@ fn ensure(capture: &Capture, programs: &mut Ebpf, hook: &Hook, device: &Device) 
     let pins = &capture.pins;
     let path = pins.lock(device.index, hook);
     let fail = |error: io::Error| failed(hook, &device.name, loader::hint(&error));
-    let old = match syscall::open_pin(&path) {
-        Ok(link) => Some(link),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(fail(error)),
-    };
+    let old = syscall::if_any(syscall::open_pin(&path)).map_err(fail)?;
     if let Some(link) = &old {
         let info = syscall::device_link_info(link).map_err(fail)?;
         let ours = info.kind == BPF_LINK_TYPE_TCX
             && info.device == device.index
             && info.attach_type == hook.attach_type;
         if ours {
-            if capture.loaded.get(hook.program) != Some(&info.program) {
+            let program = if capture.is_loaded(hook, info.program) {
+                info.program
+            } else {
                 bring_up_to_date(pins, programs, hook, device, link)?;
-            }
-            let info = syscall::device_link_info(link).map_err(fail)?;
-            if syscall::first_on_device(device.index, hook.attach_type).map_err(fail)? == info.program {
+                syscall::device_link_info(link).map_err(fail)?.program
+            };
+            if syscall::first_on_device(device.index, hook.attach_type).map_err(fail)? == program {
                 return Ok(true);
             }
         }

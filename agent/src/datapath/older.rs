@@ -25,11 +25,7 @@ pub(super) fn write(map: &OwnedFd, workload: u32, cookie: u64, standing: Standin
 
 /// What was written for a socket.
 pub(super) fn read(map: &OwnedFd, cookie: u64) -> io::Result<Option<Standing>> {
-    match syscall::lookup::<_, Older>(map, &cookie) {
-        Ok(older) => Ok(Some(older.standing())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(syscall::if_any(syscall::lookup::<_, Older>(map, &cookie))?.map(|older| older.standing()))
 }
 
 /// Forgets what was written for a workload.

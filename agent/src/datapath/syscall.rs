@@ -126,6 +126,14 @@ fn read<K: aya::Pod, V: aya::Pod>(command: libc::c_int, map: &impl AsFd, key: &K
     Ok(unsafe { value.assume_init() })
 }
 
+/// What was looked up or opened; None: there is nothing.
+pub(super) fn if_any<V>(found: io::Result<V>) -> io::Result<Option<V>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Object {

@@ -80,7 +80,13 @@ fn check(
     if presences.in_agents() {
         open.push("host network".to_owned());
     }
-    let locked = if first { capture.locked(workload)? } else { of(users, workload) };
+    if first {
+        // Before anything can fail: later looks do not ask again.
+        for device in capture.locked(workload)? {
+            users.entry(device).or_default().insert(workload);
+        }
+    }
+    let locked = of(users, workload);
     for namespace in presences.own_namespaces() {
         let inside = Inside::of(namespace)?;
         let mut devices = Vec::new();
@@ -128,7 +134,6 @@ fn check(
             capture.unlock(device)?;
         } else {
             // The workload may have moved its end into another namespace: while the device is there, it stays locked.
-            users.entry(device).or_default().insert(workload);
             found.push(device);
         }
     }
